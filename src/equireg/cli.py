@@ -1,0 +1,108 @@
+"""The command line: ``python -m equireg <command>``, a thin layer over ``equireg.jobs``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from equireg.settings import (
+    DataSettings,
+    GridSettings,
+    InitializationSettings,
+    JobSettings,
+    Mode,
+    NetworkSettings,
+    TrainingSettings,
+)
+
+app = typer.Typer(
+    help="Learning group equivariance from augmented data and a penalty.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def options(*sections: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option per field of ``sections``, and pass it the sections, built.
+
+    The command takes one keyword argument per section, named like the class without ``Settings``,
+    in lower case. So that each option is named, typed, defaulted and explained in one place.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters
+        names = {section: section.__name__.removesuffix("Settings").lower() for section in sections}
+        parameters = [p for name, p in own.items() if name not in names.values()]
+        for section in sections:
+            hints = typing.get_type_hints(section)
+            for field in dataclasses.fields(section):
+                kind: Any = hints[field.name]
+                if typing.get_origin(kind) is tuple:
+                    kind = list[typing.get_args(kind)[0]]  # type: ignore[misc]
+                annotation = Annotated[kind, typer.Option(help=field.metadata["help"])]
+                parameters.append(
+                    inspect.Parameter(
+                        field.name,
+                        inspect.Parameter.KEYWORD_ONLY,
+                        default=field.default,
+                        annotation=annotation,
+                    )
+                )
+
+        def wrapped(**values: Any) -> None:
+            built = {}
+            for section, name in names.items():
+                chosen = {f.name: values.pop(f.name) for f in dataclasses.fields(section)}
+                built[name] = section(
+                    **{k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()}
+                )
+            command(**values, **built)
+
+        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        wrapped.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {p.name: p.annotation for p in keyword_only}
+        wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+        return wrapped
+
+    return decorate
+
+
+Output = Annotated[Path, typer.Option(help="File to write.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, such as 0-9 or 0,3,7-9.")]
+DataFile = Annotated[Path, typer.Option(help="The data set's file, written by fetch.")]
+
+
+@app.command()
+@options(DataSettings)
+def fetch(*, data: DataSettings, output: Output, sums: Annotated[Path | None, typer.Option(help="List of SHA-256 sums.")] = None) -> None:
+    """Obtain a data set, check its sums, and decode it into one file."""
+    from equireg.jobs.fetch import fetch
+
+    fetch(data, output, sums)
+
+
+@app.command()
+@options(NetworkSettings, InitializationSettings)
+def initialize(*, network: NetworkSettings, initialization: InitializationSettings, seeds: Seeds, output: Output) -> None:
+    """Draw the initial equivariant weights of a block of seeds."""
+    from equireg.jobs.initialize import initialize
+    from equireg.settings import parse_seeds
+
+    initialize(network, initialization, parse_seeds(seeds), output)
+
+
+def main() -> None:
+    """Run the command line; a wrong input is answered by one line and status 1."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        sys.exit(f"equireg: {error}")

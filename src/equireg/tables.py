@@ -1,0 +1,74 @@
+"""The parquet tables: their columns, and how a run's trajectory becomes rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from equireg.files import atomic
+from equireg.settings import Mode
+
+RUN_FIELDS = (
+    pa.field("mode", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+    pa.field("gamma", pa.float64()),  # null: the equivariant mode has no penalty
+    pa.field("seed", pa.int32(), nullable=False),
+)
+
+
+def trajectory_schema(layers: Sequence[str]) -> pa.Schema:
+    """mode, gamma, seed, step, loss, distance, and distance_<layer> for each layer."""
+    metrics = ["loss", *distance_columns(layers)]
+    step = pa.field("step", pa.int32(), nullable=False)
+    return pa.schema([*RUN_FIELDS, step, *(pa.field(name, pa.float32()) for name in metrics)])
+
+
+def distance_columns(layers: Sequence[str]) -> list[str]:
+    """``distance``, the total, then one column per layer."""
+    return ["distance", *(f"distance_{layer}" for layer in layers)]
+
+
+def run_columns(mode: Mode, gamma: float | None, seeds: np.ndarray) -> list[pa.Array]:
+    """The columns of ``RUN_FIELDS`` for rows of one (mode, gamma) with the given seeds."""
+    modes = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int8()), len(seeds)), [mode])
+    return [modes, pa.repeat(pa.scalar(gamma, pa.float64()), len(seeds)), pa.array(seeds, pa.int32())]
+
+
+def trajectory_table(
+    mode: Mode,
+    gamma: float | None,
+    seeds: Sequence[int],
+    metrics: Mapping[str, np.ndarray],
+) -> pa.Table:
+    """Rows sorted by seed and step from ``metrics``, arrays of shape (seeds, steps)."""
+    count, steps = metrics["loss"].shape
+    schema = trajectory_schema([name[9:] for name in metrics if name.startswith("distance_")])
+    columns = run_columns(mode, gamma, np.repeat(np.asarray(seeds, np.int32), steps))
+    columns.append(pa.array(np.tile(np.arange(steps, dtype=np.int32), count)))
+    columns += [pa.array(metrics[name].reshape(-1), pa.float32()) for name in schema.names[4:]]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer with the encodings that suit smooth steps and noisy floats."""
+    floats = [field.name for field in schema if pa.types.is_float32(field.type)]
+    encodings = {name: "BYTE_STREAM_SPLIT" for name in floats}
+    if "step" in schema.names:
+        encodings["step"] = "DELTA_BINARY_PACKED"
+    dictionary = [name for name in schema.names if name not in encodings]
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=dictionary,
+        column_encoding=encodings,
+    )
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write ``table``, whole or not at all; equal tables give equal bytes."""
+    with atomic(path) as temporary, parquet_writer(temporary, table.schema) as writer:
+        writer.write_table(table)
