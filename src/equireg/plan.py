@@ -1,0 +1,102 @@
+"""How a configuration becomes jobs, files and command lines.
+
+Standard library and ``settings`` only: the workflow imports this each time it is parsed, in every
+job, and ``aggregate`` finds the files of an experiment through it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from equireg.settings import GridSettings, Mode, consecutive, parse_seeds, spell_gamma, spell_seeds
+
+
+@dataclass(frozen=True)
+class Block:
+    """The runs of one training job: one mode, one gamma (None: equivariant), consecutive seeds."""
+
+    mode: Mode
+    gamma: float | None
+    seeds: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """``seeds-000-009``: the first and the last seed."""
+        return block_name(self.seeds)
+
+    @property
+    def path(self) -> Path:
+        """``runs/augmented/gamma-1e-2/seeds-000-009``: within an experiment, without a suffix."""
+        return Path("runs", self.mode, f"gamma-{spell_gamma(self.gamma)}", self.name)
+
+
+def blocks(grid: GridSettings) -> list[Block]:
+    """Every block of the grid, sorted as the tables are: by mode (alphabetically), gamma, seed.
+
+    The equivariant mode does not depend on gamma, so it comes once. Raises ValueError where the
+    seeds cannot be read.
+    """
+    seeds = seed_blocks(grid)
+    gammas: list[float | None] = [*sorted(set(grid.gammas))]
+    return [
+        Block(mode, gamma, block)
+        for mode in sorted(set(grid.modes))
+        for gamma in ([None] if mode == "equivariant" else gammas)
+        for block in seeds
+    ]
+
+
+def seed_blocks(grid: GridSettings) -> list[tuple[int, ...]]:
+    """The seeds in blocks aligned to multiples of ``seeds_per_job``, cut where a seed is missing.
+
+    Aligned, so that more seeds asked for later leave the full blocks as they are.
+    """
+    if grid.seeds_per_job < 1:
+        raise ValueError(f"seeds_per_job is {grid.seeds_per_job}; accepted: 1 and more")
+    aligned = itertools.groupby(parse_seeds(grid.seeds), lambda seed: seed // grid.seeds_per_job)
+    return [tuple(run) for _, group in aligned for run in consecutive(list(group))]
+
+
+def block_name(seeds: tuple[int, ...]) -> str:
+    """``(0, ..., 9)`` -> ``seeds-000-009``."""
+    return f"seeds-{seeds[0]:03d}-{seeds[-1]:03d}"
+
+
+def block_options(mode: str, gamma: str, seeds: str) -> str:
+    """A block's options from the parts of its path.
+
+    ``("augmented", "1e-2", "000-009")`` -> ``--mode augmented --gamma 1e-2 --seeds 0-9``; the
+    equivariant mode, whose gamma is ``none`` in paths, has no ``--gamma``.
+    """
+    chosen = {"mode": mode, "gamma": None if gamma == "none" else gamma}
+    return _spell({**chosen, "seeds": spell_seeds(parse_seeds(seeds))})
+
+
+def options(*sections: Any) -> str:
+    """The command line's options for sections of the configuration, quoted for a shell.
+
+    ``--group C4 --image-size 28 --channels 16 --channels 16 ...``: every field, so that a pasted
+    command does not depend on defaults; numbers in one spelling, so that 0.01 and 1e-2 are the same
+    job; a field that is None is left out.
+    """
+    return " ".join(
+        _spell({f.name: getattr(section, f.name) for f in dataclasses.fields(section)})
+        for section in sections
+    )
+
+
+def _spell(fields: dict[str, Any]) -> str:
+    words: list[str] = []
+    for name, value in fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, bool):
+                words.append(flag if item else f"--no-{flag[2:]}")
+            elif item is not None:
+                words += [flag, spell_gamma(item) if isinstance(item, float) else str(item)]
+    return shlex.join(words)

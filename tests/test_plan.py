@@ -1,0 +1,114 @@
+"""How the grid becomes blocks, paths and command lines."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from equireg.plan import Block, block_options, blocks, options
+from equireg.settings import (
+    DataSettings,
+    GridSettings,
+    InitializationSettings,
+    JobSettings,
+    NetworkSettings,
+    TrainingSettings,
+)
+
+
+def test_the_paper_has_27_blocks_and_270_runs() -> None:
+    grid = blocks(GridSettings())
+    assert len(grid) == 27
+    assert sum(len(block.seeds) for block in grid) == 30 + 2 * 4 * 30
+    assert len({block.path for block in grid}) == 27
+
+
+def test_blocks_are_sorted_by_mode_gamma_and_seed() -> None:
+    grid = blocks(GridSettings(gammas=(1e2, 0.0, 1e-4), seeds="0-19"))
+    assert [block.mode for block in grid] == ["augmented"] * 6 + ["equivariant"] * 2 + [
+        "nominal"
+    ] * 6
+    assert [block.gamma for block in grid[:6]] == [0.0, 0.0, 1e-4, 1e-4, 1e2, 1e2]
+    assert [block.seeds[0] for block in grid[:4]] == [0, 10, 0, 10]
+
+
+def test_the_equivariant_mode_comes_once_and_without_gamma() -> None:
+    grid = blocks(GridSettings(modes=("equivariant",), gammas=(), seeds="0-9"))
+    assert grid == [Block("equivariant", None, tuple(range(10)))]
+    assert grid[0].path == Path("runs/equivariant/gamma-none/seeds-000-009")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "seeds_per_job", "names"),
+    [
+        ("0-29", 10, ["000-009", "010-019", "020-029"]),
+        ("0-2", 10, ["000-002"]),
+        ("5-14", 10, ["005-009", "010-014"]),
+        ("0,2-3,19", 10, ["000-000", "002-003", "019-019"]),
+        ("0-2", 1, ["000-000", "001-001", "002-002"]),
+        ("998-1001", 100, ["998-999", "1000-1001"]),
+    ],
+)
+def test_blocks_are_aligned_and_cut_at_missing_seeds(
+    seeds: str, seeds_per_job: int, names: list[str]
+) -> None:
+    grid = GridSettings(modes=("equivariant",), seeds=seeds, seeds_per_job=seeds_per_job)
+    assert [block.name for block in blocks(grid)] == [f"seeds-{name}" for name in names]
+
+
+def test_more_seeds_keep_the_blocks_there_are() -> None:
+    few, more = (set(blocks(GridSettings(seeds=f"0-{last}"))) for last in (29, 39))
+    assert few < more
+    assert {block.seeds for block in more - few} == {tuple(range(30, 40))}
+
+
+@pytest.mark.parametrize("gamma", [0.01, float("1e-02")])
+def test_a_gamma_has_one_path(gamma: float) -> None:
+    assert Block("nominal", gamma, (7,)).path == Path("runs/nominal/gamma-1e-2/seeds-007-007")
+
+
+def test_a_block_of_no_seed_is_refused() -> None:
+    with pytest.raises(ValueError, match="seeds_per_job is 0"):
+        blocks(GridSettings(seeds_per_job=0))
+
+
+def test_block_options() -> None:
+    assert (
+        block_options("augmented", "1e-2", "000-009") == "--mode augmented --gamma 1e-2 --seeds 0-9"
+    )
+    assert block_options("equivariant", "none", "007-007") == "--mode equivariant --seeds 7"
+
+
+def test_options_spell_every_field() -> None:
+    network = options(NetworkSettings())
+    assert network == (
+        "--group C4 --image-size 28 --classes 10 --channels 16 --channels 16 --kernel-size 3"
+        " --support full --no-allow-incompatible-support"
+    )
+    assert options(JobSettings(), InitializationSettings()) == (
+        "--threads 1 --device auto --distribution gaussian"
+    )
+
+
+def test_options_leave_out_none_and_spell_numbers_one_way() -> None:
+    assert options(DataSettings()) == "--name mnist"
+    training = options(replace(TrainingSettings(), perturbation=0.0, learning_rate=0.001))
+    assert "--perturbation 0 " in training and "--learning-rate 1e-3 " in training
+    assert "--gammas 1e-4 --gammas 1e-2 --gammas 1e0 --gammas 1e2" in options(GridSettings())
+
+
+@pytest.mark.parametrize("folder", ["a folder", "$(id)", "it's;", "-x"])
+def test_options_are_quoted_for_a_shell(folder: str) -> None:
+    line = options(DataSettings(folder=folder))
+    assert shlex.split(line) == ["--name", "mnist", "--folder", folder]
+
+
+def test_plan_needs_no_library() -> None:
+    code = "import sys, equireg.plan; print([m for m in ('numpy', 'pydantic', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
