@@ -53,7 +53,10 @@ def trajectory_table(
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer with the encodings that suit smooth steps and noisy floats."""
+    """A writer with the encodings that suit smooth steps and noisy floats.
+
+    Pages carry checksums: without them most flipped bits would be read as other numbers.
+    """
     floats = [field.name for field in schema if pa.types.is_float32(field.type)]
     encodings = {name: "BYTE_STREAM_SPLIT" for name in floats}
     if "step" in schema.names:
@@ -63,6 +66,7 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
         path,
         schema,
         compression="zstd",
+        write_page_checksum=True,
         use_dictionary=dictionary,
         column_encoding=encodings,
     )
