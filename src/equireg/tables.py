@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ RUN_FIELDS = (
     pa.field("gamma", pa.float64()),  # null: the equivariant mode has no penalty
     pa.field("seed", pa.int32(), nullable=False),
 )
+
+REMEDY = "delete it and run the workflow again"  # for a file that is not what it should be
 
 
 def trajectory_schema(layers: Sequence[str]) -> pa.Schema:
@@ -70,6 +73,24 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
         use_dictionary=dictionary,
         column_encoding=encodings,
     )
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """The parquet file, its checksums verified.
+
+    Raises ValueError where it is missing or damaged: one line that names it and the remedy.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing; run the workflow again") from error
+    except PermissionError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is damaged ({reason}); {REMEDY}") from error
 
 
 def write_table(path: Path, table: pa.Table) -> None:
