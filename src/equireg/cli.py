@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from equireg.runtime import configure
 from equireg.settings import (
     DataSettings,
     GridSettings,
@@ -20,6 +21,7 @@ from equireg.settings import (
     Mode,
     NetworkSettings,
     TrainingSettings,
+    parse_seeds,
 )
 
 app = typer.Typer(
@@ -40,7 +42,7 @@ def options(*sections: type) -> Callable[[Callable[..., None]], Callable[..., No
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters
-        names = {section: section.__name__.removesuffix("Settings").lower() for section in sections}
+        names = {s: s.__name__.removesuffix("Settings").lower() for s in sections}
         parameters = [p for name, p in own.items() if name not in names.values()]
         for section in sections:
             hints = typing.get_type_hints(section)
@@ -78,12 +80,14 @@ def options(*sections: type) -> Callable[[Callable[..., None]], Callable[..., No
 
 Output = Annotated[Path, typer.Option(help="File to write.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, such as 0-9 or 0,3,7-9.")]
+SumsFile = Annotated[Path | None, typer.Option(help="Known SHA-256 sums.")]
+SummaryFile = Annotated[Path, typer.Option(help="Table of quantiles over seeds.")]
 DataFile = Annotated[Path, typer.Option(help="The data set's file, written by fetch.")]
 
 
 @app.command()
 @options(DataSettings)
-def fetch(*, data: DataSettings, output: Output, sums: Annotated[Path | None, typer.Option(help="List of SHA-256 sums.")] = None) -> None:
+def fetch(*, data: DataSettings, output: Output, sums: SumsFile = None) -> None:
     """Obtain a data set, check its sums, and decode it into one file."""
     from equireg.jobs.fetch import fetch
 
@@ -92,17 +96,100 @@ def fetch(*, data: DataSettings, output: Output, sums: Annotated[Path | None, ty
 
 @app.command()
 @options(NetworkSettings, InitializationSettings)
-def initialize(*, network: NetworkSettings, initialization: InitializationSettings, seeds: Seeds, output: Output) -> None:
+def initialize(
+    *,
+    network: NetworkSettings,
+    initialization: InitializationSettings,
+    seeds: Seeds,
+    output: Output,
+) -> None:
     """Draw the initial equivariant weights of a block of seeds."""
     from equireg.jobs.initialize import initialize
-    from equireg.settings import parse_seeds
 
     initialize(network, initialization, parse_seeds(seeds), output)
+
+
+@app.command()
+@options(NetworkSettings, TrainingSettings, JobSettings)
+def train(
+    *,
+    network: NetworkSettings,
+    training: TrainingSettings,
+    job: JobSettings,
+    mode: Annotated[Mode, typer.Option(help="Training mode.")],
+    gamma: Annotated[float | None, typer.Option(help="Penalty; none if equivariant.")] = None,
+    seeds: Seeds,
+    data: DataFile,
+    initial: Annotated[Path, typer.Option(help="Initial weights, written by initialize.")],
+    output: Annotated[Path, typer.Option(help="Parquet to write; the rest goes beside it.")],
+) -> None:
+    """Train a block of runs: one mode, one gamma, some seeds."""
+    device = configure(job)
+    from equireg.jobs.train import train
+
+    train(mode, gamma, parse_seeds(seeds), network, training, data, initial, output, device)
+
+
+@app.command()
+@options(NetworkSettings, JobSettings)
+def evaluate(
+    *,
+    network: NetworkSettings,
+    job: JobSettings,
+    block: Annotated[Path, typer.Option(help="Parquet of a block, its weights beside it.")],
+    twin: Annotated[Path | None, typer.Option(help="Equivariant weights of the seeds.")] = None,
+    data: DataFile,
+    output: Output,
+) -> None:
+    """Test a trained block and measure how far it is from its equivariant twin."""
+    device = configure(job)
+    from equireg.jobs.evaluate import evaluate
+
+    evaluate(network, block, twin, data, output, device)
+
+
+@app.command()
+@options(GridSettings)
+def aggregate(
+    *,
+    grid: GridSettings,
+    experiment: Annotated[Path, typer.Option(help="Folder of the experiment.")],
+) -> None:
+    """Collect the blocks of an experiment into its three tables."""
+    from equireg.jobs.aggregate import aggregate
+
+    aggregate(experiment, grid)
+
+
+@app.command()
+def draw(
+    *,
+    trajectories: Annotated[Path, typer.Option(help="Table of every run and step.")],
+    summary: SummaryFile,
+    output: Annotated[list[Path], typer.Option(help="Figure to write, once per format.")],
+) -> None:
+    """Draw the paper's figure 2."""
+    from equireg.jobs.draw import draw
+
+    draw(trajectories, summary, output)
+
+
+@app.command()
+def check(
+    *,
+    summary: SummaryFile,
+    evaluation: Annotated[Path, typer.Option(help="Table with a row per run.")],
+    output: Output,
+) -> None:
+    """Check what the paper says of its figure against the measured numbers."""
+    from equireg.jobs.check import check
+
+    check(summary, evaluation, output)
 
 
 def main() -> None:
     """Run the command line; a wrong input is answered by one line and status 1."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"equireg: {error}")

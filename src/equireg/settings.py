@@ -31,7 +31,9 @@ def _option(default: Any, help: str) -> Any:
 class DataSettings:
     """Where the images come from."""
 
-    name: str = _option("mnist", "mnist, fashion-mnist, kmnist, or a name for a folder of your own.")
+    name: str = _option(
+        "mnist", "mnist, fashion-mnist, kmnist, or a name for a folder of your own."
+    )
     folder: str | None = _option(
         None, "Folder with the four IDX files, raw or gzipped; none: download."
     )
@@ -58,6 +60,7 @@ class InitializationSettings:
 
     distribution: Distribution = _option("gaussian", "Law of the initial equivariant weights.")
 
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """Stochastic gradient descent on the regularized risk, from a perturbed start."""
@@ -69,7 +72,8 @@ class TrainingSettings:
     batch_size: int = _option(10, "Images per step.")
     learning_rate: float = _option(1e-3, "Step size.")
     risk_scale: RiskScale = _option(
-        "batch", "mean: cross entropy averaged over the batch; batch: divided by its size once more."
+        "batch",
+        "mean: cross entropy averaged over the batch; batch: divided by its size once more.",
     )
     order: Order = _option("file", "Order of the images: as in the file, or shuffled each epoch.")
     augmentation: Augmentation = _option(
@@ -118,7 +122,9 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
-            raise ValueError(f"seeds are {text!r}; accepted: numbers and ranges, such as 0-29 or 0,3,7-9")
+            raise ValueError(
+                f"seeds are {text!r}; accepted: numbers and ranges, such as 0-29 or 0,3,7-9"
+            )
         seeds += range(first, last + 1)
     repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if repeated:

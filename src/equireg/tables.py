@@ -37,7 +37,11 @@ def distance_columns(layers: Sequence[str]) -> list[str]:
 def run_columns(mode: Mode, gamma: float | None, seeds: np.ndarray) -> list[pa.Array]:
     """The columns of ``RUN_FIELDS`` for rows of one (mode, gamma) with the given seeds."""
     modes = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int8()), len(seeds)), [mode])
-    return [modes, pa.repeat(pa.scalar(gamma, pa.float64()), len(seeds)), pa.array(seeds, pa.int32())]
+    return [
+        modes,
+        pa.repeat(pa.scalar(gamma, pa.float64()), len(seeds)),
+        pa.array(seeds, pa.int32()),
+    ]
 
 
 def trajectory_table(

@@ -1,0 +1,125 @@
+"""Test trained runs: accuracy, invariance, and the distance to their equivariant twins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equireg.batches import turned
+from equireg.dataset import load_dataset
+from equireg.network import Network
+from equireg.settings import NetworkSettings
+from equireg.tables import RUN_FIELDS, distance_columns, run_columns, write_table
+from equireg.weights import load_weights
+
+IMAGES_AT_ONCE = 100  # per run; bounds the memory
+
+
+def evaluate(
+    settings: NetworkSettings,
+    block: Path,
+    twin: Path | None,
+    data: Path,
+    output: Path,
+    device: str,
+) -> None:
+    """Write a row per run of ``block``, a trajectories' parquet with the weights beside it.
+
+    twin: equivariant weights of the same seeds; without them the twin columns are null. Raises
+    ValueError if the files do not belong together.
+    """
+    table = pq.read_table(block, columns=["mode", "gamma", "seed", "step", "loss"])
+    last = table.filter(pa.compute.equal(table["step"], pa.compute.max(table["step"])))
+    mode, gamma = last["mode"][0].as_py(), last["gamma"][0].as_py()
+    seeds = last["seed"].to_pylist()
+
+    network = Network(settings)
+    names = distance_columns(list(network.layers))
+    dataset = load_dataset(data, settings.image_size, settings.classes)
+    held = load_weights(block.with_suffix(".safetensors"), seeds)
+    weights = {name: held[name] for name in network.layers}
+    twins = weights if mode == "equivariant" else load_weights(twin, seeds) if twin else None
+
+    columns = {"final_loss": last["loss"].to_numpy()}
+    columns |= {f"final_{name}": held[name].numpy() for name in names}
+    columns |= test(
+        network.to(device, torch.float32),
+        {name: weight.to(device) for name, weight in weights.items()},
+        dataset.test_images.to(device),
+        dataset.test_labels.to(device),
+    )
+    distances = twin_distances(weights, twins) if twins else [None] * len(names)
+    columns |= {f"twin_{name}": d for name, d in zip(names, distances, strict=True)}
+    write_table(output, evaluation_table(mode, gamma, seeds, columns))
+
+
+def test(
+    network: Network, weights: Mapping[str, Tensor], images: Tensor, labels: Tensor
+) -> dict[str, np.ndarray]:
+    """Loss and accuracy on test images (count, side, side), and what turning them changes.
+
+    Per run: test_loss and test_accuracy on the upright images; test_accuracy_turned over all turns
+    by the group; prediction_change, the share of (image, element other than the identity) whose
+    predicted class is not the upright image's.
+    """
+    group = network.group
+    runs = len(weights["linear"])
+    loss, right, changed = (torch.zeros(runs, n, device=images.device) for n in (1, group.order, 1))
+    for some, truth in zip(images.split(IMAGES_AT_ONCE), labels.split(IMAGES_AT_ONCE), strict=True):
+        truth = truth.long()
+        pixels = turned(some, group.elements).view(len(some), group.order, *some.shape[1:]) / 255.0
+        predictions = []
+        for element in range(group.order):
+            with torch.no_grad():
+                logits = network.forward(weights, pixels[:, element].expand(runs, -1, -1, -1))
+            predictions.append(logits.argmax(-1))
+            right[:, element] += (predictions[-1] == truth).sum(1)
+            if element == 0:
+                losses = F.cross_entropy(logits.flatten(0, 1), truth.repeat(runs), reduction="none")
+                loss[:, 0] += losses.view(runs, -1).sum(1)
+            else:
+                changed[:, 0] += (predictions[-1] != predictions[0]).sum(1)
+    count = len(images)
+    return {
+        name: values.double().cpu().numpy()
+        for name, values in {
+            "test_loss": loss[:, 0] / count,
+            "test_accuracy": right[:, 0] / count,
+            "test_accuracy_turned": right.mean(1) / count,
+            "prediction_change": changed[:, 0] / count / max(group.order - 1, 1),
+        }.items()
+    }
+
+
+def twin_distances(weights: Mapping[str, Tensor], twins: Mapping[str, Tensor]) -> list[np.ndarray]:
+    """Euclidean distances between two networks of each run: in total, then per layer; (runs,)."""
+    squares = [
+        (weight.double() - twins[name].double()).square().flatten(1).sum(1)
+        for name, weight in weights.items()
+    ]
+    return [square.sqrt().numpy() for square in (sum(squares[1:], squares[0]), *squares)]
+
+
+def evaluation_table(
+    mode: str,
+    gamma: float | None,
+    seeds: Sequence[int],
+    columns: Mapping[str, np.ndarray | None],
+) -> pa.Table:
+    """A row per seed; a column of None is null."""
+    fields = [*RUN_FIELDS, *(pa.field(name, pa.float64()) for name in columns)]
+    arrays = run_columns(mode, gamma, np.asarray(seeds, np.int32))
+    for values in columns.values():
+        arrays.append(
+            pa.nulls(len(seeds), pa.float64())
+            if values is None
+            else pa.array(values.astype(np.float64))
+        )
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))

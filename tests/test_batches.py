@@ -1,0 +1,77 @@
+"""The batches: which images, how they are turned, and what that depends on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from equireg.batches import batches
+from equireg.groups import point_group
+from equireg.settings import Mode, TrainingSettings
+
+COUNT, SIDE = 23, 4
+IMAGES = torch.from_numpy(
+    np.random.default_rng(0).integers(256, size=(COUNT, SIDE, SIDE), dtype=np.uint8)
+)
+LABELS = torch.arange(COUNT, dtype=torch.uint8)
+
+
+def collect(
+    mode: Mode, seeds: list[int], chunk: int = 3, **chosen: object
+) -> tuple[Tensor, Tensor]:
+    training = TrainingSettings(batch_size=5, epochs=2, **chosen)  # type: ignore[arg-type]
+    parts = list(batches(point_group("C4"), mode, seeds, IMAGES, LABELS, training, chunk))
+    assert all(len(labels[0]) <= chunk for _, labels in parts)
+    return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
+
+
+def turn_of(image: Tensor, original: Tensor) -> int:
+    return next(k for k in range(4) if torch.equal(torch.rot90(original, k), image))
+
+
+@pytest.mark.parametrize("mode", ["equivariant", "nominal"])
+def test_file_order(mode: Mode) -> None:
+    images, labels = collect(mode, [0, 7])
+    assert images.shape == (2, 8, 5, SIDE, SIDE)
+    expected = torch.arange(20).view(4, 5).repeat(2, 1)  # four whole batches, the same each epoch
+    assert torch.equal(labels, expected.expand(2, -1, -1))
+    assert torch.equal(images, IMAGES[labels])
+
+
+def test_augmentation_turns_each_image_by_its_own_element() -> None:
+    images, labels = collect("augmented", [0, 1])
+    turns = [
+        turn_of(x, IMAGES[y]) for x, y in zip(images.flatten(0, 2), labels.flatten(), strict=True)
+    ]
+    assert set(turns) == {0, 1, 2, 3}
+    per_run = np.array(turns).reshape(2, 2, -1)  # runs, epochs
+    assert (per_run[0] != per_run[1]).any()
+    assert (per_run[:, 0] != per_run[:, 1]).any()
+
+
+def test_exact_augmentation_holds_every_turn() -> None:
+    images, labels = collect("augmented", [0], augmentation="exact")
+    assert images.shape == (1, 8, 20, SIDE, SIDE)
+    some, truth = images[0, 0].view(5, 4, SIDE, SIDE), labels[0, 0].view(5, 4)
+    for orbit, label in zip(some, truth, strict=True):
+        assert len(set(label.tolist())) == 1
+        assert {turn_of(x, IMAGES[label[0]]) for x in orbit} == {0, 1, 2, 3}
+
+
+def test_shuffling_depends_on_the_seed_and_the_epoch_and_is_shared_by_the_modes() -> None:
+    nominal = collect("nominal", [0, 1], order="shuffled")[1]
+    augmented = collect("augmented", [0, 1], order="shuffled")[1]
+    assert torch.equal(nominal, augmented)
+    assert not torch.equal(nominal[0], nominal[1])
+    assert not torch.equal(nominal[0, :4], nominal[0, 4:])
+    assert all(len(set(epoch.flatten().tolist())) == 20 for epoch in nominal[0].split(4))
+
+
+@pytest.mark.parametrize("order", ["file", "shuffled"])
+def test_neither_block_nor_chunk_changes_a_run(order: str) -> None:
+    together = collect("augmented", [2, 3, 4], chunk=3, order=order)
+    alone = collect("augmented", [3], chunk=100, order=order)
+    for many, one in zip(together, alone, strict=True):
+        assert torch.equal(many[1], one[0])

@@ -1,0 +1,47 @@
+"""Initial weights: in E, with the variances of the authors' code, and by seed alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from equireg.jobs.initialize import draw_equivariant, initialize
+from equireg.network import Network
+from equireg.settings import Distribution, InitializationSettings, NetworkSettings
+from equireg.weights import load_weights
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "uniform"])
+def test_entry_variances(distribution: Distribution) -> None:
+    network = Network(NetworkSettings())
+    expected = {"conv1": 1 / 3, "conv2": 1 / 48, "linear": 1 / 576}
+    for name, space in network.layers.items():
+        draws = torch.stack([draw_equivariant(space, name, s, distribution) for s in range(100)])
+        assert torch.allclose(space.project_equivariant(draws), draws, atol=1e-14)
+        variance = draws.square().mean((0, 1, 2))
+        if name == "linear":
+            assert np.isclose(variance[3, 3], 1 / 48, rtol=0.1)
+            variance[3, 3] = expected[name]
+        assert np.allclose(variance, expected[name], rtol=0.15)
+        kurtosis = (draws[..., 0, 0] ** 4).mean() / draws[..., 0, 0].square().mean() ** 2
+        assert np.isclose(kurtosis, 3.0 if distribution == "gaussian" else 1.8, rtol=0.2)
+
+
+def test_files_depend_on_the_seeds_alone(tmp_path: Path) -> None:
+    for name, seeds in (("a", [0, 1, 2]), ("b", [0, 1, 2]), ("c", [2])):
+        initialize(NetworkSettings(), InitializationSettings(), seeds, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    many, one = load_weights(tmp_path / "a", [2]), load_weights(tmp_path / "c", [2])
+    assert all(torch.equal(many[name], one[name]) for name in many)
+    assert many["conv2"].shape == (1, 16, 16, 3, 3)
+    with pytest.raises(ValueError, match="lacks seed 5"):
+        load_weights(tmp_path / "a", [5])
+
+
+def test_a_file_that_is_no_weight_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("<html>")
+    with pytest.raises(ValueError, match="not a weight file"):
+        load_weights(tmp_path / "x", [0])
