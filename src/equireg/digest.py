@@ -1,0 +1,103 @@
+"""A digest of the code that a job runs, as a parameter of its rule.
+
+Snakemake reruns a job whose parameters changed. A digest of syntax trees changes with the code and
+not with comments, docstrings or layout.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+SOURCES = Path(__file__).parent.parent
+
+# Modules whose code cannot change a result: a change in them must not train anew.
+NEUTRAL = frozenset(
+    {
+        "equireg",  # the version
+        "equireg.files",  # how files are made whole, not what is in them
+        "equireg.provenance",  # what is said about a result
+        "equireg.settings",  # its values are parameters of the rules
+    }
+)
+
+
+def source_digest(*modules: str, sources: Path = SOURCES) -> str:
+    """SHA-256 over the syntax trees of ``modules`` and of all that they import from this package.
+
+    modules: dotted names, such as ``"equireg.jobs.train"``. Found by reading the files below
+    ``sources``, not by importing. Raises ValueError for a module that is not there.
+    """
+    digest = hashlib.sha256()
+    for name, code in sorted(closure(*modules, sources=sources).items()):
+        digest.update(f"{name}\n{ast.unparse(code)}\n".encode())
+    return digest.hexdigest()
+
+
+def closure(*modules: str, sources: Path = SOURCES) -> dict[str, ast.Module]:
+    """``modules`` and the modules that they import, at any depth, without the neutral ones."""
+    found: dict[str, ast.Module] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in NEUTRAL:
+            continue
+        file = locate(name, sources)
+        if file is None:
+            raise ValueError(f"module is {name!r}; accepted: a module below {sources}")
+        found[name] = parse(file)
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        waiting += [
+            module
+            for imported in imports(found[name], package)
+            for module in ancestry(imported)
+            if module.split(".")[0] == name.split(".")[0] and locate(module, sources)
+        ]
+    return found
+
+
+def locate(module: str, sources: Path) -> Path | None:
+    """The file of a module or package; None for a name that is neither."""
+    base = sources.joinpath(*module.split("."))
+    return next((f for f in (base.with_suffix(".py"), base / "__init__.py") if f.is_file()), None)
+
+
+@functools.cache
+def parse(file: Path) -> ast.Module:
+    """The syntax tree without docstrings and other texts that are statements of their own."""
+    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    for node in ast.walk(tree):
+        for body in ("body", "orelse", "finalbody"):
+            statements = getattr(node, body, None)
+            if isinstance(statements, list) and any(map(_is_text, statements)):
+                kept = [statement for statement in statements if not _is_text(statement)]
+                setattr(node, body, kept or [ast.Pass()])
+    return tree
+
+
+def _is_text(statement: ast.AST) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def imports(tree: ast.Module, package: str) -> Iterator[str]:
+    """Every name that is imported, also within functions: of modules, and of what is in them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level]
+            base = ".".join([*parents, node.module or ""] if node.level else [node.module or ""])
+            yield from (f"{base.rstrip('.')}.{alias.name}" for alias in node.names)
+
+
+def ancestry(name: str) -> list[str]:
+    """``"a.b.c"`` -> ``["a", "a.b", "a.b.c"]``: importing the last runs them all."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
