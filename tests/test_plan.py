@@ -79,9 +79,10 @@ def test_a_block_of_no_seed_is_refused() -> None:
 
 def test_block_options() -> None:
     assert (
-        block_options("augmented", "1e-2", "000-009") == "--mode augmented --gamma 1e-2 --seeds 0-9"
+        block_options("000-009", "augmented", "1e-2") == "--mode augmented --gamma 1e-2 --seeds 0-9"
     )
-    assert block_options("equivariant", "none", "007-007") == "--mode equivariant --seeds 7"
+    assert block_options("007-007", "equivariant", "none") == "--mode equivariant --seeds 7"
+    assert block_options(seeds="000-002") == "--seeds 0-2"
 
 
 def test_options_spell_every_field() -> None:

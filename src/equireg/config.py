@@ -71,7 +71,7 @@ def load(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None
     A key that none of them has keeps its default. Raises ConfigurationError with a line per
     mistake, which names the file, the key, the value and what is accepted.
     """
-    layers = {str(file): read(Path(file)) for file in files}
+    layers = {os.path.relpath(file): read(Path(os.path.relpath(file))) for file in files}
     layers[COMMAND_LINE] = dict(overrides or {})
     merged: dict[str, Any] = {}
     for layer in layers.values():
@@ -350,7 +350,7 @@ def _line(mistake: Mistake, layers: Mapping[str, Mapping[Any, Any]]) -> str:
 
 def _source(key: tuple[int | str, ...], layers: Mapping[str, Mapping[Any, Any]]) -> str:
     """The last layer that says something at this key or at a section that it is in."""
-    for name, layer in reversed(list(layers.items())):
+    for name, layer in list(layers.items())[::-1]:
         found: Any = layer
         for part in key:
             if not isinstance(found, Mapping):

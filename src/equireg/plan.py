@@ -67,14 +67,14 @@ def block_name(seeds: tuple[int, ...]) -> str:
     return f"seeds-{seeds[0]:03d}-{seeds[-1]:03d}"
 
 
-def block_options(mode: str, gamma: str, seeds: str) -> str:
+def block_options(seeds: str, mode: str | None = None, gamma: str = "none") -> str:
     """A block's options from the parts of its path.
 
-    ``("augmented", "1e-2", "000-009")`` -> ``--mode augmented --gamma 1e-2 --seeds 0-9``; the
+    ``("000-009", "augmented", "1e-2")`` -> ``--mode augmented --gamma 1e-2 --seeds 0-9``; the
     equivariant mode, whose gamma is ``none`` in paths, has no ``--gamma``.
     """
-    chosen = {"mode": mode, "gamma": None if gamma == "none" else gamma}
-    return _spell({**chosen, "seeds": spell_seeds(parse_seeds(seeds))})
+    penalty = None if gamma == "none" else gamma
+    return _spell({"mode": mode, "gamma": penalty, "seeds": spell_seeds(parse_seeds(seeds))})
 
 
 def options(*sections: Any) -> str:

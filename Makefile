@@ -1,0 +1,49 @@
+# `make help` lists the targets. Everything runs in .venv/, which `make setup` makes.
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+ENTER := . $(VENV)/bin/activate &&
+
+.DEFAULT_GOAL := help
+.PHONY: help setup figures quick test lint format clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(INSTALLED) ## make the environment .venv/ with every package pinned (PYTHON=python3.12 picks another)
+
+figures: setup ## run the paper's experiment (config.yaml) and draw its figures, into results/paper/
+	$(ENTER) snakemake --cores all
+
+quick: setup ## the same at reduced scale, about two minutes, into results/quick/
+	$(ENTER) snakemake --configfile workflow/presets/quick.yaml --cores all
+
+test: lint ## check the code and run every test
+	$(ENTER) pytest -n 2 --dist loadfile
+
+lint: setup ## check style, types and the workflow
+	$(ENTER) ruff check
+	$(ENTER) ruff format --check
+	$(ENTER) mypy
+	$(ENTER) snakefmt --check Snakefile workflow
+	$(ENTER) snakemake --lint
+
+format: setup ## put code and workflow into shape
+	$(ENTER) ruff check --fix
+	$(ENTER) ruff format
+	$(ENTER) snakefmt Snakefile workflow
+
+clean: ## remove the environment and caches; results/ stays, and what Snakemake knows of it
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Once, and again when the lock file or the package's metadata changed.
+$(INSTALLED): envs/requirements.lock pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "equireg: $(PYTHON) is not installed; Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("equireg: needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { echo "equireg: $(PYTHON) cannot make environments: install its venv module (Debian: apt-get install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,65 @@
+# From a data set to the paper's figure. config.yaml says what can be chosen, workflow/rules/ has
+# the steps by stage, src/equireg/ does the work: every job is one call of `python -m equireg`.
+
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+SOURCES = str(Path(workflow.basedir, "src"))
+sys.path.insert(0, SOURCES)
+
+from equireg.config import ConfigurationError, load
+from equireg.digest import source_digest
+from equireg.plan import block_options, blocks, options
+from equireg.settings import MODES
+
+# Refused in a line per mistake; an exception would print a traceback.
+try:
+    chosen = load(["config.yaml", *workflow.overwrite_configfiles], workflow.config_settings.config)
+except ConfigurationError as error:
+    sys.exit(f"equireg: {error}")
+
+
+configfile: "config.yaml"
+
+
+# A job finds this checkout's package, whatever environment it runs in: `--sdm conda` clears
+# PYTHONPATH before this.
+shell.prefix(f"export PYTHONPATH={shlex.quote(SOURCES)}; ")
+
+RESULTS = f"results/{chosen.experiment}"
+DATA = f"results/data/{chosen.data.name}.safetensors"
+RUN = "{mode}/gamma-{gamma}/seeds-{seeds}"  # a block of runs, as plan.Block spells it
+BLOCK = f"{RESULTS}/runs/{RUN}"
+BLOCKS = [f"{RESULTS}/{block.path}" for block in blocks(chosen.grid)]
+
+
+wildcard_constraints:
+    mode="|".join(MODES),
+    gamma=r"none|0|\d(\.\d+)?e-?\d+",
+    seeds=r"\d+-\d+",
+
+
+# On a cluster these run where Snakemake does: fetch needs the network, the others take seconds.
+localrules:
+    all,
+    fetch,
+    initialize,
+    draw,
+    check,
+
+
+rule all:
+    input:
+        figures=expand(f"{RESULTS}/figures/figure2.{{suffix}}", suffix=["pdf", "png"]),
+        claims=f"{RESULTS}/claims.md",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/training.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"

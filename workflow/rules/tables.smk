@@ -1,0 +1,53 @@
+rule aggregate:
+    input:
+        trajectories=[f"{block}.parquet" for block in BLOCKS],
+        evaluations=[f"{block}.evaluation.parquet" for block in BLOCKS],
+    output:
+        trajectories=f"{RESULTS}/trajectories.parquet",
+        summary=f"{RESULTS}/summary.parquet",
+        evaluation=f"{RESULTS}/evaluation.parquet",
+    log:
+        f"{RESULTS}/logs/aggregate.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/aggregate.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: attempt * 3000,
+        runtime=lambda wildcards, attempt: attempt * 60,
+    params:
+        # the folder and the grid: the names of thousands of blocks would not fit into a command
+        experiment=lambda wildcards, output: Path(output.summary).parent,
+        options=options(chosen.grid),
+        source=source_digest("equireg.jobs.aggregate"),
+    message:
+        f"Aggregate the runs of {chosen.experiment} into its tables"
+    shell:
+        "python -m equireg aggregate --experiment {params.experiment} {params.options}"
+        " > {log} 2>&1"
+
+
+rule check:
+    input:
+        summary=f"{RESULTS}/summary.parquet",
+        evaluation=f"{RESULTS}/evaluation.parquet",
+    output:
+        claims=report(f"{RESULTS}/claims.md", category="Claims"),
+    log:
+        f"{RESULTS}/logs/check.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/check.tsv"
+    conda:
+        "../../envs/tables.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        source=source_digest("equireg.jobs.check"),
+    message:
+        "Check what the paper says of its figure"
+    shell:
+        "python -m equireg check --summary {input.summary} --evaluation {input.evaluation}"
+        " --output {output.claims} > {log} 2>&1"

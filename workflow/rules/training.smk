@@ -1,0 +1,91 @@
+rule initialize:
+    output:
+        initial=f"{RESULTS}/initial/seeds-{{seeds}}.safetensors",
+    log:
+        f"{RESULTS}/logs/initialize/seeds-{{seeds}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/initialize/seeds-{{seeds}}.tsv"
+    conda:
+        "../../envs/training.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        block=lambda wildcards: block_options(seeds=wildcards.seeds),
+        options=options(chosen.network, chosen.initialization),
+        source=source_digest("equireg.jobs.initialize"),
+    message:
+        "Draw the initial weights of seeds {wildcards.seeds}"
+    shell:
+        "python -m equireg initialize {params.block} {params.options} --output {output.initial}"
+        " > {log} 2>&1"
+
+
+rule train:
+    input:
+        data=DATA,
+        initial=f"{RESULTS}/initial/seeds-{{seeds}}.safetensors",
+    output:
+        trajectory=f"{BLOCK}.parquet",
+        weights=f"{BLOCK}.safetensors",
+        provenance=f"{BLOCK}.json",
+    log:
+        f"{RESULTS}/logs/train/{RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/{RUN}.tsv"
+    conda:
+        "../../envs/training.yaml"
+    threads: chosen.jobs.threads
+    resources:
+        # Not a parameter: a parameter that changes trains anew, and the device need not.
+        device=chosen.jobs.device,
+        mem_mb=lambda wildcards, attempt: attempt * (2000 + 50 * chosen.grid.seeds_per_job),
+        runtime=lambda wildcards, attempt: attempt
+        * (30 + 3 * chosen.grid.seeds_per_job * chosen.training.epochs),
+    params:
+        block=lambda wildcards: block_options(**wildcards),
+        options=options(chosen.network, chosen.training),
+        source=source_digest("equireg.jobs.train", "equireg.runtime"),
+    message:
+        "Train {wildcards.mode}, gamma {wildcards.gamma}, seeds {wildcards.seeds}"
+    shell:
+        "python -m equireg train {params.block} --data {input.data} --initial {input.initial}"
+        " --output {output.trajectory} {params.options}"
+        " --threads {threads} --device {resources.device} > {log} 2>&1"
+
+
+rule evaluate:
+    input:
+        block=f"{BLOCK}.parquet",
+        weights=f"{BLOCK}.safetensors",
+        # the equivariant runs of the same seeds, where the grid has them
+        twin=(
+            f"{RESULTS}/runs/equivariant/gamma-none/seeds-{{seeds}}.safetensors"
+            if "equivariant" in chosen.grid.modes
+            else []
+        ),
+        data=DATA,
+    output:
+        evaluation=f"{BLOCK}.evaluation.parquet",
+    log:
+        f"{RESULTS}/logs/evaluate/{RUN}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate/{RUN}.tsv"
+    conda:
+        "../../envs/training.yaml"
+    threads: chosen.jobs.threads
+    resources:
+        device=chosen.jobs.device,
+        mem_mb=lambda wildcards, attempt: attempt * 3000,
+        runtime=lambda wildcards, attempt: attempt * 30,
+    params:
+        twin=lambda wildcards, input: f"--twin {input.twin}" if input.twin else "",
+        options=options(chosen.network),
+        source=source_digest("equireg.jobs.evaluate", "equireg.runtime"),
+    message:
+        "Evaluate {wildcards.mode}, gamma {wildcards.gamma}, seeds {wildcards.seeds}"
+    shell:
+        "python -m equireg evaluate --block {input.block} {params.twin} --data {input.data}"
+        " --output {output.evaluation} {params.options}"
+        " --threads {threads} --device {resources.device} > {log} 2>&1"
