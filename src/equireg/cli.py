@@ -8,7 +8,7 @@ import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -49,7 +49,8 @@ def options(*sections: type) -> Callable[[Callable[..., None]], Callable[..., No
             for field in dataclasses.fields(section):
                 kind: Any = hints[field.name]
                 if typing.get_origin(kind) is tuple:
-                    kind = list[typing.get_args(kind)[0]]  # type: ignore[misc]
+                    element = typing.get_args(kind)[0]
+                    kind = list[str if typing.get_origin(element) is Literal else element]
                 annotation = Annotated[kind, typer.Option(help=field.metadata["help"])]
                 parameters.append(
                     inspect.Parameter(

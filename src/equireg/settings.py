@@ -7,6 +7,7 @@ validates the same dataclasses when the workflow is parsed.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, get_args
@@ -126,7 +127,7 @@ def parse_seeds(text: str) -> list[int]:
                 f"seeds are {text!r}; accepted: numbers and ranges, such as 0-29 or 0,3,7-9"
             )
         seeds += range(first, last + 1)
-    repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    repeated = [seed for seed, count in Counter(seeds).items() if count > 1]
     if repeated:
         raise ValueError(f"seeds are {text!r}; seed {repeated[0]} is repeated")
     return sorted(seeds)

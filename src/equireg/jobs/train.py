@@ -60,7 +60,7 @@ def train(
     exact = start(network, load_weights(initial, seeds), noise, [gamma or 0.0] * len(seeds))
     runs, network = exact.to(device, torch.float32), network.to(device, torch.float32)
 
-    metrics = record(network, runs, mode, seeds, dataset, training, device, output)
+    metrics = record(network, runs, mode, gamma, seeds, dataset, training, device, output)
     names = distance_columns(list(network.layers))
     final = {name: runs.distances()[:, i] for i, name in enumerate(names)}
     save_weights(output.with_suffix(".safetensors"), seeds, {**runs.weights(network), **final})
@@ -109,13 +109,17 @@ def record(
     network: Network,
     runs: Runs,
     mode: Mode,
+    gamma: float | None,
     seeds: Sequence[int],
     dataset: Dataset,
     training: TrainingSettings,
     device: str,
     output: Path,
 ) -> dict[str, np.ndarray]:
-    """Train ``runs`` to the end; what each step recorded, (seeds, steps) per column."""
+    """Train ``runs`` to the end; what each step recorded, (seeds, steps) per column.
+
+    Raises FloatingPointError, after writing what was recorded beside ``output``, if a run diverges.
+    """
     images, labels = dataset.train_images.to(device), dataset.train_labels.to(device)
     steps = steps_per_epoch(len(images), training) * training.epochs
     columns = ["loss", *distance_columns(list(network.layers))]
@@ -140,7 +144,6 @@ def record(
         if len(broken):
             step, run = done - count + broken[0, 0], broken[0, 1]
             kept = output.with_suffix(".diverged.parquet")
-            gamma = float(runs.gamma[run]) if mode != "equivariant" else None
             write_table(kept, trajectory_table(mode, gamma, seeds, table(step + 1)))
             raise FloatingPointError(
                 f"mode {mode}, gamma {spell_gamma(gamma)}, seed {seeds[run]}: the loss or the "

@@ -1,0 +1,215 @@
+"""The training and evaluation jobs, through the command line, on real digits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from equireg.cli import main
+from equireg.settings import parse_seeds
+
+DIGITS = Path(__file__).parent / "data" / "digits"
+NETWORK = ["--channels", "4", "--channels", "4"]
+SPEED = ["--batch-size", "10", "--epochs", "2", "--learning-rate", "0.05", "--risk-scale", "mean"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr("sys.argv", ["equireg", *map(str, words)])
+    try:
+        main()
+    except SystemExit as leaving:
+        if leaving.code:
+            raise RuntimeError(leaving.code) from leaving
+
+
+class Jobs:
+    """The commands of one experiment, in a folder of its own."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.monkeypatch = folder, monkeypatch
+        self.data = folder / "digits.safetensors"
+        self.run("fetch", "--name", "digits", "--folder", DIGITS, "--output", self.data)
+
+    def run(self, *words: object) -> None:
+        run(self.monkeypatch, *words)
+
+    def train(self, name: str, mode: str, gamma: str | None, seeds: str, *more: object) -> Path:
+        initial = self.folder / f"initial-{seeds}.safetensors"
+        self.run("initialize", "--seeds", seeds, "--output", initial, *NETWORK)
+        output = self.folder / name / "block.parquet"
+        penalty = [] if gamma is None else ["--gamma", gamma]
+        files = ["--data", self.data, "--initial", initial, "--output", output]
+        self.run(
+            "train", "--mode", mode, *penalty, "--seeds", seeds, *files, *NETWORK, *SPEED, *more
+        )
+        return output
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
+    yield Jobs(tmp_path, monkeypatch)
+    torch.set_flush_denormal(False)  # a job sets its process up for speed; this one has more to do
+    torch.use_deterministic_algorithms(False)
+
+
+def test_what_a_block_writes(jobs: Jobs) -> None:
+    block = jobs.train("a", "augmented", "1e-2", "3-4")
+    table = pq.read_table(block)
+    assert table.num_rows == 2 * 60
+    assert table["seed"].to_pylist() == [3] * 60 + [4] * 60
+    assert table["step"].to_pylist() == 2 * list(range(60))
+    assert set(table["mode"].to_pylist()) == {"augmented"}
+    assert set(table["gamma"].to_pylist()) == {0.01}
+    losses = table["loss"].to_numpy().reshape(2, 60)
+    assert (losses[:, -10:].mean(1) < losses[:, :10].mean(1)).all()  # it learns
+
+    weights = load_file(block.with_suffix(".safetensors"))
+    assert weights["seeds"].tolist() == [3, 4]
+    assert weights["conv2"].shape == (2, 4, 4, 3, 3)
+    assert weights["distance"].shape == (2,)
+    written = json.loads(block.with_suffix(".json").read_text())
+    assert written["training"]["learning_rate"] == 0.05
+    assert written["libraries"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_equal_bytes_and_independence_of_the_block(jobs: Jobs) -> None:
+    first = jobs.train("first", "augmented", "1e-2", "0-2")
+    again = jobs.train("again", "augmented", "1e-2", "0-2")
+    alone = jobs.train("alone", "augmented", "1e-2", "1")
+    for suffix in (".parquet", ".safetensors"):
+        assert first.with_suffix(suffix).read_bytes() == again.with_suffix(suffix).read_bytes()
+    rows = pq.read_table(first, filters=[("seed", "=", 1)])
+    for name in ("loss", "distance", "distance_linear"):
+        expected = pq.read_table(alone)[name].to_numpy()
+        assert np.allclose(rows[name].to_numpy(), expected, rtol=1e-4)
+
+
+def test_modes_are_paired_by_seed(jobs: Jobs) -> None:
+    """At a vanishing perturbation, without augmentation and penalty, nominal begins as equivariant."""
+    quiet = ["--perturbation", "0"]
+    tables = {
+        mode: pq.read_table(jobs.train(mode, mode, gamma, "0-1", *quiet))
+        for mode, gamma in (("equivariant", None), ("nominal", "0"), ("augmented", "0"))
+    }
+    losses = {mode: t["loss"].to_numpy().reshape(2, 60)[:, 0] for mode, t in tables.items()}
+    # The batch is the same, and turning it changes nothing where the network is invariant.
+    assert np.allclose(losses["nominal"], losses["equivariant"], rtol=1e-6)
+    assert np.allclose(losses["augmented"], losses["equivariant"], rtol=1e-5)
+    assert tables["equivariant"]["gamma"].null_count == 120
+    assert (tables["equivariant"]["distance"].to_numpy() == 0).all()
+
+
+def test_a_strong_penalty_keeps_the_run_at_e(jobs: Jobs) -> None:
+    free = pq.read_table(jobs.train("free", "nominal", "0", "0"))["distance"].to_numpy()
+    held = pq.read_table(jobs.train("held", "nominal", "10", "0"))["distance"].to_numpy()
+    assert held[0] == free[0]
+    assert held[-1] < 0.5 * free[-1]
+
+
+def test_evaluation(jobs: Jobs) -> None:
+    equivariant = jobs.train("equivariant", "equivariant", None, "0-1")
+    nominal = jobs.train("nominal", "nominal", "1e-2", "0-1")
+    rows = {}
+    for block in (equivariant, nominal):
+        output = block.with_suffix(".evaluation.parquet")
+        twin = ["--twin", equivariant.with_suffix(".safetensors")]
+        files = ["--data", jobs.data, "--output", output]
+        jobs.run("evaluate", "--block", block, *twin, *files, *NETWORK)
+        rows[block] = pq.read_table(output).to_pandas()
+    invariant, free = rows[equivariant], rows[nominal]
+    assert list(free["seed"]) == [0, 1]
+    assert (free["test_accuracy"] > 0.3).all()
+    assert (invariant["prediction_change"] == 0).all()
+    assert np.allclose(invariant["test_accuracy"], invariant["test_accuracy_turned"])
+    assert (free["prediction_change"] > 0).all()
+    assert (invariant["twin_distance"] == 0).all()
+    layers = free[["twin_distance_conv1", "twin_distance_conv2", "twin_distance_linear"]]
+    assert np.allclose(np.linalg.norm(layers, axis=1), free["twin_distance"])
+    last = pq.read_table(nominal)["loss"].to_numpy().reshape(2, 60)[:, -1]
+    assert np.allclose(free["final_loss"], last)
+
+    lone = nominal.with_suffix(".lone.parquet")
+    jobs.run("evaluate", "--block", nominal, "--data", jobs.data, "--output", lone, *NETWORK)
+    assert pq.read_table(lone)["twin_distance"].null_count == 2
+
+
+def test_accuracy_is_that_of_the_logits_written_out(jobs: Jobs) -> None:
+    from equireg.network import Network
+    from equireg.settings import NetworkSettings
+
+    block = jobs.train("a", "nominal", "0", "5")
+    output = block.with_suffix(".evaluation.parquet")
+    jobs.run("evaluate", "--block", block, "--data", jobs.data, "--output", output, *NETWORK)
+    row = pq.read_table(output).to_pylist()[0]
+    weights = load_file(block.with_suffix(".safetensors"))
+    data = load_file(jobs.data)
+    network = Network(NetworkSettings(channels=(4, 4)))
+    right, changed, upright = [], [], None
+    for k in range(4):
+        images = torch.rot90(data["test_images"], k, (1, 2))[None] / 255.0
+        predicted = network.forward(weights, images)[0].argmax(-1)
+        right.append((predicted == data["test_labels"]).double().mean().item())
+        upright = predicted if upright is None else upright
+        changed.append((predicted != upright).double().mean().item())
+    assert row["test_accuracy"] == pytest.approx(right[0])
+    assert row["test_accuracy_turned"] == pytest.approx(np.mean(right))
+    assert row["prediction_change"] == pytest.approx(np.mean(changed[1:]))
+
+
+def test_divergence_names_the_run_and_keeps_what_it_recorded(jobs: Jobs) -> None:
+    initial = jobs.folder / "initial-0-1.safetensors"
+    jobs.run("initialize", "--seeds", "0-1", "--output", initial, *NETWORK)
+    broken = load_file(initial)
+    broken["conv1"][1] = float("nan")
+    save_file(broken, initial)
+    output = jobs.folder / "block.parquet"
+    files = ["--data", jobs.data, "--initial", initial, "--output", output]
+    with pytest.raises(
+        RuntimeError, match=r"nominal, gamma 1e-2, seed 1: .* at step 0; .*diverged"
+    ):
+        jobs.run(
+            "train", "--mode", "nominal", "--gamma", "0.01", "--seeds", "0-1", *files, *NETWORK
+        )
+    assert not output.exists()
+    kept = pq.read_table(output.with_suffix(".diverged.parquet"))
+    assert kept["seed"].to_pylist() == [0, 1]
+    assert np.isfinite(kept["loss"][0].as_py())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--mode", "nominal"], "gamma is none; mode nominal takes a gamma"),
+        (
+            ["--mode", "equivariant", "--gamma", "1"],
+            "gamma is 1e0; mode equivariant takes no gamma",
+        ),
+        (["--mode", "nominal", "--gamma", "-1"], "gamma is -1e0; accepted: 0 to"),
+        (["--mode", "nominal", "--gamma", "1e9"], r"learning_rate \* gamma > 2"),
+        (["--mode", "nominal", "--gamma", "1", "--epochs", "0"], "epochs is 0; accepted: 1"),
+        (["--mode", "nominal", "--gamma", "1", "--batch-size", "301"], "batch_size is 301"),
+        (["--mode", "nominal", "--gamma", "1", "--seeds", "2-1"], "seeds are '2-1'"),
+        (["--mode", "nominal", "--gamma", "1", "--threads", "0"], "threads is 0"),
+        (["--mode", "nominal", "--gamma", "1", "--image-size", "32"], "32x32"),
+    ],
+)
+def test_refused(jobs: Jobs, words: list[str], message: str) -> None:
+    output = jobs.folder / "block.parquet"
+    files = ["--data", jobs.data, "--initial", jobs.folder / "none", "--output", output]
+    with pytest.raises(RuntimeError, match=message):
+        jobs.run("train", "--seeds", "0", *files, *words)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0", [0]), ("0-2,7", [0, 1, 2, 7]), (" 5 , 3-4 ", [3, 4, 5])]
+)
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
