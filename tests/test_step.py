@@ -46,7 +46,9 @@ def test_one_step_is_projected_gradient_descent_on_the_weights(mode: Mode, scale
     leaves = {name: weight.clone().requires_grad_() for name, weight in before.items()}
     logits = network.forward(leaves, images)
     loss = torch.stack([F.cross_entropy(x, y) for x, y in zip(logits, labels, strict=True)])
-    gradients = dict(zip(leaves, torch.autograd.grad(loss.sum(), leaves.values()), strict=True))
+    gradients = dict(
+        zip(leaves, torch.autograd.grad(loss.sum(), list(leaves.values())), strict=True)
+    )
     recorded = training_step(network, runs, images, labels, rate, scale)
 
     assert torch.allclose(recorded[:, 0], loss, rtol=1e-12)
@@ -65,13 +67,8 @@ def test_recorded_distances_are_those_before_the_update() -> None:
     runs = block(network, "augmented", [0, 1], gamma=1.0)
     weights = runs.weights(network)
     recorded = training_step(network, runs, *batch(2), 0.1, 1.0)
-    per_layer = torch.stack(
-        [
-            space.project_complement(weights[n]).flatten(1).norm(dim=1)
-            for n, space in network.layers.items()
-        ],
-        1,
-    )
+    outside = [space.project_complement(weights[n]) for n, space in network.layers.items()]
+    per_layer = torch.stack([w.flatten(1).norm(dim=1) for w in outside], 1)
     assert torch.allclose(recorded[:, 2:], per_layer, rtol=1e-12)
     assert torch.allclose(recorded[:, 1], per_layer.norm(dim=1), rtol=1e-12)
 

@@ -92,7 +92,7 @@ def test_equal_bytes_and_independence_of_the_block(jobs: Jobs) -> None:
 
 
 def test_modes_are_paired_by_seed(jobs: Jobs) -> None:
-    """At a vanishing perturbation, without augmentation and penalty, nominal begins as equivariant."""
+    """Without a perturbation the three modes take their first step from the same point."""
     quiet = ["--perturbation", "0"]
     tables = {
         mode: pq.read_table(jobs.train(mode, mode, gamma, "0-1", *quiet))

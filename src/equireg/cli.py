@@ -49,8 +49,9 @@ def options(*sections: type) -> Callable[[Callable[..., None]], Callable[..., No
             for field in dataclasses.fields(section):
                 kind: Any = hints[field.name]
                 if typing.get_origin(kind) is tuple:
-                    element = typing.get_args(kind)[0]
-                    kind = list[str if typing.get_origin(element) is Literal else element]
+                    (element, _) = typing.get_args(kind)
+                    choices = typing.get_origin(element) is Literal  # typer has no lists of them
+                    kind = list.__class_getitem__(str if choices else element)
                 annotation = Annotated[kind, typer.Option(help=field.metadata["help"])]
                 parameters.append(
                     inspect.Parameter(

@@ -13,7 +13,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success flush it to disk and rename it to ``path``.
+    """Yield a temporary path beside ``path``; on success flush it and rename it to ``path``.
 
     After an error the temporary file is removed and whatever ``path`` was before stays as it was.
     """

@@ -48,7 +48,7 @@ class Group:
 
 
 def generate(name: str, generators: Sequence[Sequence[Sequence[int]]], dimension: int) -> Group:
-    """The group that the integer matrices ``generators`` generate; breadth first, so deterministic."""
+    """The group that these integer matrices generate, its elements in order of discovery."""
     steps = np.array(generators, np.int64).reshape(-1, dimension, dimension)
     elements = [np.eye(dimension, dtype=np.int64)]
     known = {elements[0].tobytes()}
@@ -86,4 +86,4 @@ def grid_permutations(elements: np.ndarray, size: int) -> np.ndarray:
 
 def permutation_matrices(permutations: np.ndarray) -> np.ndarray:
     """rho(g) as matrices, (order, d, d) float64, from ``(rho(g) x) = x[permutations[g]]``."""
-    return np.eye(permutations.shape[-1])[permutations]
+    return np.asarray(np.eye(permutations.shape[-1])[permutations])

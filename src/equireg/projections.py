@@ -1,11 +1,11 @@
 """The equivariant subspace E of a layer, its complement, and the projections onto both.
 
-Notation of the paper, section II: L is the affine space of layers that the architecture allows, TL
-its tangent space, H_G the space of equivariant layers, E their intersection. A layer here is many
-copies of one grid of trainable numbers: the filters of a convolution (one grid per pair of
-channels), or the rows of a linear layer on an image (one grid per output and channel), with channels
-and outputs carrying the trivial representation. Then rho_out(g) A rho_in(g)^-1 permutes the entries
-of each grid alike, and everything below is said of one grid of p entries.
+Notation of the paper, section II: L is the affine space of layers that the architecture allows,
+TL its tangent space, H_G the space of equivariant layers, E their intersection. A layer here is
+many copies of one grid of trainable numbers: the filters of a convolution (one grid per pair of
+channels), or the rows of a linear layer on an image (one grid per output and channel), with
+channels and outputs carrying the trivial representation. Then rho_out(g) A rho_in(g)^-1 permutes
+the entries of each grid alike, and everything below is said of one grid of p entries.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from equireg.settings import Support
 
 
 def orbits(permutations: np.ndarray) -> list[np.ndarray]:
-    """The orbits of the entries under the group, each sorted, in the order of their first entries."""
+    """The orbits of the entries under the group, each sorted, ordered by their first entries."""
     return [np.array(orbit) for orbit in sorted({tuple(sorted(set(o))) for o in permutations.T})]
 
 
@@ -59,9 +59,9 @@ def check_compatible(group: Group, support: Support, size: int) -> None:
     defect = compatibility_defect(grid_permutations(group.elements, size), mask)
     if defect > 1e-12:
         raise ValueError(
-            f"support is {support!r}: the compatibility condition Pi_L Pi_G = Pi_G Pi_L is violated "
-            f"(norm of the difference {defect:.3g}), because {group.name} moves entries of the "
-            f"{size}x{size} filter out of its support; take a support that {group.name} maps to "
+            f"support is {support!r}: the compatibility condition Pi_L Pi_G = Pi_G Pi_L is "
+            f"violated (norm of the difference {defect:.3g}), because {group.name} moves entries "
+            f"of the {size}x{size} filter out of its support; take a support that {group.name} maps to "
             "itself (full, cross), or set allow_incompatible_support: true"
         )
 
@@ -70,8 +70,8 @@ def orbit_bases(permutations: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray,
     """Orthonormal bases of E and of its complement in TL, by averaging over orbits.
 
     Returns (p, dim E) and (p, dim TL - dim E). E is spanned by the normalized indicators of the
-    orbits that lie within the support; within such an orbit the complement is spanned by the vectors
-    that sum to zero (Helmert's basis), within an orbit cut by the support by all of its entries.
+    orbits that lie within the support; within such an orbit the complement is spanned by the
+    vectors that sum to zero (Helmert's basis), within an orbit cut by the support by its entries.
     """
     entries = np.eye(permutations.shape[-1])
     equivariant: list[np.ndarray] = []
@@ -101,10 +101,10 @@ def null_space_basis(generators: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LayerSpace:
-    """One layer's TL = TE + TE-perp in orthonormal coordinates, the same for each grid of the layer.
+    """One layer's TL = TE + TE-perp in orthonormal coordinates, alike for each grid of the layer.
 
-    shape: of the weights, (rows, columns, side, side), the grid last; permutations: (order, p) as
-    of ``grid_permutations``; equivariant (p, e) and complement (p, c): the orthonormal bases.
+    shape: of the weights, (rows, columns, side, side), the grid last; permutations: (order, p)
+    as of ``grid_permutations``; equivariant (p, e) and complement (p, c): the orthonormal bases.
     Weights and coordinates may have leading axes (runs): weights (..., *shape), coordinates
     (..., rows, columns, e) and (..., rows, columns, c).
     """
@@ -143,7 +143,7 @@ class LayerSpace:
     def weight(self, equivariant: Tensor, complement: Tensor) -> Tensor:
         """The weight with these coordinates; the inverse of ``coordinates`` on TL."""
         grids = equivariant @ self.equivariant.mT + complement @ self.complement.mT
-        return grids.unflatten(-1, self.shape[-2:])
+        return grids.view(*grids.shape[:-1], *self.shape[-2:])
 
     def project_equivariant(self, weight: Tensor) -> Tensor:
         """Pi_E of ``weight``."""

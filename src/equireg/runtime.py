@@ -29,7 +29,7 @@ def configure(jobs: JobSettings) -> str:
     torch.set_num_threads(jobs.threads)
     torch.set_flush_denormal(True)  # a denormal costs a hundred times a normal number
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a check on our code, at 15 %
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a check on our code, at 15 %
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     if jobs.device == "auto":
@@ -40,7 +40,7 @@ def configure(jobs: JobSettings) -> str:
 
 
 def keep_memory() -> None:
-    """Have malloc keep large blocks: a training step would give them back and fault them in anew."""
+    """Have malloc keep large blocks: a step would else give them back and fault them in anew."""
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; other C libraries lack it

@@ -101,7 +101,7 @@ class JobSettings:
 
 
 def spell_gamma(gamma: float | None) -> str:
-    """The one spelling of a gamma in paths and texts: ``1e-2``, ``2.5e0``, ``0``; ``none`` for None.
+    """The one spelling of a gamma in paths and texts: ``1e-2``, ``2.5e0``, ``0``, ``none``.
 
     Exact: ``float(spell_gamma(g)) == g``.
     """
@@ -117,7 +117,7 @@ def spell_gamma(gamma: float | None) -> str:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """``"0-2,7"`` -> ``[0, 1, 2, 7]``; sorted. Raises ValueError on nonsense and on repeated seeds."""
+    """``"0-2,7"`` -> ``[0, 1, 2, 7]``, sorted; ValueError for nonsense and repeated seeds."""
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)

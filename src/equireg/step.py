@@ -65,8 +65,8 @@ def start(
 ) -> Runs:
     """Runs that start at ``initial`` weights in E, moved off it by ``noise``'s part in E-perp.
 
-    noise None: the equivariant mode, whose complement is frozen at 0. The network's dtype is that of
-    the runs.
+    noise None: the equivariant mode, whose complement is frozen at 0. The runs take the dtype of
+    the network's bases.
     """
     equivariant, complement = {}, {}
     for name, space in network.layers.items():

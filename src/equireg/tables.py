@@ -65,7 +65,7 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     Pages carry checksums: without them most flipped bits would be read as other numbers.
     """
     floats = [field.name for field in schema if pa.types.is_float32(field.type)]
-    encodings = {name: "BYTE_STREAM_SPLIT" for name in floats}
+    encodings = dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
     if "step" in schema.names:
         encodings["step"] = "DELTA_BINARY_PACKED"
     dictionary = [name for name in schema.names if name not in encodings]

@@ -15,7 +15,7 @@ from torch import Tensor
 from equireg.batches import turned
 from equireg.dataset import load_dataset
 from equireg.network import Network
-from equireg.settings import NetworkSettings
+from equireg.settings import Mode, NetworkSettings
 from equireg.tables import RUN_FIELDS, distance_columns, run_columns, write_table
 from equireg.weights import load_weights
 
@@ -108,7 +108,7 @@ def twin_distances(weights: Mapping[str, Tensor], twins: Mapping[str, Tensor]) -
 
 
 def evaluation_table(
-    mode: str,
+    mode: Mode,
     gamma: float | None,
     seeds: Sequence[int],
     columns: Mapping[str, np.ndarray | None],

@@ -39,8 +39,8 @@ def draw_equivariant(
     """A random weight in E: one draw per orbit, row and column, with variance 1 / (3 fan_in).
 
     The variance is that of the authors' uniform entries on +-1/sqrt(fan_in), orbit by orbit. They
-    count each orbit of a filter as a layer of its own, fan_in = columns; and in the linear layer the
-    orbits of one size together, fan_in = columns times their number.
+    count each orbit of a filter as a layer of its own, fan_in = columns; and in the linear layer
+    the orbits of one size together, fan_in = columns times their number.
     """
     rows, columns = space.shape[:2]
     sizes = (space.equivariant != 0).sum(0).numpy()
@@ -55,4 +55,4 @@ def draw_equivariant(
         draws = random.uniform(-np.sqrt(3), np.sqrt(3), shape)
     # The orbit's normalized indicator has entries 1/sqrt(size), so its coordinate is sqrt(size) up.
     coordinates = torch.from_numpy(draws * deviation * np.sqrt(sizes))
-    return (coordinates @ space.equivariant.mT).unflatten(-1, space.shape[-2:])
+    return (coordinates @ space.equivariant.mT).view(space.shape)
