@@ -40,9 +40,9 @@ clean: ## remove the environment and caches; results/ stays, and what Snakemake 
 
 # Once, and again when the lock file or the package's metadata changed.
 $(INSTALLED): envs/requirements.lock pyproject.toml
-	@command -v $(PYTHON) > /dev/null || { echo "equireg: $(PYTHON) is not installed; Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@command -v $(PYTHON) > /dev/null || { echo "equireg: $(PYTHON) is not installed; Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("equireg: needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
-	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { echo "equireg: $(PYTHON) cannot make environments: install its venv module (Debian: apt-get install python3-venv)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { echo "equireg: $(PYTHON) cannot make environments: install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

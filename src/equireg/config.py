@@ -90,7 +90,8 @@ def load(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None
 def read(file: Path) -> dict[str, Any]:
     """The sections in a YAML file. Raises ConfigurationError where there are none."""
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+        with file.open(encoding="utf-8") as stream:
+            content = yaml.load(stream, _Loader)
     except OSError as error:
         raise ConfigurationError(f"{file}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -232,7 +233,7 @@ def _is_name(value: str) -> bool:
 
 
 def _is_folder(path: str) -> bool:
-    return "\0" not in path and Path(path).expanduser().is_dir()
+    return path != "" and "\0" not in path and Path(path).expanduser().is_dir()
 
 
 def _at_least(least: float) -> Callable[[float], bool]:

@@ -1,0 +1,332 @@
+"""What a configuration may say, and the line that answers what it may not."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from equireg.config import MOST_SEEDS, Configuration, ConfigurationError, load, read
+from equireg.settings import GridSettings, NetworkSettings
+
+ROOT = Path(__file__).parent.parent
+PRESETS = sorted((ROOT / "workflow" / "presets").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(*texts: str, **overrides: Any) -> str:
+    """The message for files with these texts, named first.yaml, second.yaml."""
+    files = [Path(name) for name, _ in zip(("first.yaml", "second.yaml"), texts, strict=False)]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError) as error:
+        load(files, overrides)
+    return str(error.value)
+
+
+def test_config_yaml_spells_the_defaults_out() -> None:
+    file = ROOT / "config.yaml"
+    assert load([file]) == Configuration()
+    written = {
+        (name, key)
+        for name, section in yaml.safe_load(file.read_text("utf-8")).items()
+        for key in (section if isinstance(section, dict) else [None])
+    }
+    assert written == {
+        (field.name, key)
+        for field in dataclasses.fields(Configuration)
+        for key in (
+            [sub.name for sub in dataclasses.fields(getattr(Configuration(), field.name))]
+            if field.name != "experiment"
+            else [None]
+        )
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda file: file.stem)
+def test_presets_are_accepted(preset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert load(["config.yaml", preset]).experiment == preset.stem
+
+
+def test_later_files_and_the_command_line_win() -> None:
+    Path("a.yaml").write_text("training: {epochs: 2, batch_size: 5}\ngrid: {gammas: [1]}")
+    Path("b.yaml").write_text("training: {epochs: 3}\ngrid: {gammas: [2, 3]}")
+    chosen = load(["a.yaml", "b.yaml"], {"training": {"batch_size": 7}})
+    assert (chosen.training.epochs, chosen.training.batch_size) == (3, 7)
+    assert chosen.grid.gammas == (2.0, 3.0)
+
+
+def test_numbers_that_yaml_takes_for_texts() -> None:
+    Path("a.yaml").write_text("training: {learning_rate: 1e-3}\ngrid: {gammas: [1e-4, 1e2, 0, 5]}")
+    chosen = load(["a.yaml"])
+    assert chosen.training.learning_rate == 1e-3
+    assert chosen.grid.gammas == (1e-4, 1e2, 0.0, 5.0)
+    assert all(type(gamma) is float for gamma in chosen.grid.gammas)
+
+
+def test_what_snakemake_makes_of_the_command_line() -> None:
+    """Values in a section that comes with --config are texts, all of them."""
+    network = {"channels": ["8", "8"], "allow_incompatible_support": "True"}
+    chosen = load([], {"network": network, "grid": {"seeds": "3"}})
+    assert chosen.network == NetworkSettings(channels=(8, 8), allow_incompatible_support=True)
+    assert chosen.grid.seeds == "0-2"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "meant"),
+    [
+        (30, "0-29"),
+        (1, "0"),
+        ("0-29", "0-29"),
+        ("3, 0-1", "0-1,3"),
+        ([2, 0, 1], "0-2"),
+        ([7], "7"),
+        ("7-7", "7"),
+        (["0-3", 9], "0-3,9"),
+    ],
+)
+def test_seeds(seeds: Any, meant: str) -> None:
+    assert load([], {"grid": {"seeds": seeds}}).grid == GridSettings(seeds=meant)
+
+
+BAD = [
+    # yaml, key, value, what the answer says
+    ("experimnt: x", "experimnt", "'x'", "did you mean experiment?"),
+    ("training: {epoch: 3}", "training.epoch", "3", "did you mean epochs?"),
+    ("training: {epochs: 3, 5: 6}", "training[5]", "5", "no such key"),
+    ("traning: {epochs: 3}", "traning", "{'epochs': 3}", "did you mean training?"),
+    ("training:", "training", "None", "a section"),
+    ("training: [epochs]", "training", "['epochs']", "a section"),
+    ("training: 3", "training", "3", "a section"),
+    ("grid: {modes: [augmentd]}", "grid.modes[0]", "'augmentd'", "did you mean augmented?"),
+    ("grid: {modes: augmented}", "grid.modes", "'augmented'", "a list"),
+    ("grid: {modes: [nominal, nominal]}", "grid.modes", "['nominal', 'nominal']", "each once"),
+    ("grid: {modes: []}", "grid.modes", "[]", "one mode or more"),
+    ("grid: {modes: [3]}", "grid.modes[0]", "3", "'equivariant', 'augmented' or 'nominal'"),
+    ("grid: {gammas: [1, -1]}", "grid.gammas", "-1.0", "0 and more"),
+    ("grid: {gammas: [.inf]}", "grid.gammas", "inf", "finite"),
+    ("grid: {gammas: [.nan]}", "grid.gammas", "nan", "finite"),
+    ("grid: {gammas: [1e999]}", "grid.gammas", "inf", "finite"),
+    ("grid: {gammas: [0.01, 1e-2]}", "grid.gammas", "[0.01, 0.01]", "0.01 is repeated"),
+    ("grid: {gammas: [2001]}", "grid.gammas", "2001.0", "at most 2000, as explicit steps are unst"),
+    ("grid: {gammas: []}", "grid.gammas", "[]", "one gamma or more, for mode augmented"),
+    ("grid: {gammas: 1}", "grid.gammas", "1", "a list"),
+    ("grid: {gammas: {a: 1}}", "grid.gammas", "{'a': 1}", "a list"),
+    ("grid: {gammas: [[1]]}", "grid.gammas[0]", "[1]", "a number"),
+    ("grid: {gammas: [true]}", "grid.gammas[0]", "True", "a number"),
+    ("grid: {gammas: [small]}", "grid.gammas[0]", "'small'", "a number"),
+    ("grid: {gammas: [null]}", "grid.gammas[0]", "None", "a number"),
+    ("grid: {seeds: [0, 1, 0]}", "grid.seeds", "[0, 1, 0]", "each seed once"),
+    ("grid: {seeds: '0-3,2'}", "grid.seeds", "'0-3,2'", "each seed once"),
+    ("grid: {seeds: 3-1}", "grid.seeds", "'3-1'", "a number of seeds"),
+    ("grid: {seeds: 0}", "grid.seeds", "0", "a number of seeds"),
+    ("grid: {seeds: -3}", "grid.seeds", "-3", "a number of seeds"),
+    ("grid: {seeds: [-1]}", "grid.seeds", "[-1]", "a number of seeds"),
+    ("grid: {seeds: 2.5}", "grid.seeds", "2.5", "a number of seeds"),
+    ("grid: {seeds: true}", "grid.seeds", "True", "a number of seeds"),
+    ("grid: {seeds: []}", "grid.seeds", "[]", "a number of seeds"),
+    ("grid: {seeds: null}", "grid.seeds", "None", "a number of seeds"),
+    ("grid: {seeds: {a: 1}}", "grid.seeds", "{'a': 1}", "a number of seeds"),
+    ("grid: {seeds: 999999999}", "grid.seeds", "999999999", f"at most {MOST_SEEDS} seeds"),
+    ("grid: {seeds: 99999999999999}", "grid.seeds", "99999999999999", "a number of seeds"),
+    ("grid: {seeds_per_job: 0}", "grid.seeds_per_job", "0", "1 and more"),
+    ("grid: {seeds_per_job: true}", "grid.seeds_per_job", "True", "a number"),
+    ("training: {epochs: 0}", "training.epochs", "0", "1 and more"),
+    ("training: {epochs: -1}", "training.epochs", "-1", "1 and more"),
+    ("training: {epochs: 1.5}", "training.epochs", "1.5", "a whole number"),
+    ("training: {epochs: ten}", "training.epochs", "'ten'", "a whole number"),
+    ("training: {epochs: [1]}", "training.epochs", "[1]", "a whole number"),
+    ("training: {epochs: true}", "training.epochs", "True", "a number"),
+    ("training: {epochs: null}", "training.epochs", "None", "a whole number"),
+    ("training: {batch_size: 0}", "training.batch_size", "0", "1 and more"),
+    ("training: {batch_size: -10}", "training.batch_size", "-10", "1 and more"),
+    ("training: {perturbation: -1e-3}", "training.perturbation", "-0.001", "0 and more"),
+    ("training: {perturbation: .nan}", "training.perturbation", "nan", "finite"),
+    ("training: {learning_rate: 0}", "training.learning_rate", "0.0", "above 0"),
+    ("training: {learning_rate: -1}", "training.learning_rate", "-1.0", "above 0"),
+    ("training: {learning_rate: .inf}", "training.learning_rate", "inf", "finite"),
+    ("training: {learning_rate: 0.1}", "grid.gammas", "100.0", "at most 20, as explicit steps"),
+    ("training: {risk_scale: none}", "training.risk_scale", "'none'", "'mean' or 'batch'"),
+    ("training: {order: random}", "training.order", "'random'", "'file' or 'shuffled'"),
+    ("training: {augmentation: exct}", "training.augmentation", "'exct'", "did you mean exact?"),
+    (
+        "initialization: {distribution: normal}",
+        "initialization.distribution",
+        "'normal'",
+        "uniform",
+    ),
+    ("network: {group: C3}", "network.group", "'C3'", "C1, C2, C4, D1, D2, D4"),
+    ("network: {group: 4}", "network.group", "4", "a text"),
+    ("network: {image_size: 30}", "network.image_size", "30", "multiples of 4"),
+    ("network: {image_size: 4}", "network.image_size", "4", "from 8 on"),
+    ("network: {image_size: 0}", "network.image_size", "0", "1 and more"),
+    ("network: {channels: [8, 8, 8]}", "network.image_size", "28", "multiples of 8"),
+    ("network: {channels: []}", "network.channels", "[]", "one convolution or more"),
+    ("network: {channels: [16, 0]}", "network.channels", "0", "1 and more"),
+    ("network: {channels: 16}", "network.channels", "16", "a list"),
+    ("network: {classes: 1}", "network.classes", "1", "2 and more"),
+    ("network: {kernel_size: 4}", "network.kernel_size", "4", "odd"),
+    ("network: {kernel_size: -3}", "network.kernel_size", "-3", "odd"),
+    ("network: {support: round}", "network.support", "'round'", "'full', 'cross' or 'lopsided'"),
+    ("network: {support: lopsided}", "network.support", "'lopsided'", "compatibility condition"),
+    (
+        "network: {allow_incompatible_support: 1}",
+        "network.allow_incompatible_support",
+        "1",
+        "true or false",
+    ),
+    ("jobs: {threads: 0}", "jobs.threads", "0", "1 and more"),
+    ("jobs: {device: gpu}", "jobs.device", "'gpu'", "'auto', 'cpu' or 'cuda'"),
+    ("experiment: ../x", "experiment", "'../x'", "no '/'"),
+    ("experiment: a/b", "experiment", "'a/b'", "no '/'"),
+    ("experiment: ..", "experiment", "'..'", "letters"),
+    ("experiment: .hidden", "experiment", "'.hidden'", "letters"),
+    ("experiment: -rf", "experiment", "'-rf'", "letters"),
+    ("experiment: x; rm -r y", "experiment", "'x; rm -r y'", "letters"),
+    ("experiment: $(id)", "experiment", "'$(id)'", "letters"),
+    ('experiment: "x\\n"', "experiment", r"'x\n'", "letters"),
+    ("experiment: ''", "experiment", "''", "letters"),
+    ("experiment: '{mode}'", "experiment", "'{mode}'", "letters"),
+    ("experiment: data", "experiment", "'data'", "results/data/ holds the data sets"),
+    ("experiment: 2026", "experiment", "2026", "in quotes"),
+    ("experiment: [a]", "experiment", "['a']", "a text"),
+    ("experiment: null", "experiment", "None", "a text"),
+    ("data: {name: ../mnist}", "data.name", "'../mnist'", "no '/'"),
+    ("data: {name: MNIST}", "data.name", "'MNIST'", "lower case"),
+    ("data: {name: digits}", "data.name", "'digits'", "mnist, fashion-mnist, kmnist"),
+    ("data: {folder: nowhere}", "data.folder", "'nowhere'", "a folder that exists"),
+    ("data: {folder: first.yaml}", "data.folder", "'first.yaml'", "a folder that exists"),
+    ("data: {folder: ''}", "data.folder", "''", "a folder that exists"),
+    ('data: {folder: "a\\0b"}', "data.folder", r"'a\x00b'", "a folder that exists"),
+    ("data: {folder: 3}", "data.folder", "3", "a text"),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "value", "answer"), BAD, ids=[case[0] for case in BAD])
+def test_one_line_names_file_key_value_and_what_is_accepted(
+    text: str, key: str, value: str, answer: str
+) -> None:
+    message = refused(text)
+    assert "\n" not in message
+    leaf = re.split(r"[.\[]", key)[1 if "." in key else 0]
+    named = "first.yaml" if leaf in text else "the defaults"
+    assert message.startswith(f"{named}: {key} is {value}; ")
+    assert answer in message
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("", "holds None"),
+        ("- experiment", "holds ['experiment']"),
+        ("experiment", "holds 'experiment'"),
+        ("training: {epochs: 1", "is not YAML"),
+        ("training:\n\tepochs: 1", "is not YAML"),
+        ("training: {epochs: 1, epochs: 2}", "'epochs' comes twice"),
+        ("a: &a [*a]\nb: *c", "is not YAML"),
+        ("x: !!python/object/apply:os.system [id]", "is not YAML"),
+        ("x: 2026-99-99", "is not YAML"),
+        ("[" * 5000, "is not YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration(text: str, answer: str) -> None:
+    message = refused(text)
+    assert "\n" not in message
+    assert message.startswith("first.yaml: ")
+    assert answer in message
+
+
+def test_a_file_that_cannot_be_read() -> None:
+    with pytest.raises(ConfigurationError, match=r"^none.yaml: cannot be read \(No such file"):
+        read(Path("none.yaml"))
+    Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match=r"^binary.yaml: is not YAML"):
+        read(Path("binary.yaml"))
+
+
+def test_the_file_named_is_the_one_that_holds_the_key() -> None:
+    first, second = "training: {epochs: 0}", "training: {batch_size: 5}"
+    assert refused(first, second).startswith("first.yaml: training.epochs")
+    assert refused(second, first).startswith("second.yaml: training.epochs")
+    assert refused(second, training={"epochs": 0}).startswith("the command line (--config): ")
+
+
+def test_every_mistake_has_its_line() -> None:
+    lines = refused("training: {epochs: 0, batch_size: 0}", "jobs: {threads: 0}").splitlines()
+    assert [line.split(" is ")[0] for line in lines] == [
+        "first.yaml: training.epochs",
+        "first.yaml: training.batch_size",
+        "second.yaml: jobs.threads",
+    ]
+
+
+def test_what_is_unusual_and_accepted() -> None:
+    load([], {"grid": {"gammas": [0], "modes": ["nominal"]}})
+    load([], {"grid": {"gammas": [], "modes": ["equivariant"]}})
+    load([], {"grid": {"gammas": [2000]}})
+    load([], {"network": {"support": "lopsided", "allow_incompatible_support": True}})
+    load([], {"network": {"support": "cross", "group": "D4"}})
+    load([], {"network": {"support": "lopsided", "group": "C1"}})
+    load([], {"network": {"channels": [4], "image_size": 6, "kernel_size": 1}})
+    load([], {"experiment": "2026-01_a.b", "training": {"perturbation": 0}})
+    Path("folder").mkdir()
+    load([], {"data": {"name": "my-digits", "folder": "folder"}})
+
+
+def test_a_results_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("results").write_text("a file")
+    assert refused("experiment: mine").startswith(
+        "first.yaml: experiment is 'mine'; results cannot be written; accepted: "
+    )
+    Path("results").unlink()
+    Path("results").symlink_to("nowhere")
+    assert "results cannot be written" in refused("experiment: mine")
+    Path("results").unlink()
+    Path("results/mine").mkdir(parents=True)
+    load([], {"experiment": "mine"})
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "results/mine")
+    assert "results/mine cannot be written" in refused("experiment: mine")
+    load([], {"experiment": "other"})
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+sections = st.sampled_from([f.name for f in dataclasses.fields(Configuration)]) | st.text(
+    max_size=9
+)
+keys = st.sampled_from(
+    [
+        field.name
+        for section in dataclasses.fields(Configuration)
+        if section.name != "experiment"
+        for field in dataclasses.fields(getattr(Configuration(), section.name))
+    ]
+)
+
+
+@given(st.dictionaries(sections, st.dictionaries(keys, values, max_size=3) | values, max_size=3))
+def test_nothing_gives_a_traceback(overrides: dict[str, Any]) -> None:
+    try:
+        load([], overrides)
+    except ConfigurationError as error:
+        lines = str(error).split("\n")
+    else:
+        lines = []
+    assert all(re.match(r"the (command line|defaults)", line) for line in lines)

@@ -1,0 +1,160 @@
+"""The environments: one lock file, conda's pins equal to it, and make."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from equireg.digest import SOURCES, imports, locate
+
+ROOT = Path(__file__).parent.parent
+CONDA = sorted((ROOT / "envs").glob("*.yaml"))
+JOBS = {  # the commands that each conda environment runs
+    "data": ["fetch"],
+    "training": ["initialize", "train", "evaluate"],
+    "tables": ["aggregate", "check"],
+    "figures": ["draw"],
+}
+
+
+def locked(python: str) -> dict[str, str]:
+    """The lock file's versions for a version of Python."""
+    lines = (ROOT / "envs" / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ")
+    pins = {}
+    for line in lines.splitlines():
+        text = line.split(" --hash")[0].split("#")[0].strip()
+        if not text:
+            continue
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate(
+            {"python_version": python, "python_full_version": f"{python}.0"}
+        ):
+            (pin,) = requirement.specifier
+            assert pin.operator == "=="
+            pins[canonicalize_name(requirement.name)] = pin.version
+    return pins
+
+
+def test_the_lock_file_has_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    for python in ("3.11", "3.12", "3.13"):
+        pins = locked(python)
+        for text in wanted:
+            requirement = Requirement(text)
+            assert pins[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+@pytest.mark.parametrize("file", CONDA, ids=lambda file: file.stem)
+def test_conda_has_the_versions_of_the_lock_file(file: Path) -> None:
+    environment = yaml.safe_load(file.read_text(encoding="utf-8"))
+    *conda, pip = environment["dependencies"]
+    python = next(text.removeprefix("python=") for text in conda if text.startswith("python="))
+    pins = locked(python)
+    for text in pip["pip"]:
+        name, version = text.split("==")
+        assert pins[canonicalize_name(name)] == version
+
+
+@pytest.mark.parametrize("file", CONDA, ids=lambda file: file.stem)
+def test_conda_has_every_library_that_its_jobs_import(file: Path) -> None:
+    """As far as an import at the top of a module shows; those in functions are for one path."""
+    environment = yaml.safe_load(file.read_text(encoding="utf-8"))
+    there = {text.split("==")[0] for text in environment["dependencies"][-1]["pip"]}
+    assert top_level_libraries([f"equireg.jobs.{job}" for job in JOBS[file.stem]]) <= there
+    assert "typer" in there  # the command line itself
+
+
+def top_level_libraries(modules: list[str]) -> set[str]:
+    found, waiting, libraries = set(), list(modules), set()
+    while waiting:
+        name = waiting.pop()
+        path = locate(name, SOURCES)
+        if path is None or name in found:
+            continue
+        found.add(name)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        for imported in imports(tree, name.rpartition(".")[0]):
+            top = imported.split(".")[0]
+            if top == "equireg":
+                waiting += [imported, imported.rpartition(".")[0]]
+            elif top not in sys.stdlib_module_names:
+                libraries.add(top)
+    return libraries - {"urllib3"}  # comes with requests
+
+
+def test_each_rule_names_an_environment_for_its_command() -> None:
+    for file in (ROOT / "workflow" / "rules").glob("*.smk"):
+        rules = re.split(r"^rule ", file.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+        for rule in rules:
+            name = rule.split(":")[0]
+            environment = re.search(r"\.\./\.\./envs/(\w+)\.yaml", rule)
+            assert environment, name
+            assert name in JOBS[environment[1]]
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+def make(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    return subprocess.run(
+        ["make", *words], cwd=cwd, capture_output=True, text=True, env=environment, timeout=60
+    )
+
+
+@needs_make
+def test_make_help_has_a_line_for_each_target() -> None:
+    said = make("help").stdout
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z]+):", text, flags=re.MULTILINE)
+    assert targets
+    assert [line.split()[0] for line in said.splitlines()] == targets
+    assert make().stdout == said
+
+
+@needs_make
+@pytest.mark.parametrize("version", ["3.10.4", "2.7.18"])
+def test_an_old_python_is_refused_in_one_line(tmp_path: Path, version: str) -> None:
+    """An old Python is played by a script that answers as one would."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs/requirements.lock").touch()
+    (tmp_path / "pyproject.toml").touch()
+    old = tmp_path / "python-old"
+    major, minor, _ = version.split(".")
+    old.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c 'import sys; code = sys.argv[1]; "
+        f'sys.version_info = ({major}, {minor}); sys.version = "{version} (main)"; '
+        'exec(code)\' "$2"\n'
+    )
+    old.chmod(0o755)
+    done = make("setup", f"PYTHON={old}", cwd=tmp_path)
+    assert done.returncode != 0
+    first, *rest = done.stderr.splitlines()
+    assert f"equireg: needs Python 3.11 or newer; {old} is {version}" in first
+    assert all(line.startswith("make: ***") for line in rest)
+    assert not (tmp_path / ".venv").exists()
+
+
+@needs_make
+def test_a_python_that_is_not_there(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs/requirements.lock").touch()
+    (tmp_path / "pyproject.toml").touch()
+    done = make("setup", "PYTHON=python-none", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "equireg: python-none is not installed" in done.stderr

@@ -1,0 +1,278 @@
+"""The workflow itself: what it plans, what it runs again, what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("Snakefile", "config.yaml", "workflow", "profiles", "slurm", "envs", "src", "tests/data")
+SMALL = ("--configfile", "workflow/presets/test.yaml")
+NOTHING = "Nothing to be done"
+
+
+def copy_repository(to: Path) -> Path:
+    """What the workflow needs of the repository, in a folder of its own."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, to / part, ignore=ignored)
+        else:
+            shutil.copy(ROOT / part, to / part)
+    return to
+
+
+def snakemake(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake as a user would, with this environment's commands on the path."""
+    binaries = str(Path(sys.executable).parent)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))}
+    environment |= {"PATH": binaries + os.pathsep + environment.get("PATH", ""), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", *words],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=600,
+    )
+
+
+def planned(*words: str, cwd: Path) -> dict[str, int]:
+    """The number of jobs per rule that a dry run plans."""
+    done = snakemake("--dry-run", *words, cwd=cwd)
+    assert done.returncode == 0, done.stdout
+    if NOTHING in done.stdout:
+        return {}
+    table = done.stdout.split("Job stats:")[1].split("total")[0]
+    jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+    assert jobs.pop("all") == 1
+    return jobs
+
+
+@pytest.fixture(scope="session")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository in which nothing has run."""
+    return copy_repository(tmp_path_factory.mktemp("untouched"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository in which the smallest experiment has run to its end."""
+    folder = copy_repository(tmp_path_factory.mktemp("finished"))
+    done = snakemake(*SMALL, "--cores", "2", cwd=folder)
+    assert done.returncode == 0, done.stdout
+    return folder
+
+
+@contextlib.contextmanager
+def edited(file: Path, text: str) -> Iterator[None]:
+    """The file with ``text`` at its end, for a while."""
+    before = file.read_text(encoding="utf-8")
+    file.write_text(before + text, encoding="utf-8")
+    try:
+        yield
+    finally:
+        file.write_text(before, encoding="utf-8")
+
+
+LAST = {"aggregate": 1, "check": 1, "draw": 1}
+
+
+def test_the_paper(untouched: Path) -> None:
+    jobs = planned(cwd=untouched)
+    assert jobs == {"fetch": 1, "initialize": 3, "train": 27, "evaluate": 27, **LAST}
+
+
+def test_quick(untouched: Path) -> None:
+    jobs = planned("--configfile", "workflow/presets/quick.yaml", cwd=untouched)
+    assert jobs == {"fetch": 1, "initialize": 1, "train": 9, "evaluate": 9, **LAST}
+
+
+def test_one_seed_per_job_and_the_profile_for_slurm(untouched: Path) -> None:
+    grid = "grid={'seeds': 4, 'seeds_per_job': 1, 'modes': [equivariant, nominal], 'gammas': [0]}"
+    done = snakemake("--dry-run", "--profile", "slurm", "--config", grid, cwd=untouched)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^train +8$", done.stdout, re.MULTILINE)
+    assert "results/paper/runs/nominal/gamma-0/seeds-003-003.parquet" in done.stdout
+
+
+def test_without_the_equivariant_mode_there_is_no_twin(untouched: Path) -> None:
+    grid = "grid={'seeds': 3, 'modes': [augmented, nominal]}"
+    done = snakemake("--dry-run", "--config", grid, cwd=untouched)
+    assert done.returncode == 0, done.stdout
+    assert "equireg evaluate" in done.stdout
+    assert "--twin" not in done.stdout
+
+
+def test_the_default_profile_shows_commands(untouched: Path) -> None:
+    """Without an option: so that they can be pasted."""
+    said = snakemake("--dry-run", cwd=untouched).stdout
+    assert "profiles/default" in said
+    assert re.search(r"python -m equireg train --mode equivariant --seeds 0-9 --data ", said)
+    assert re.search(r"python -m equireg train --mode nominal --gamma 1e-2 --seeds 10-19 ", said)
+
+
+def test_lint_and_format(untouched: Path) -> None:
+    done = snakemake("--lint", cwd=untouched)
+    assert done.returncode == 0, done.stdout
+    snakefmt = [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow"]
+    assert subprocess.run(snakefmt, cwd=ROOT, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--config", "experimnt=x"], "the command line (--config): experimnt is 'x'; "),
+        (["--config", "experiment=a;b"], "the command line (--config): experiment is 'a;b'; "),
+        (["--configfile", "bad.yaml"], "bad.yaml: training.epochs is 0; accepted: 1 and more"),
+    ],
+)
+def test_a_bad_configuration_is_one_line(untouched: Path, words: list[str], line: str) -> None:
+    (untouched / "bad.yaml").write_text("training: {epochs: 0}")
+    done = snakemake(*words, "--cores", "1", cwd=untouched)
+    assert done.returncode == 1
+    (said,) = [text for text in done.stdout.splitlines() if not text.startswith("Using ")]
+    assert said.startswith(f"equireg: {line}")
+    assert not (untouched / "results").exists()
+
+
+def test_a_config_yaml_that_is_not_yaml(tmp_path: Path) -> None:
+    folder = copy_repository(tmp_path)
+    with (folder / "config.yaml").open("a") as file:
+        file.write("\njobs: [\n")
+    done = snakemake("--cores", "1", cwd=folder)
+    assert done.returncode == 1
+    (said,) = [text for text in done.stdout.splitlines() if not text.startswith("Using ")]
+    assert said.startswith("equireg: config.yaml: is not YAML: ")
+
+
+def test_a_failed_job_shows_what_it_said(tmp_path: Path) -> None:
+    folder = copy_repository(tmp_path)
+    for file in (folder / "tests/data/digits").iterdir():
+        file.write_bytes(b"no images")
+    done = snakemake(*SMALL, "--cores", "1", cwd=folder)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout
+    said = (folder / "results/data/logs/digits.log").read_text()
+    (error,) = [line for line in said.splitlines() if line.startswith("equireg: ")]
+    assert error in done.stdout
+
+
+@pytest.mark.slow
+class TestFinished:
+    """What a finished experiment runs again, asked by dry runs; each leaves it as it was."""
+
+    def test_its_files(self, finished: Path) -> None:
+        folder = finished / "results" / "test"
+        blocks = [path.relative_to(folder / "runs") for path in folder.glob("runs/**/*.json")]
+        assert sorted(map(str, blocks)) == [
+            f"{run}/seeds-{seeds}.json"
+            for run in (
+                "augmented/gamma-1e-2",
+                "augmented/gamma-1e2",
+                "equivariant/gamma-none",
+                "nominal/gamma-1e-2",
+                "nominal/gamma-1e2",
+            )
+            for seeds in ("000-001", "002-002")
+        ]
+        for name in ("trajectories", "summary", "evaluation"):
+            assert (folder / f"{name}.parquet").stat().st_size > 0
+        assert (folder / "figures/figure2.pdf").read_bytes().startswith(b"%PDF")
+        assert (folder / "figures/figure2.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / "claims.md").read_text().strip()
+        assert len(list(folder.glob("logs/train/**/*.log"))) == 10
+        assert len(list(folder.glob("benchmarks/train/**/*.tsv"))) == 10
+
+    def test_nothing(self, finished: Path) -> None:
+        assert planned(*SMALL, cwd=finished) == {}
+
+    @pytest.mark.parametrize(
+        ("module", "jobs"),
+        [
+            ("step", {"train": 10, "evaluate": 10, **LAST}),
+            ("jobs/train", {"train": 10, "evaluate": 10, **LAST}),
+            ("jobs/initialize", {"initialize": 2, "train": 10, "evaluate": 10, **LAST}),
+            ("jobs/evaluate", {"evaluate": 10, **LAST}),
+            ("jobs/aggregate", LAST),
+            ("jobs/draw", {"draw": 1}),
+            ("jobs/check", {"check": 1}),
+            ("jobs/fetch", {}),
+            ("cli", {}),
+        ],
+    )
+    def test_changed_code(self, finished: Path, module: str, jobs: dict[str, int]) -> None:
+        file = finished / "src" / "equireg" / f"{module}.py"
+        with edited(file, "\n_CHANGED = True\n"):
+            assert planned(*SMALL, cwd=finished) == jobs
+
+    def test_a_changed_comment(self, finished: Path) -> None:
+        with edited(finished / "src/equireg/step.py", "\n# A comment.\n"):
+            assert planned(*SMALL, cwd=finished) == {}
+
+    def test_more_seeds_train_only_those(self, finished: Path) -> None:
+        more = ("--config", "grid={'seeds': '0-2,4-5'}")
+        jobs = planned(*SMALL, *more, cwd=finished)
+        assert jobs == {"initialize": 1, "train": 5, "evaluate": 5, **LAST}
+
+    def test_another_gamma_trains_only_that(self, finished: Path) -> None:
+        more = ("--config", "grid={'gammas': [0.01, 1, 100]}")
+        assert planned(*SMALL, *more, cwd=finished) == {"train": 4, "evaluate": 4, **LAST}
+
+    def test_another_learning_rate_trains_anew(self, finished: Path) -> None:
+        jobs = planned(*SMALL, "--config", "training={'learning_rate': 0.002}", cwd=finished)
+        assert jobs == {"train": 10, "evaluate": 10, **LAST}
+
+    @pytest.mark.parametrize(
+        "section",
+        [
+            "training={'learning_rate': 0.001}",
+            "grid={'gammas': [0.01, 100.0]}",
+            "grid={'seeds': [2, 1, 0]}",
+            "jobs={'threads': 2, 'device': cpu}",
+        ],
+    )
+    def test_the_same_said_differently(self, finished: Path, section: str) -> None:
+        assert planned(*SMALL, "--config", section, cwd=finished) == {}
+
+    def test_new_sums_fetch_nothing(self, finished: Path) -> None:
+        (finished / "workflow/checksums.txt").touch()
+        assert planned(*SMALL, cwd=finished) == {}
+
+    def test_the_same_bytes_in_another_order(self, finished: Path, tmp_path: Path) -> None:
+        """One job at a time and some of the jobs: the same bytes as two at a time and all."""
+        folder = copy_repository(tmp_path)
+        runs = folder / "results/test/runs"
+        blocks = [
+            f"{mode}/seeds-000-001" for mode in ("nominal/gamma-1e2", "equivariant/gamma-none")
+        ]
+        wanted = "results/test/runs/nominal/gamma-1e2/seeds-000-001.evaluation.parquet"
+        done = snakemake(*SMALL, "--cores", "1", wanted, cwd=folder)
+        assert done.returncode == 0, done.stdout
+        assert sorted(runs.glob("**/*.safetensors")) == sorted(
+            runs / f"{block}.safetensors" for block in blocks
+        )
+        for suffix in ("parquet", "safetensors"):
+            for file in folder.glob(f"results/**/*.{suffix}"):
+                assert file.read_bytes() == (finished / file.relative_to(folder)).read_bytes(), file
+
+    def test_a_pasted_command_does_what_the_job_did(self, finished: Path, tmp_path: Path) -> None:
+        """In a shell with this environment, from Snakemake's own record of the job."""
+        log = max((finished / ".snakemake/log").glob("*.log"), key=lambda path: path.stat().st_size)
+        output = "results/test/runs/augmented/gamma-1e-2/seeds-002-002.parquet"
+        pattern = rf"(python -m equireg train .*--output {re.escape(output)} .*?) > "
+        command = re.search(pattern, log.read_text(encoding="utf-8"))
+        assert command
+        pasted = command[1].replace(output, str(tmp_path / "pasted.parquet"))
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        subprocess.run(["bash", "-c", pasted], cwd=finished, env=environment, check=True)
+        assert (tmp_path / "pasted.parquet").read_bytes() == (finished / output).read_bytes()
