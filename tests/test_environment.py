@@ -31,7 +31,7 @@ JOBS = {  # the commands that each conda environment runs
 def locked(python: str) -> dict[str, str]:
     """The lock file's versions for a version of Python."""
     lines = (ROOT / "envs" / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ")
-    pins = {}
+    pins: dict[str, str] = {}
     for line in lines.splitlines():
         text = line.split(" --hash")[0].split("#")[0].strip()
         if not text:

@@ -99,7 +99,8 @@ def test_options_spell_every_field() -> None:
 def test_options_leave_out_none_and_spell_numbers_one_way() -> None:
     assert options(DataSettings()) == "--name mnist"
     training = options(replace(TrainingSettings(), perturbation=0.0, learning_rate=0.001))
-    assert "--perturbation 0 " in training and "--learning-rate 1e-3 " in training
+    assert "--perturbation 0 " in training
+    assert "--learning-rate 1e-3 " in training
     assert "--gammas 1e-4 --gammas 1e-2 --gammas 1e0 --gammas 1e2" in options(GridSettings())
 
 
@@ -110,6 +111,9 @@ def test_options_are_quoted_for_a_shell(folder: str) -> None:
 
 
 def test_plan_needs_no_library() -> None:
-    code = "import sys, equireg.plan; print([m for m in ('numpy', 'pydantic', 'torch') if m in sys.modules])"
+    code = (
+        "import sys, equireg.plan; "
+        "print([name for name in ('numpy', 'pydantic', 'torch') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
