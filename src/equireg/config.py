@@ -344,9 +344,8 @@ _shorten.maxstring = _shorten.maxother = _shorten.maxlong = 80
 
 def _line(mistake: Mistake, layers: Mapping[str, Mapping[Any, Any]]) -> str:
     key = "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in mistake.key)
-    return _one_line(
-        f"{_source(mistake.key, layers)}: {key.lstrip('.')} is {_show(mistake.value)}; {mistake.remedy}"
-    )
+    said = f"{key.lstrip('.')} is {_show(mistake.value)}; {mistake.remedy}"
+    return _one_line(f"{_source(mistake.key, layers)}: {said}")
 
 
 def _source(key: tuple[int | str, ...], layers: Mapping[str, Mapping[Any, Any]]) -> str:
