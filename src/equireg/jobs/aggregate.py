@@ -1,0 +1,217 @@
+"""Aggregate: from the files of the blocks to the three tables of an experiment."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from equireg.files import atomic
+from equireg.plan import Block, blocks
+from equireg.settings import GridSettings, Mode, spell_gamma
+from equireg.tables import (
+    REMEDY,
+    RUN_FIELDS,
+    open_parquet,
+    parquet_writer,
+    run_columns,
+    trajectory_schema,
+    write_table,
+)
+
+QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
+
+SUMMARY_SCHEMA = pa.schema(
+    [
+        *RUN_FIELDS[:2],
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("seeds", pa.int32(), nullable=False),
+        *(pa.field(name, pa.float32(), nullable=False) for name in QUANTILES),
+    ]
+)
+
+CHUNK = 8192  # steps whose quantiles are computed at once: bounds the copies that sorting makes
+
+
+def aggregate(experiment: Path, grid: GridSettings) -> None:
+    """Gather the blocks of ``grid`` below ``experiment`` into its three tables.
+
+    trajectories.parquet: every run's steps, sorted by mode, gamma, seed and step, one row group per
+    run; does not depend on how the seeds were cut into blocks. summary.parquet: quantiles of the
+    distance to E over the seeds, per mode, gamma and step (the paper's figure 2).
+    evaluation.parquet: a row per run.
+
+    One run and the distances of one (mode, gamma) are in memory at a time. Raises ValueError where
+    a file of a block is missing, damaged, or holds other runs than it should; then no table is
+    written.
+    """
+    planned = blocks(grid)
+    if not planned:
+        raise ValueError(f"no runs in the grid: modes {grid.modes}, gammas {grid.gammas}")
+    _require(experiment, planned)
+    evaluation = _evaluation(experiment, planned)
+    schema, steps = _shape(experiment, planned)
+
+    with ExitStack() as stack:
+        trajectories = stack.enter_context(
+            parquet_writer(stack.enter_context(atomic(experiment / "trajectories.parquet")), schema)
+        )
+        summary = stack.enter_context(
+            parquet_writer(
+                stack.enter_context(atomic(experiment / "summary.parquet")), SUMMARY_SCHEMA
+            )
+        )
+        for (mode, gamma), group in itertools.groupby(planned, lambda b: (b.mode, b.gamma)):
+            members = list(group)
+            distances = np.empty((sum(len(block.seeds) for block in members), steps), np.float32)
+            rows = iter(distances)
+            for block in members:
+                for run in _runs(_file(experiment, block), block, schema, steps):
+                    trajectories.write_table(run)
+                    next(rows)[:] = run["distance"].to_numpy()
+            summary.write_table(summarize(mode, gamma, distances))
+    write_table(experiment / "evaluation.parquet", evaluation)
+
+
+def quantiles(distances: np.ndarray) -> dict[str, np.ndarray]:
+    """Quantiles over the seeds, linearly interpolated: (seeds, steps) -> name: (steps,) float32."""
+    result = np.empty((len(QUANTILES), distances.shape[1]), np.float32)
+    for start in range(0, distances.shape[1], CHUNK):
+        part = distances[:, start : start + CHUNK].astype(np.float64)
+        result[:, start : start + CHUNK] = np.quantile(part, list(QUANTILES.values()), axis=0)
+    return dict(zip(QUANTILES, result, strict=True))
+
+
+def summarize(mode: Mode, gamma: float | None, distances: np.ndarray) -> pa.Table:
+    """The rows of summary.parquet of one (mode, gamma) from its distances, (seeds, steps)."""
+    count, steps = distances.shape
+    step = np.arange(steps, dtype=np.int32)
+    columns = [*run_columns(mode, gamma, step)[:2], pa.array(step)]
+    columns.append(pa.repeat(pa.scalar(count, pa.int32()), steps))
+    columns += [pa.array(values) for values in quantiles(distances).values()]
+    return pa.Table.from_arrays(columns, schema=SUMMARY_SCHEMA)
+
+
+def _file(experiment: Path, block: Block, suffix: str = ".parquet") -> Path:
+    return experiment / block.path.with_name(block.path.name + suffix)
+
+
+def _require(experiment: Path, planned: list[Block]) -> None:
+    """Every file is there; the line names the first that is not and counts the others."""
+    files = [_file(experiment, b, s) for b in planned for s in (".parquet", ".evaluation.parquet")]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise ValueError(f"{missing[0]} is missing{others}; run the workflow again")
+
+
+def _shape(experiment: Path, planned: list[Block]) -> tuple[pa.Schema, int]:
+    """The columns and the number of steps that all blocks share; reads only the files' footers."""
+    first = _file(experiment, planned[0])
+    schema, steps = pa.schema([]), 0
+    for block in planned:
+        path = _file(experiment, block)
+        with open_parquet(path) as file:
+            found, rows = file.schema_arrow.remove_metadata(), file.metadata.num_rows
+        if path == first:
+            layers = [name[9:] for name in found.names if name.startswith("distance_")]
+            schema, steps = trajectory_schema(layers), rows // len(block.seeds)
+        if not found.equals(schema):
+            raise ValueError(
+                f"{path} has columns {_spell(found)}, expected {_spell(schema)}; {REMEDY}"
+            )
+        if rows == 0 or rows != steps * len(block.seeds):
+            raise ValueError(
+                f"{path} has {rows} rows for {len(block.seeds)} seeds, expected "
+                f"{steps} steps per run as in {first}; delete the wrong one and run the workflow "
+                "again"
+            )
+    return schema, steps
+
+
+def _spell(schema: pa.Schema) -> str:
+    return ", ".join(
+        f"{f.name} {f.type.value_type if pa.types.is_dictionary(f.type) else f.type}"
+        for f in schema
+    )
+
+
+def _runs(path: Path, block: Block, schema: pa.Schema, steps: int) -> Iterator[pa.Table]:
+    """The runs of a block, one table each, checked, and spelled the same whatever the block was."""
+    with open_parquet(path) as file:
+        pending = schema.empty_table()
+        seeds = iter(block.seeds)
+        for batch in file.iter_batches(batch_size=steps, use_threads=False):
+            pending = pa.concat_tables([pending, pa.Table.from_batches([batch])])
+            while pending.num_rows >= steps:
+                yield _checked(path, pending.slice(0, steps), block, next(seeds))
+                pending = pending.slice(steps)
+
+
+def _checked(path: Path, run: pa.Table, block: Block, seed: int) -> pa.Table:
+    """``run``'s table with its metadata columns rebuilt, once they are what they should be."""
+    _check_runs(path, run, block, [seed])
+    steps = run["step"].to_numpy()
+    if not np.array_equal(steps, np.arange(len(steps))):
+        raise ValueError(f"{path}: the steps of seed {seed} are not 0, 1, 2, ...; {REMEDY}")
+    for name in run.column_names[4:]:
+        finite = np.isfinite(run[name].to_numpy())
+        if not finite.all():
+            step = int(np.argmin(finite))
+            raise ValueError(
+                f"{path}: {name} of seed {seed} is {run[name][step]} at step {step}; "
+                "a finite number is needed"
+            )
+    columns = run_columns(block.mode, block.gamma, np.full(len(steps), seed, np.int32))
+    return pa.Table.from_arrays([*columns, *run.columns[3:]], schema=run.schema.remove_metadata())
+
+
+def _check_runs(path: Path, table: pa.Table, block: Block, seeds: list[int]) -> None:
+    """``table`` holds the block's mode and gamma and, in this order of appearance, ``seeds``."""
+    expected: dict[str, list[Any]] = {"mode": [block.mode], "gamma": [block.gamma], "seed": seeds}
+    for name, values in expected.items():
+        found = pc.unique(table[name]).to_pylist()
+        if found != values:
+            spelled = [
+                ", ".join(spell_gamma(v) if name == "gamma" else str(v) for v in some)
+                for some in (found, values)
+            ]
+            raise ValueError(f"{path} holds {name} {spelled[0]}, expected {spelled[1]}; {REMEDY}")
+
+
+def _evaluation(experiment: Path, planned: list[Block]) -> pa.Table:
+    """The blocks' evaluations, one row per run."""
+    tables: list[pa.Table] = []
+    for block in planned:
+        path = _file(experiment, block, ".evaluation.parquet")
+        with open_parquet(path) as file:
+            table = file.read().replace_schema_metadata(None)
+        if missing := {field.name for field in RUN_FIELDS} - set(table.column_names):
+            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; {REMEDY}")
+        if tables and table.column_names != tables[0].column_names:
+            raise ValueError(
+                f"{path} has columns {', '.join(table.column_names)}, "
+                f"expected {', '.join(tables[0].column_names)}; {REMEDY}"
+            )
+        if table.num_rows != len(block.seeds):
+            raise ValueError(
+                f"{path} has {table.num_rows} rows for {len(block.seeds)} seeds; {REMEDY}"
+            )
+        table = table.sort_by("seed")
+        _check_runs(path, table, block, list(block.seeds))
+        for i, column in enumerate(run_columns(block.mode, block.gamma, np.array(block.seeds))):
+            name = RUN_FIELDS[i].name
+            table = table.set_column(table.column_names.index(name), RUN_FIELDS[i], column)
+        if tables and table.schema != tables[0].schema:
+            raise ValueError(
+                f"{path} has columns {_spell(table.schema)}, "
+                f"expected {_spell(tables[0].schema)}; {REMEDY}"
+            )
+        tables.append(table)
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()

@@ -1,0 +1,77 @@
+"""Made-up experiments in the layout of the real ones, for tests of what comes after training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from equireg.plan import Block, blocks
+from equireg.settings import GridSettings
+from equireg.tables import RUN_FIELDS, run_columns, trajectory_table, write_table
+
+LAYERS = {"conv1": 96, "conv2": 1536, "linear": 5760}  # dimensions of E-perp
+
+
+def distances(
+    mode: str, gamma: float | None, seed: int, steps: int, perturbation: float = 1e-3
+) -> dict[str, np.ndarray]:
+    """Loss and distances to E, (steps,) each, shaped like the paper's; reproducible.
+
+    Per layer: a start of ``perturbation`` times the root of the dimension, relaxation to a level
+    that noise (augmented) or the nominal gradient and gamma set, and noise about it.
+    """
+    random = np.random.default_rng([seed, len(mode)])
+    time = np.linspace(0, 60, steps)  # lr times 60,000 steps
+    metrics = {"loss": (2.3 * np.exp(-time / 5) + random.gamma(0.5, 0.4, steps))}
+    total = np.zeros(steps)
+    for layer, dimension in LAYERS.items():
+        if gamma is None:
+            layer_distance = np.zeros(steps)
+        else:
+            rate = gamma + 0.005
+            push = {"nominal": 0.03, "augmented": 0.004}[mode] * random.lognormal(0, 0.3)
+            start = perturbation * np.sqrt(dimension) * np.exp(-rate * time)
+            level = push / rate * (1 - np.exp(-rate * time))
+            wobble = np.exp(0.08 * _wander(random, time, max(rate, 0.3)))
+            layer_distance = np.hypot(start, level * wobble * (random.lognormal(0, 0.1)))
+        metrics[f"distance_{layer}"] = layer_distance
+        total += layer_distance**2
+    metrics["distance"] = np.sqrt(total)
+    order = ["loss", "distance", *(f"distance_{layer}" for layer in LAYERS)]
+    return {name: metrics[name].astype(np.float32) for name in order}
+
+
+def _wander(random: np.random.Generator, time: np.ndarray, rate: float) -> np.ndarray:
+    """A stationary autoregressive path of unit variance."""
+    from scipy.signal import lfilter
+
+    keep = np.exp(-rate * (time[1] - time[0])) if len(time) > 1 else 0.0
+    noise = random.standard_normal(len(time)) * np.sqrt(1 - keep**2)
+    return np.asarray(lfilter([1.0], [1.0, -keep], noise))
+
+
+def write_block(experiment: Path, block: Block, steps: int, perturbation: float = 1e-3) -> None:
+    """The trajectories and the evaluation of one block."""
+    runs = [distances(block.mode, block.gamma, seed, steps, perturbation) for seed in block.seeds]
+    metrics = {name: np.stack([run[name] for run in runs]) for name in runs[0]}
+    path = experiment / block.path.with_name(block.name + ".parquet")
+    write_table(path, trajectory_table(block.mode, block.gamma, block.seeds, metrics))
+    final = pa.array(metrics["distance"][:, -1])
+    accuracy = pa.array([0.9 + seed / 1000 for seed in block.seeds], pa.float32())
+    columns = [*run_columns(block.mode, block.gamma, np.array(block.seeds)), final, accuracy]
+    extra = [pa.field(name, pa.float32()) for name in ("final_distance", "test_accuracy")]
+    schema = pa.schema([*RUN_FIELDS, *extra])
+    write_table(
+        path.with_name(block.name + ".evaluation.parquet"),
+        pa.Table.from_arrays(columns, schema=schema),
+    )
+
+
+def write_experiment(
+    experiment: Path, grid: GridSettings, steps: int, perturbation: float = 1e-3
+) -> None:
+    """Every block of ``grid``."""
+    for block in blocks(grid):
+        write_block(experiment, block, steps, perturbation)
