@@ -1,0 +1,181 @@
+"""The figure: its files, its panels, and what thinning keeps."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from equireg import style
+from equireg.jobs.aggregate import aggregate
+from equireg.jobs.draw import Condition, Curve, decimate, distance_figure, draw, series
+from equireg.settings import GridSettings, Mode
+from synthetic import write_experiment
+
+STEPS = 400
+GRID = GridSettings(seeds="0-2")
+
+
+def experiment(folder: Path, grid: GridSettings = GRID, steps: int = STEPS, **made: float) -> Path:
+    write_experiment(folder, grid, steps, **made)
+    aggregate(folder, grid)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return experiment(tmp_path_factory.mktemp("tables"))
+
+
+def drawn(folder: Path, *outputs: Path) -> None:
+    draw(folder / "trajectories.parquet", folder / "summary.parquet", list(outputs))
+
+
+def test_files_are_drawn_and_equal_each_time(tables: Path, tmp_path: Path) -> None:
+    names = ("figure2.pdf", "figure2.png", "figure2.svg")
+    for folder in ("first", "second"):
+        drawn(tables, *(tmp_path / folder / name for name in names))
+    for name in names:
+        first = (tmp_path / "first" / name).read_bytes()
+        assert first == (tmp_path / "second" / name).read_bytes()
+        assert b"CreationDate" not in first
+    assert (tmp_path / "first/figure2.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "first/figure2.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_pdf_is_vector_and_small_at_the_papers_scale(tmp_path: Path) -> None:
+    # 3,000 of the 60,000 steps: as many bins as the paper's experiment, so as many points.
+    folder = experiment(tmp_path, GridSettings(), steps=3000)
+    drawn(folder, tmp_path / "figure2.pdf")
+    content = (tmp_path / "figure2.pdf").read_bytes()
+    assert 300_000 < len(content) < 2_000_000
+    assert b"/Subtype /Image" not in content
+
+
+def test_an_unknown_ending_is_refused(tables: Path) -> None:
+    with pytest.raises(ValueError, match=r"output is figure2.jpg; accepted endings: .pdf, .png"):
+        drawn(tables, Path("figure2.jpg"))
+
+
+@pytest.mark.parametrize("broken", ["trajectories.parquet", "summary.parquet"])
+def test_damaged_tables_are_named(tables: Path, tmp_path: Path, broken: str) -> None:
+    for name in ("trajectories.parquet", "summary.parquet"):
+        content = (tables / name).read_bytes()
+        (tmp_path / name).write_bytes(content[:-9] if name == broken else content)
+    with pytest.raises(ValueError, match=f"{broken} is damaged"):
+        drawn(tmp_path, tmp_path / "figure2.png")
+
+
+@pytest.mark.parametrize("modes", [("nominal",), ("augmented", "equivariant")], ids="+".join)
+def test_missing_modes_are_left_out(tmp_path: Path, modes: tuple[Mode, ...]) -> None:
+    folder = experiment(tmp_path, GridSettings(modes=modes, gammas=(0.0,), seeds="7"), steps=20)
+    drawn(folder, tmp_path / "figure2.png")
+    assert (tmp_path / "figure2.png").stat().st_size > 5000
+
+
+def test_nothing_to_draw_is_an_error(tmp_path: Path) -> None:
+    folder = experiment(tmp_path, GridSettings(modes=("equivariant",), seeds="0"), steps=20)
+    with pytest.raises(ValueError, match=r"neither a nominal nor an augmented run"):
+        drawn(folder, tmp_path / "figure2.png")
+    assert not (tmp_path / "figure2.png").exists()
+
+
+def test_distances_of_zero_are_left_out(tmp_path: Path) -> None:
+    folder = experiment(tmp_path, perturbation=0.0)
+    rows = list(series(folder / "summary.parquet", ["mode", "gamma"], "median"))
+    assert all(values[0] == 0 for _, _, values in rows)
+    drawn(folder, tmp_path / "figure2.png", tmp_path / "figure2.pdf")
+
+
+def curve(*distances: float) -> Curve:
+    return Curve(np.arange(len(distances)), np.array(distances))
+
+
+@pytest.mark.parametrize("gammas", [1, 2, 3, 4, 5, 7])
+def test_a_panel_per_gamma(gammas: int) -> None:
+    medians = {
+        Condition(mode, 10.0**i): curve(0.1, 10.0**-i)
+        for i in range(gammas)
+        for mode in ("nominal", "augmented")
+    }
+    runs = {condition: [median] * 3 for condition, median in medians.items()}
+    with style.styled():
+        figure = distance_figure(runs, medians)
+        figure.draw_without_rendering()
+    assert len(figure.axes) == gammas
+    titles = [panel.get_title() for panel in figure.axes]
+    assert titles == [r"$\gamma = 1$"] + [rf"$\gamma = 10^{{{i}}}$" for i in range(1, gammas)]
+    for panel in figure.axes:
+        assert panel.get_yscale() == "log"
+        assert panel.get_ylim() == figure.axes[0].get_ylim()
+        assert [to_hex(line.get_color()) for line in panel.lines] == [
+            style.COLOURS["nominal"].lower(),
+            style.COLOURS["augmented"].lower(),
+        ]
+        assert [len(faint.get_segments()) for faint in panel.collections] == [3, 3]  # type: ignore[attr-defined]
+    low, high = figure.axes[0].get_ylim()
+    assert low < 10.0 ** (1 - gammas)
+    assert high > 0.1
+    columns = {1: 1, 2: 2, 3: 2, 4: 2}.get(gammas, 3)
+    labelled = [panel.xaxis.get_tick_params()["labelbottom"] for panel in figure.axes]
+    assert labelled == [False] * (gammas - columns) + [True] * columns
+    assert figure.legends[0].get_texts()[0].get_text() == "nominal: median over 3 seeds"
+
+
+def test_everything_at_zero_draws_empty_panels() -> None:
+    with style.styled():
+        figure = distance_figure({}, {Condition("nominal", 1.0): curve(np.nan, np.nan)})
+        figure.draw_without_rendering()
+    assert "not 0" in figure.get_supylabel()
+
+
+def test_figures_do_not_change_global_settings() -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    with style.styled():
+        assert matplotlib.rcParams["pdf.fonttype"] == 42
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_decimation_keeps_extremes_and_ends() -> None:
+    values = np.random.default_rng(0).random(10_007) + 1
+    values[5003], values[7001] = 9, 0.1
+    thin = decimate(np.arange(10_007), values, 100)
+    assert len(thin.steps) <= 2 * 100 + 2
+    assert (np.diff(thin.steps) > 0).all()
+    assert {0, 5003, 7001, 10_006} <= set(thin.steps.tolist())
+    np.testing.assert_array_equal(thin.distances, values[thin.steps])
+    for start, stop in itertools.pairwise(np.linspace(0, 10_007, 101).astype(int)):
+        inside = thin.distances[(thin.steps >= start) & (thin.steps < stop)]
+        assert inside.min() == values[start:stop].min()
+        assert inside.max() == values[start:stop].max()
+
+
+def test_short_curves_stay_whole() -> None:
+    thin = decimate(np.arange(5), np.array([1.0, 0.0, 3.0, 2.0, 5.0]), 3)
+    np.testing.assert_array_equal(thin.distances, [1, np.nan, 3, 2, 5])
+
+
+def test_decimation_of_zeros_leaves_gaps() -> None:
+    thin = decimate(np.arange(1000), np.r_[np.zeros(500), np.ones(500)], 10)
+    assert np.isnan(thin.distances[thin.steps < 500]).all()
+    assert (thin.distances[thin.steps >= 500] == 1).all()
+
+
+def test_series_do_not_depend_on_row_groups(tables: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    path = tables / "trajectories.parquet"
+    other = tmp_path / "other.parquet"
+    pq.write_table(pq.read_table(path), other, row_group_size=333)
+    keys = ["mode", "gamma", "seed"]
+    found, expected = (list(series(file, keys, "distance")) for file in (other, path))
+    assert [key for key, _, _ in found] == [key for key, _, _ in expected]
+    assert len(found) == 27
+    for (_, steps, values), (_, same_steps, same) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(steps, same_steps)
+        np.testing.assert_array_equal(values, same)
