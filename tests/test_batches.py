@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from equireg.batches import batches
+from equireg.batches import batches, elements, turned
 from equireg.groups import point_group
 from equireg.settings import Mode, TrainingSettings
 
@@ -22,9 +22,12 @@ def collect(
     mode: Mode, seeds: list[int], chunk: int = 3, **chosen: object
 ) -> tuple[Tensor, Tensor]:
     training = TrainingSettings(batch_size=5, epochs=2, **chosen)  # type: ignore[arg-type]
-    parts = list(batches(point_group("C4"), mode, seeds, IMAGES, LABELS, training, chunk))
+    group = point_group("C4")
+    parts = list(batches(group, mode, seeds, LABELS, training, chunk))
     assert all(len(labels[0]) <= chunk for _, labels in parts)
-    return torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1)
+    rows, labels = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
+    images = turned(IMAGES, elements(group, mode))[rows]
+    return images.view(*rows.shape, SIDE, SIDE), labels
 
 
 def turn_of(image: Tensor, original: Tensor) -> int:

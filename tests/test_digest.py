@@ -126,3 +126,19 @@ def test_this_package() -> None:
     assert "equireg.step" not in closure("equireg.jobs.draw")
     for name in NEUTRAL - {"equireg"}:
         assert SOURCES.joinpath(*name.split(".")).with_suffix(".py").is_file()
+
+
+def test_the_code_that_a_module_compiles_counts_without_its_comments(sources: Path) -> None:
+    compiled = sources / "equireg" / "step.cpp"
+    without = source_digest("equireg.jobs.train", sources=sources)
+    compiled.write_text("int a = 1;  // one\n")
+    before = source_digest("equireg.jobs.train", sources=sources)
+    compiled.write_text("// a number\n\n  int a = 1;\n")
+    assert source_digest("equireg.jobs.train", sources=sources) == before != without
+    compiled.write_text("int a = 2;\n")
+    assert source_digest("equireg.jobs.train", sources=sources) != before
+
+
+def test_the_training_job_compiles_its_step() -> None:
+    assert "equireg.compiled" in closure("equireg.jobs.train")
+    assert (SOURCES / "equireg" / "compiled.cpp").is_file()

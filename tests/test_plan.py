@@ -92,7 +92,7 @@ def test_options_spell_every_field() -> None:
         " --support full --no-allow-incompatible-support"
     )
     assert options(JobSettings(), InitializationSettings()) == (
-        "--threads 1 --device auto --distribution gaussian"
+        "--threads 1 --device auto --step auto --distribution gaussian"
     )
 
 

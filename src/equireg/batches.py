@@ -22,52 +22,56 @@ def batches(
     group: Group,
     mode: Mode,
     seeds: Sequence[int],
-    images: Tensor,
     labels: Tensor,
     training: TrainingSettings,
     chunk: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches of up to ``chunk`` consecutive steps, on the device of ``images``.
+    """Yield the batches of up to ``chunk`` consecutive steps.
 
-    images: (count, side, side) of uint8; labels: (count,). Yields images (runs, steps, batch, side,
-    side) of uint8 and labels (runs, steps, batch) of int64. In the augmented mode each image is
-    turned by its own random group element, or, with exact augmentation, each batch holds every
-    image turned by every element. The draws are made on the CPU from the seed and the epoch.
+    labels: (count,), the classes of the training images. Yields rows of ``turned(images,
+    elements(group, mode))`` and their classes, (runs, steps, batch) of int64 on the device of
+    ``labels``. In the augmented mode each image is turned by its own random group element, or, with
+    exact augmentation, each batch holds every image turned by every element. The draws are made on
+    the CPU from the seed and the epoch.
     """
-    size, device = training.batch_size, images.device
-    steps = steps_per_epoch(len(images), training)
-    elements = group.elements if mode == "augmented" else group.elements[:1]
-    rows = turned(images, elements)
+    size, device, order_of_group = training.batch_size, labels.device, len(elements(group, mode))
+    steps = steps_per_epoch(len(labels), training)
     exact = mode == "augmented" and training.augmentation == "exact"
-    every = torch.arange(len(elements), device=device)
+    every = torch.arange(order_of_group, device=device)
 
     for epoch in range(training.epochs):
-        order = torch.arange(steps * size).expand(len(seeds), -1)
+        images = torch.arange(steps * size).expand(len(seeds), -1)
         if training.order == "shuffled":
-            draws = [generator(seed, "order", epoch).permutation(len(images)) for seed in seeds]
-            order = torch.from_numpy(np.stack(draws))[:, : steps * size]
-        turns = torch.zeros_like(order)
-        if len(elements) > 1 and not exact:
+            draws = [generator(seed, "order", epoch).permutation(len(labels)) for seed in seeds]
+            images = torch.from_numpy(np.stack(draws))[:, : steps * size]
+        turns = torch.zeros_like(images)
+        if order_of_group > 1 and not exact:
             drawn = [
-                generator(seed, "augmentation", epoch).integers(len(elements), size=steps * size)
+                generator(seed, "augmentation", epoch).integers(order_of_group, size=steps * size)
                 for seed in seeds
             ]
             turns = torch.from_numpy(np.stack(drawn))
-        order, turns = (x.view(len(seeds), steps, size).to(device) for x in (order, turns))
+        images, turns = (x.view(len(seeds), steps, size).to(device) for x in (images, turns))
         for first in range(0, steps, chunk):
-            image, turn = (x[:, first : first + chunk] for x in (order, turns))
+            image, turn = (x[:, first : first + chunk] for x in (images, turns))
             if exact:
-                image, turn = (
-                    x.flatten(-2) for x in torch.broadcast_tensors(image[..., None], every)
-                )
-            batch = rows[image * len(elements) + turn]
-            yield batch.unflatten(-1, images.shape[1:]), labels[image].long()
+                pairs = torch.broadcast_tensors(image[..., None], every)
+                image, turn = (x.flatten(-2) for x in pairs)
+            yield image * order_of_group + turn, labels[image].long()
+
+
+def elements(group: Group, mode: Mode) -> np.ndarray:
+    """The group elements by which a mode turns its images: all, or the identity alone."""
+    return group.elements if mode == "augmented" else group.elements[:1]
 
 
 def turned(images: Tensor, elements: np.ndarray) -> Tensor:
-    """Every image turned by every element, (count * elements, side^2); element by element within
-    an image, so that a turned image is one contiguous row."""
-    permutations = torch.from_numpy(grid_permutations(elements, images.shape[-1]))
+    """Every image turned by every element, (count * elements, side^2).
+
+    The turns of an image lie side by side, each one contiguous row.
+    """
     flat = images.flatten(1)
-    rows = torch.stack([flat[:, p] for p in permutations.to(images.device)], 1)
-    return rows.flatten(0, 1)
+    if len(elements) == 1:
+        return flat
+    permutations = torch.from_numpy(grid_permutations(elements, images.shape[-1]))
+    return torch.stack([flat[:, p] for p in permutations.to(images.device)], 1).flatten(0, 1)

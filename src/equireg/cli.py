@@ -129,7 +129,8 @@ def train(
     device = configure(job)
     from equireg.jobs.train import train
 
-    train(mode, gamma, parse_seeds(seeds), network, training, data, initial, output, device)
+    block = mode, gamma, parse_seeds(seeds)
+    train(*block, network, training, data, initial, output, device, job)
 
 
 @app.command()

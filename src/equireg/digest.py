@@ -34,7 +34,18 @@ def source_digest(*modules: str, sources: Path = SOURCES) -> str:
     digest = hashlib.sha256()
     for name, code in sorted(closure(*modules, sources=sources).items()):
         digest.update(f"{name}\n{ast.unparse(code)}\n".encode())
+        digest.update(companion(name, sources).encode())
     return digest.hexdigest()
+
+
+def companion(module: str, sources: Path) -> str:
+    """The C++ that a module compiles, ``<module>.cpp`` beside it, without comments and layout."""
+    file = sources.joinpath(*module.split(".")).with_suffix(".cpp")
+    if not file.is_file():
+        return ""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    code = (" ".join(line.partition("//")[0].split()) for line in lines)
+    return "\n".join(line for line in code if line)
 
 
 def closure(*modules: str, sources: Path = SOURCES) -> dict[str, ast.Module]:

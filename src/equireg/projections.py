@@ -61,8 +61,8 @@ def check_compatible(group: Group, support: Support, size: int) -> None:
         raise ValueError(
             f"support is {support!r}: the compatibility condition Pi_L Pi_G = Pi_G Pi_L is "
             f"violated (norm of the difference {defect:.3g}), because {group.name} moves entries "
-            f"of the {size}x{size} filter out of its support; take a support that {group.name} maps to "
-            "itself (full, cross), or set allow_incompatible_support: true"
+            f"of the {size}x{size} filter out of its support; take a support that {group.name} "
+            "maps to itself (full, cross), or set allow_incompatible_support: true"
         )
 
 

@@ -19,6 +19,7 @@ RiskScale = Literal["mean", "batch"]
 Order = Literal["file", "shuffled"]
 Augmentation = Literal["random", "exact"]
 Device = Literal["auto", "cpu", "cuda"]
+Step = Literal["auto", "compiled", "reference"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -98,6 +99,7 @@ class JobSettings:
 
     threads: int = _option(1, "Threads of one training process.")
     device: Device = _option("auto", "auto: a GPU where there is one.")
+    step: Step = _option("auto", "auto: the compiled training step where it can be taken.")
 
 
 def spell_gamma(gamma: float | None) -> str:

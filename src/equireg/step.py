@@ -112,3 +112,37 @@ def training_step(
         for b, gradient in zip(leaves[half:], gradients[half:], strict=True):
             b.requires_grad_(False).sub_(rate * (gradient + gamma * b))
     return recorded
+
+
+class Reference:
+    """Trains a block of runs with ``training_step``, on any device.
+
+    images: (count, side^2) of uint8, the rows that batches name; network, runs and images lie on
+    one device. ``scale`` multiplies the risk.
+    """
+
+    def __init__(
+        self, network: Network, runs: Runs, images: Tensor, learning_rate: float, scale: float
+    ) -> None:
+        self.network, self.runs, self.images = network, runs, images
+        self.learning_rate, self.scale = learning_rate, scale
+
+    def advance(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """Train one step per batch; return what was recorded, (runs, steps, 2 + layers).
+
+        rows, labels: (runs, steps, batch), which images and their classes.
+        """
+        side, like = self.network.settings.image_size, self.runs.gamma
+        recorded = []
+        for row, label in zip(rows.unbind(1), labels.unbind(1), strict=True):
+            images = self.images[row].view(*row.shape, side, side).to(like) / 255.0
+            recorded.append(
+                training_step(
+                    self.network, self.runs, images, label, self.learning_rate, self.scale
+                )
+            )
+        return torch.stack(recorded, 1)
+
+    def finish(self) -> Runs:
+        """The runs as they are now."""
+        return self.runs

@@ -38,8 +38,9 @@ rule train:
         "../../envs/training.yaml"
     threads: chosen.jobs.threads
     resources:
-        # Not a parameter: a parameter that changes trains anew, and the device need not.
+        # Not parameters: one that changes trains anew, and these need not.
         device=chosen.jobs.device,
+        step=chosen.jobs.step,
         mem_mb=lambda wildcards, attempt: attempt * (2000 + 50 * chosen.grid.seeds_per_job),
         runtime=lambda wildcards, attempt: attempt
         * (30 + 3 * chosen.grid.seeds_per_job * chosen.training.epochs),
@@ -52,7 +53,7 @@ rule train:
     shell:
         "python -m equireg train {params.block} --data {input.data} --initial {input.initial}"
         " --output {output.trajectory} {params.options}"
-        " --threads {threads} --device {resources.device} > {log} 2>&1"
+        " --threads {threads} --device {resources.device} --step {resources.step} > {log} 2>&1"
 
 
 rule evaluate:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +15,7 @@ from equireg.batches import turned
 from equireg.dataset import load_dataset
 from equireg.network import Network
 from equireg.settings import Mode, NetworkSettings
-from equireg.tables import RUN_FIELDS, distance_columns, run_columns, write_table
+from equireg.tables import RUN_FIELDS, distance_columns, open_parquet, run_columns, write_table
 from equireg.weights import load_weights
 
 IMAGES_AT_ONCE = 100  # per run; bounds the memory
@@ -35,7 +34,8 @@ def evaluate(
     twin: equivariant weights of the same seeds; without them the twin columns are null. Raises
     ValueError if the files do not belong together.
     """
-    table = pq.read_table(block, columns=["mode", "gamma", "seed", "step", "loss"])
+    with open_parquet(block) as file:
+        table = file.read(columns=["mode", "gamma", "seed", "step", "loss"])
     last = table.filter(pa.compute.equal(table["step"], pa.compute.max(table["step"])))
     mode, gamma = last["mode"][0].as_py(), last["gamma"][0].as_py()
     seeds = last["seed"].to_pylist()

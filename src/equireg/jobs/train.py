@@ -7,19 +7,29 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-from equireg.batches import batches, steps_per_epoch
-from equireg.dataset import Dataset, load_dataset
+from equireg.batches import batches, elements, steps_per_epoch, turned
+from equireg.compiled import Compiled, UnavailableError
+from equireg.dataset import load_dataset
 from equireg.files import write_json
 from equireg.network import Network
 from equireg.provenance import provenance
 from equireg.randomness import generator
-from equireg.settings import Mode, NetworkSettings, TrainingSettings, spell_gamma, spell_seeds
-from equireg.step import Runs, start, training_step
+from equireg.settings import (
+    JobSettings,
+    Mode,
+    NetworkSettings,
+    TrainingSettings,
+    spell_gamma,
+    spell_seeds,
+)
+from equireg.step import Reference, Runs, start
 from equireg.tables import distance_columns, trajectory_table, write_table
 from equireg.weights import load_weights, save_weights
 
@@ -36,6 +46,7 @@ def train(
     initial: Path,
     output: Path,
     device: str,
+    jobs: JobSettings,
 ) -> None:
     """Train the runs of ``seeds`` and write what they recorded, their weights and provenance.
 
@@ -60,11 +71,21 @@ def train(
     exact = start(network, load_weights(initial, seeds), noise, [gamma or 0.0] * len(seeds))
     runs, network = exact.to(device, torch.float32), network.to(device, torch.float32)
 
-    metrics = record(network, runs, mode, gamma, seeds, dataset, training, device, output)
+    images, labels = dataset.train_images.to(device), dataset.train_labels.to(device)
+    trainer = choose_trainer(
+        network, runs, turned(images, elements(network.group, mode)), training, jobs
+    )
+    steps = steps_per_epoch(len(labels), training) * training.epochs
+    chunks = batches(network.group, mode, seeds, labels, training, CHUNK)
+    recorder = Recorder(mode, gamma, seeds, list(network.layers), steps, output)
+    for rows, classes in chunks:
+        recorder.add(trainer.advance(rows, classes))
+    runs = trainer.finish()
+
     names = distance_columns(list(network.layers))
     final = {name: runs.distances()[:, i] for i, name in enumerate(names)}
     save_weights(output.with_suffix(".safetensors"), seeds, {**runs.weights(network), **final})
-    write_table(output, trajectory_table(mode, gamma, seeds, metrics))
+    write_table(output, recorder.table())
     write_json(
         output.with_suffix(".json"),
         {
@@ -74,7 +95,8 @@ def train(
             "network": dataclasses.asdict(settings),
             "training": dataclasses.asdict(training),
             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
+            "threads": jobs.threads,
+            "step": type(trainer).__name__.lower(),
             "wall_seconds": round(time.perf_counter() - began, 3),
             **provenance(),
         },
@@ -105,59 +127,89 @@ def perturbation(network: Network, mode: Mode, seed: int, deviation: float) -> d
     }
 
 
-def record(
-    network: Network,
-    runs: Runs,
-    mode: Mode,
-    gamma: float | None,
-    seeds: Sequence[int],
-    dataset: Dataset,
-    training: TrainingSettings,
-    device: str,
-    output: Path,
-) -> dict[str, np.ndarray]:
-    """Train ``runs`` to the end; what each step recorded, (seeds, steps) per column.
-
-    Raises FloatingPointError, after writing what was recorded beside ``output``, if a run diverges.
-    """
-    images, labels = dataset.train_images.to(device), dataset.train_labels.to(device)
-    steps = steps_per_epoch(len(images), training) * training.epochs
-    columns = ["loss", *distance_columns(list(network.layers))]
-    metrics = np.empty((len(columns), len(seeds), steps), np.float32)
+def choose_trainer(
+    network: Network, runs: Runs, images: Tensor, training: TrainingSettings, jobs: JobSettings
+) -> Compiled | Reference:
+    """The compiled step where it can be taken, else the reference; says which, and why."""
     scale = 1 / training.batch_size if training.risk_scale == "batch" else 1.0
-    done, began, said = 0, time.perf_counter(), 0.0
+    arguments = network, runs, images, training.learning_rate, scale
+    why = "as asked"
+    if jobs.step != "reference":
+        try:
+            compiled = Compiled(*arguments, threads=jobs.threads)
+        except UnavailableError as error:
+            if jobs.step == "compiled":
+                raise ValueError(f"step is 'compiled', but {error}; accepted here: auto") from error
+            why = f"the compiled one cannot be taken: {error}"
+        else:
+            say("training step: compiled for this processor")
+            return compiled
+    say(f"training step: the reference; {why}")
+    return Reference(*arguments)
 
-    def table(count: int) -> dict[str, np.ndarray]:
-        return dict(zip(columns, metrics[:, :, :count], strict=True))
 
-    for pixels, classes in batches(network.group, mode, seeds, images, labels, training, CHUNK):
-        recorded = torch.stack(
-            [
-                training_step(network, runs, x / 255.0, y, training.learning_rate, scale)
-                for x, y in zip(pixels.unbind(1), classes.unbind(1), strict=True)
-            ]
+class Recorder:
+    """What the runs of a block record, and how far they are."""
+
+    def __init__(
+        self,
+        mode: Mode,
+        gamma: float | None,
+        seeds: Sequence[int],
+        layers: Sequence[str],
+        steps: int,
+        output: Path,
+    ) -> None:
+        self.run = mode, gamma, seeds
+        self.columns = ["loss", *distance_columns(layers)]
+        self.metrics = np.empty((len(self.columns), len(seeds), steps), np.float32)
+        self.output, self.done = output, 0
+        self.began = self.said = time.perf_counter()
+
+    def add(self, recorded: Tensor) -> None:
+        """Keep the next steps, (runs, steps, columns).
+
+        Raises FloatingPointError, after writing what was recorded, if a run diverged.
+        """
+        first, self.done = self.done, self.done + recorded.shape[1]
+        self.metrics[:, :, first : self.done] = recorded.permute(2, 0, 1).cpu().numpy()
+        sound: np.ndarray = np.all(np.isfinite(self.metrics[:2, :, first : self.done]), 0)
+        if not sound.all():
+            step = int(np.argmin(sound.all(0)))
+            self.give_up(first + step, int(np.argmin(sound[:, step])))
+        self.report()
+
+    def give_up(self, step: int, run: int) -> NoReturn:
+        """Write the steps up to ``step``, where ``run`` diverged, and raise FloatingPointError."""
+        self.done = step + 1
+        kept = self.output.with_suffix(".diverged.parquet")
+        write_table(kept, self.table())
+        mode, gamma, seeds = self.run
+        raise FloatingPointError(
+            f"mode {mode}, gamma {spell_gamma(gamma)}, seed {seeds[run]}: the loss or the distance "
+            f"is no longer finite at step {step}; what was recorded is in {kept}"
         )
-        count = len(recorded)
-        metrics[:, :, done : done + count] = recorded.permute(2, 1, 0).cpu().numpy()
-        broken = np.argwhere(~np.isfinite(metrics[:2, :, done : done + count]).all(0).T)
-        done += count
-        if len(broken):
-            step, run = done - count + broken[0, 0], broken[0, 1]
-            kept = output.with_suffix(".diverged.parquet")
-            write_table(kept, trajectory_table(mode, gamma, seeds, table(step + 1)))
-            raise FloatingPointError(
-                f"mode {mode}, gamma {spell_gamma(gamma)}, seed {seeds[run]}: the loss or the "
-                f"distance is no longer finite at step {step}; what was recorded is in {kept}"
-            )
-        elapsed = time.perf_counter() - began
-        if elapsed - said > 10 or done == steps:
-            said = elapsed
-            left = elapsed / done * (steps - done)
-            print(
-                f"step {done}/{steps}  loss {metrics[0, :, done - 1].mean():.4f}  distance "
-                f"{np.median(metrics[1, :, done - 1]):.3e}  "
-                f"{1e6 * elapsed / done / len(seeds):.0f} us per run and step  {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
-    return table(steps)
+
+    def report(self) -> None:
+        """Say every ten seconds, and at the end, how far the runs are and what is left."""
+        now, steps = time.perf_counter(), self.metrics.shape[2]
+        if now - self.said < 10 and self.done < steps:
+            return
+        self.said = now
+        loss, distance = self.metrics[:2, :, self.done - 1]
+        pace = (now - self.began) / self.done
+        say(
+            f"step {self.done}/{steps}  loss {loss.mean():.4f}  distance {np.median(distance):.3e}"
+            f"  {1e6 * pace / len(loss):.0f} us per run and step"
+            f"  {pace * (steps - self.done):.0f} s left"
+        )
+
+    def table(self) -> pa.Table:
+        """The trajectories recorded so far."""
+        metrics = self.metrics[:, :, : self.done]
+        return trajectory_table(*self.run, dict(zip(self.columns, metrics, strict=True)))
+
+
+def say(line: str) -> None:
+    """A line in the job's log."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,235 @@
+"""The training step compiled for this machine's CPU.
+
+``compiled.cpp`` does what ``step.training_step`` does, in float32, several times faster. Each run
+is computed alone, so a run's bits depend neither on its block nor on the number of threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import math
+import os
+import platform
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equireg.files import atomic
+from equireg.network import Network
+from equireg.projections import LayerSpace
+from equireg.settings import NetworkSettings
+from equireg.step import Runs
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+LANES = 16  # of compiled.cpp
+# Arithmetic may be reordered, but a NaN stays one: a run that diverges must be seen to.
+FLAGS = [
+    *("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno"),
+    *("-fno-trapping-math", "-fassociative-math", "-freciprocal-math", "-fno-signed-zeros"),
+]
+
+
+class UnavailableError(Exception):
+    """Why the compiled step cannot be taken here."""
+
+
+class Compiled:
+    """Trains a block of runs with the compiled step; see ``step.Reference`` for its calls.
+
+    Raises UnavailableError where there is no compiler, or the network or device does not fit.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        runs: Runs,
+        images: Tensor,
+        learning_rate: float,
+        scale: float,
+        threads: int = 1,
+    ) -> None:
+        if images.device.type != "cpu":
+            raise UnavailableError(f"it runs on CPUs, not on {images.device.type}")
+        self.train = library(network.settings).train
+        self.network, self.images, self.threads = network, images, threads
+        self.learning_rate, self.scale = learning_rate, scale
+        self.gamma, self.free = runs.gamma, runs.free
+        self.spaces = [_Orbits(space) for space in network.layers.values()]
+
+        bases = network.layers.items()
+        outside = {name: runs.complement[name] @ space.complement.mT for name, space in bases}
+        inside = {name: runs.equivariant[name] @ space.equivariant.mT for name, space in bases}
+        self.outside = _pack(outside)
+        self.whole = _pack({name: inside[name] + outside[name] for name in inside})
+        # One more coordinate per grid, of the group of entries that have no part in E.
+        self.inside = _pack({name: F.pad(a, (0, 1)) for name, a in runs.equivariant.items()})
+        self.squares = runs.distances()[:, 1:].square().float().contiguous()
+
+    def advance(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """Train one step per batch; see ``step.Reference.advance``."""
+        runs, steps, batch = rows.shape
+        rows, labels = rows.contiguous(), labels.contiguous()
+        recorded = torch.empty(runs, steps, 1 + len(self.spaces))
+        spaces = (_Space * len(self.spaces))(*(orbits.space for orbits in self.spaces))
+        state = self.inside, self.outside, self.whole, self.squares
+
+        def run(i: int) -> None:
+            gamma, free = float(self.gamma[i]), float(self.free[i])
+            self.train(
+                *(x.data_ptr() for x in (self.images, rows[i], labels[i])),
+                *(steps, batch, spaces),
+                *(x[i].data_ptr() for x in state),
+                *(self.scale, self.learning_rate, gamma, free * self.learning_rate),
+                recorded[i].data_ptr(),
+            )
+
+        with ThreadPoolExecutor(self.threads) as pool:  # a call releases the interpreter's lock
+            list(pool.map(run, range(runs)))
+        squares = recorded[..., 1:]
+        distances = torch.cat([squares.sum(-1, keepdim=True), squares], -1).sqrt()
+        return torch.cat([recorded[..., :1], distances], -1)
+
+    def finish(self) -> Runs:
+        """The runs as they are now."""
+        layers = self.network.layers
+        entries = {name: space.shape[-1] ** 2 for name, space in layers.items()}
+        groups = {
+            name: orbits.space.orbits for name, orbits in zip(layers, self.spaces, strict=True)
+        }
+        outside = _unpack(self.outside, self.network, entries)
+        inside = _unpack(self.inside, self.network, groups)
+        return Runs(
+            {name: a[..., :-1].contiguous() for name, a in inside.items()},
+            {name: outside[name] @ space.complement for name, space in layers.items()},
+            self.gamma,
+            self.free,
+        )
+
+
+def _pack(layers: dict[str, Tensor]) -> Tensor:
+    """The order of compiled.cpp: (runs, rows, columns, n) per layer -> (runs, every number)."""
+    flat = [x.permute(0, 3, *_inner(name)).flatten(1).float() for name, x in layers.items()]
+    return torch.cat(flat, 1).contiguous()
+
+
+def _unpack(packed: Tensor, network: Network, counts: dict[str, int]) -> dict[str, Tensor]:
+    """The inverse of ``_pack``; counts: n of each layer."""
+    sizes = [counts[name] * math.prod(space.shape[:2]) for name, space in network.layers.items()]
+    layers = {}
+    for (name, space), flat in zip(network.layers.items(), packed.split(sizes, 1), strict=True):
+        first, second = (space.shape[axis - 1] for axis in _inner(name))
+        grids = flat.to(space.complement).view(len(flat), counts[name], first, second)
+        layers[name] = grids.permute(0, *(2 + _inner(name).index(axis) for axis in (1, 2)), 1)
+    return layers
+
+
+def _inner(name: str) -> tuple[int, int]:
+    """The axes of the weights that lie innermost: channels of the output last, or of the input."""
+    return (1, 2) if name == "linear" else (2, 1)
+
+
+class _Space(ctypes.Structure):
+    """``Space`` of compiled.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("entries", "inner", "orbits")),
+        *((name, ctypes.c_void_p) for name in ("order", "ends", "inside")),
+    )
+
+
+class _Orbits:
+    """A layer's orbits for compiled.cpp: ``space``, and the arrays that it points to."""
+
+    def __init__(self, space: LayerSpace) -> None:
+        indicators = space.equivariant.double().numpy()
+        groups = [np.flatnonzero(column) for column in indicators.T]
+        expected = [len(group) ** -0.5 for group in groups]
+        if not np.allclose(indicators.sum(0) * expected, 1):
+            raise UnavailableError("E is not spanned by orbits of the weights")
+        # What the support leaves of the orbits that it cuts, as one group without a part in E.
+        trained = np.flatnonzero((space.complement != 0).any(1).numpy())
+        cut = np.setdiff1d(trained, np.concatenate([trained[:0], *groups]))
+        lists = [*groups, cut]
+        self.arrays = [
+            np.array(values, np.int32)
+            for values in (
+                np.concatenate(lists),
+                np.cumsum([len(group) for group in lists]),
+                [True] * len(groups) + [False],
+            )
+        ]
+        side, grids = space.shape[-1], space.shape[0] * space.shape[1]
+        pointers = (array.ctypes.data for array in self.arrays)
+        self.space = _Space(side**2, grids, len(lists), *pointers)
+
+
+@functools.cache
+def library(settings: NetworkSettings) -> ctypes.CDLL:
+    """compiled.cpp for this network, compiled once per machine and kept in the user's cache.
+
+    Raises UnavailableError, saying why, if there is no compiler or the network does not fit.
+    """
+    if any(width % LANES for width in settings.channels):
+        raise UnavailableError(f"channels are {list(settings.channels)}, not multiples of {LANES}")
+    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    if compiler is None:
+        raise UnavailableError("there is no C++ compiler (c++, g++, clang++, or CXX)")
+    sizes = {
+        "CHANNELS": ",".join(map(str, settings.channels)),
+        "SIDE": settings.image_size,
+        "KERNEL": settings.kernel_size,
+        "CLASSES": settings.classes,
+    }
+    native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+    command = [compiler, *FLAGS, native, *(f"-D{k}={v}" for k, v in sizes.items()), str(SOURCE)]
+    try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+        key = [SOURCE.read_bytes(), version, " ".join(command[1:-1]).encode(), processor_features()]
+        name = f"step-{hashlib.sha256(b'|'.join(key)).hexdigest()[:20]}.so"
+        file = cache_folder() / name
+        if not file.exists():
+            with atomic(file) as temporary:
+                done = subprocess.run([*command, "-o", str(temporary)], capture_output=True)
+                if done.returncode:
+                    lines = done.stderr.decode(errors="replace").splitlines() or ["no message"]
+                    raise UnavailableError(f"{compiler} failed: {lines[0]}")
+        loaded = ctypes.CDLL(str(file))
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UnavailableError(str(error)) from error
+    pointer, whole, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
+    spaces = ctypes.POINTER(_Space)
+    loaded.train.argtypes = [
+        *[pointer] * 3,
+        whole,
+        whole,
+        spaces,
+        *[pointer] * 4,
+        *[real] * 4,
+        pointer,
+    ]
+    loaded.train.restype = None
+    return loaded
+
+
+def cache_folder() -> Path:
+    """Where compiled steps are kept: ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "equireg"
+
+
+def processor_features() -> bytes:
+    """What the compiler's native code may use: nodes of one cluster may share a cache folder."""
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        return platform.processor().encode()
+    return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")

@@ -1,0 +1,184 @@
+"""The compiled training step, held to the reference in float64."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from equireg import compiled
+from equireg.batches import batches, elements, turned
+from equireg.compiled import Compiled, UnavailableError
+from equireg.dataset import load_dataset
+from equireg.jobs.fetch import fetch
+from equireg.jobs.initialize import draw_equivariant
+from equireg.jobs.train import perturbation
+from equireg.network import Network
+from equireg.settings import DataSettings, Mode, NetworkSettings, TrainingSettings
+from equireg.step import Reference, Runs, start
+
+DIGITS = Path(__file__).parent / "data" / "digits"
+HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
+needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="needs a C++ compiler")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tensor, Tensor]:
+    file = tmp_path_factory.mktemp("digits") / "digits.safetensors"
+    fetch(DataSettings(name="digits", folder=str(DIGITS)), file, None)
+    dataset = load_dataset(file, 28, 10)
+    return dataset.train_images, dataset.train_labels
+
+
+def block(network: Network, mode: Mode, seeds: list[int], gamma: float, noise: float) -> Runs:
+    initial = {
+        name: torch.stack([draw_equivariant(space, name, seed, "gaussian") for seed in seeds])
+        for name, space in network.layers.items()
+    }
+    draws = [perturbation(network, mode, seed, noise) for seed in seeds]
+    moved = {name: torch.stack([draw[name] for draw in draws]) for name in network.layers}
+    return start(network, initial, None if mode == "equivariant" else moved, [gamma] * len(seeds))
+
+
+def images_of_size(images: Tensor, size: int) -> Tensor:
+    if size <= 28:
+        return images[:, :size, :size].contiguous()
+    return torch.nn.functional.pad(images, (0, size - 28) * 2)
+
+
+def worst(found: Tensor, expected: Tensor) -> float:
+    return float(((found - expected).abs() / expected.abs().clamp(min=1e-12)).max())
+
+
+CASES = {
+    "paper": NetworkSettings(),
+    "mirrored": NetworkSettings(group="D4"),
+    "trivial group": NetworkSettings(group="C1"),
+    "cross": NetworkSettings(support="cross"),
+    "lopsided": NetworkSettings(support="lopsided", allow_incompatible_support=True),
+    "wide filter": NetworkSettings(kernel_size=5),
+    "pixel filter": NetworkSettings(kernel_size=1),
+    "one layer": NetworkSettings(channels=(32,)),
+    "three layers": NetworkSettings(channels=(16, 32, 48), image_size=32),
+    "odd sizes": NetworkSettings(channels=(16, 16), image_size=20, classes=11),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("mode", ["equivariant", "augmented", "nominal"])
+@pytest.mark.parametrize("case", CASES)
+def test_against_the_reference(case: str, mode: Mode, digits: tuple[Tensor, Tensor]) -> None:
+    network = Network(CASES[case])
+    images, labels = digits
+    images = images_of_size(images, network.settings.image_size)
+    table = turned(images, elements(network.group, mode))
+    training = TrainingSettings(epochs=1, order="shuffled")
+    seeds, rate, scale = [0, 1], 2e-3, 0.5
+    exact = block(network, mode, seeds, 0.1, 1e-2)
+    fast = Compiled(network, block(network, mode, seeds, 0.1, 1e-2), table, rate, scale)
+    slow = Reference(network, exact, table, rate, scale)
+    for rows, classes in batches(network.group, mode, seeds, labels, training, 12):
+        found, expected = fast.advance(rows, classes), slow.advance(rows, classes)
+        if mode == "equivariant":
+            assert (found[..., 1:] == 0).all()
+            found, expected = found[..., :1], expected[..., :1]
+        found = found[..., ~(expected == 0).all(0).all(0)]  # a layer without a complement
+        expected = expected[..., ~(expected == 0).all(0).all(0)]
+        assert worst(found.double(), expected) < 1e-4
+    final = slow.finish().weights(network)
+    for name, weight in fast.finish().weights(network).items():
+        assert (weight - final[name]).norm() / final[name].norm() < 1e-4
+
+
+@needs_compiler
+@pytest.mark.parametrize("trained", [False, True])
+def test_gradients(trained: bool, digits: tuple[Tensor, Tensor]) -> None:
+    """To 1e-5 relative, as the change of the weights in one step of unit size."""
+    network = Network(NetworkSettings())
+    images, labels = digits
+    table = images.flatten(1)
+    runs = block(network, "nominal", [0, 1], 0.0, 1e-1)
+    if trained:
+        reference = Reference(network, runs, table, 0.05, 1.0)
+        for rows, classes in batches(
+            network.group, "nominal", [0, 1], labels, TrainingSettings(epochs=5), 30
+        ):
+            reference.advance(rows, classes)
+    rows = torch.arange(20).view(2, 1, 10)
+    before = runs.weights(network)
+    fast = Compiled(network, runs, table, 1e3, 1.0)  # a long step, that rounding does not hide
+    slow = Reference(network, runs, table, 1e3, 1.0)
+    fast.advance(rows, labels[rows].long())
+    slow.advance(rows, labels[rows].long())
+    for name, weight in fast.finish().weights(network).items():
+        gradient = slow.finish().weights(network)[name] - before[name]
+        difference = weight - before[name] - gradient
+        assert difference.norm() / gradient.norm() < 1e-5
+
+
+@needs_compiler
+def test_bits_depend_neither_on_the_block_nor_on_the_threads(
+    digits: tuple[Tensor, Tensor],
+) -> None:
+    network = Network(NetworkSettings())
+    images, labels = digits
+    table = turned(images, network.group.elements)
+    recorded = {}
+    for seeds, threads, chunk in (([0, 1, 2], 1, 7), ([0, 1, 2], 3, 30), ([1], 1, 30)):
+        runs = block(network, "augmented", seeds, 1e-2, 1e-3)
+        step = Compiled(network, runs, table, 1e-2, 0.1, threads=threads)
+        chunks = batches(network.group, "augmented", seeds, labels, TrainingSettings(), chunk)
+        recorded[len(seeds), threads] = torch.cat([step.advance(*chunk) for chunk in chunks], 1)
+    assert torch.equal(recorded[3, 1], recorded[3, 3])
+    assert torch.equal(recorded[3, 1][1:2], recorded[1, 1])
+
+
+@needs_compiler
+def test_what_is_not_a_number_stays_so(digits: tuple[Tensor, Tensor]) -> None:
+    network = Network(NetworkSettings())
+    images, labels = digits
+    for name in network.layers:
+        runs = block(network, "nominal", [0], 0.0, 1e-3)
+        runs.equivariant[name][0, 0, 0, 0] = float("nan")
+        step = Compiled(network, runs, images.flatten(1), 1e-3, 1.0)
+        rows = torch.arange(20).view(1, 2, 10)
+        assert not step.advance(rows, labels[rows].long())[0, 1, 0].isfinite()
+
+
+@needs_compiler
+def test_tanh_far_out(digits: tuple[Tensor, Tensor]) -> None:
+    """Saturated units: large weights, still the reference's loss."""
+    network = Network(NetworkSettings())
+    images, labels = digits
+    runs = block(network, "nominal", [0], 0.0, 10.0)
+    rows = torch.arange(10).view(1, 1, 10)
+    arguments = network, runs, images.flatten(1), 1e-9, 1.0
+    found = Compiled(*arguments).advance(rows, labels[rows].long())
+    expected = Reference(*arguments).advance(rows, labels[rows].long())
+    assert worst(found.double(), expected) < 1e-4
+
+
+def test_reasons_not_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled.library.cache_clear()
+    with pytest.raises(UnavailableError, match=r"channels are \[4\], not multiples of 16"):
+        compiled.library(NetworkSettings(channels=(4,)))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UnavailableError, match=r"no C\+\+ compiler"):
+        compiled.library(NetworkSettings())
+
+
+def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiled.library.cache_clear()
+    broken = tmp_path / "c++"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho no space left >&2\nexit 1\n')
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(UnavailableError, match="failed: no space left"):
+        compiled.library(NetworkSettings())
+    assert list((tmp_path / "cache" / "equireg").iterdir()) == []
+    compiled.library.cache_clear()
