@@ -36,7 +36,8 @@ def evaluate(
     """
     with open_parquet(block) as file:
         table = file.read(columns=["mode", "gamma", "seed", "step", "loss"])
-    last = table.filter(pa.compute.equal(table["step"], pa.compute.max(table["step"])))
+    steps = table["step"].to_numpy()
+    last = table.take(np.flatnonzero(steps == steps.max()))
     mode, gamma = last["mode"][0].as_py(), last["gamma"][0].as_py()
     seeds = last["seed"].to_pylist()
 
