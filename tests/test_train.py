@@ -193,6 +193,8 @@ def test_divergence_names_the_run_and_keeps_what_it_recorded(jobs: Jobs) -> None
         ),
         (["--mode", "nominal", "--gamma", "-1"], "gamma is -1e0; accepted: 0 to"),
         (["--mode", "nominal", "--gamma", "1e9"], r"learning_rate \* gamma > 2"),
+        (["--mode", "nominal", "--gamma", "1", "--learning-rate", "0"], "learning_rate is 0"),
+        (["--mode", "nominal", "--gamma", "1", "--perturbation", "-1"], "perturbation is -1"),
         (["--mode", "nominal", "--gamma", "1", "--epochs", "0"], "epochs is 0; accepted: 1"),
         (["--mode", "nominal", "--gamma", "1", "--batch-size", "301"], "batch_size is 301"),
         (["--mode", "nominal", "--gamma", "1", "--seeds", "2-1"], "seeds are '2-1'"),

@@ -35,6 +35,17 @@ static inline Lanes tanh(Lanes x) {
     return x * p / q;
 }
 
+// The sum of term(0) to term(COUNT - 1), in PARTS chains, so that additions need not wait in line.
+template <int COUNT, int PARTS, typename Term>
+static inline Lanes total(Term term) {
+    Lanes sums[PARTS] = {};
+    for (int p = 0; p < COUNT; p += PARTS)
+#pragma GCC unroll 16
+        for (int s = 0; s < PARTS; ++s) sums[s] += term(p + s);
+    for (int s = 1; s < PARTS; ++s) sums[0] += sums[s];
+    return sums[0];
+}
+
 // The largest divisor of n whose accumulators fit into the registers.
 constexpr int strip(int n) {
     int best = 1;
@@ -104,38 +115,33 @@ struct Layer {  // convolution L: box filter, filter at every second place, tanh
                         store(tanhs + (y * SIDE_OUT + x + s) * OUT + o, tanh(sums[s]));
                 }
         for (int o = 0; o < OUT; o += LANES) {  // normalization over the pixels
-            Lanes mean = {}, square = {};
-            for (int p = 0; p < COUNT; ++p) mean += load(tanhs + p * OUT + o);
-            mean *= 1.0f / COUNT;
-            for (int p = 0; p < COUNT; ++p) {
-                const Lanes d = load(tanhs + p * OUT + o) - mean;
-                square += d * d;
-            }
+            const auto at = [&](int p) { return load(tanhs + p * OUT + o); };
+            const Lanes mean = total<COUNT, STRIP>(at) / COUNT;
+            const Lanes square = total<COUNT, STRIP>([&](int p) {
+                const Lanes d = at(p) - mean;
+                return d * d;
+            });
             Lanes scale;
             for (int k = 0; k < LANES; ++k) scale[k] = 1.0f / std::sqrt(square[k] / COUNT + EPSILON);
             store(rsqrt + o, scale);
             for (int p = 0; p < COUNT; ++p)
-                store(out + p * OUT + o, (load(tanhs + p * OUT + o) - mean) * scale);
+                store(out + p * OUT + o, (at(p) - mean) * scale);
         }
     }
 
     // From the gradient of the output to that of the convolution, in place of ``gradient``.
     void backward_pointwise(float* gradient) const {
         for (int o = 0; o < OUT; o += LANES) {
-            Lanes mean = {}, along = {};
-            for (int p = 0; p < COUNT; ++p) {
-                const Lanes g = load(gradient + p * OUT + o);
-                mean += g;
-                along += g * load(out + p * OUT + o);
-            }
-            mean *= 1.0f / COUNT;
-            along *= 1.0f / COUNT;
+            const auto slope = [&](int p) { return load(gradient + p * OUT + o); };
+            const auto value = [&](int p) { return load(out + p * OUT + o); };
+            const Lanes mean = total<COUNT, STRIP>(slope) / COUNT;
+            const Lanes along =
+                total<COUNT, STRIP>([&](int p) { return slope(p) * value(p); }) / COUNT;
             const Lanes scale = load(rsqrt + o);
             for (int p = 0; p < COUNT; ++p) {
-                const int at = p * OUT + o;
-                const Lanes t = load(tanhs + at);
-                const Lanes g = (load(gradient + at) - mean - load(out + at) * along) * scale;
-                store(gradient + at, g * (1.0f - t * t));
+                const Lanes t = load(tanhs + p * OUT + o);
+                const Lanes g = (slope(p) - mean - value(p) * along) * scale;
+                store(gradient + p * OUT + o, g * (1.0f - t * t));
             }
         }
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -86,6 +87,7 @@ def train(
     final = {name: runs.distances()[:, i] for i, name in enumerate(names)}
     save_weights(output.with_suffix(".safetensors"), seeds, {**runs.weights(network), **final})
     write_table(output, recorder.table())
+    recorder.kept.unlink(missing_ok=True)
     write_json(
         output.with_suffix(".json"),
         {
@@ -108,6 +110,8 @@ def check(mode: Mode, gamma: float | None, training: TrainingSettings) -> None:
     if (mode == "equivariant") != (gamma is None):
         needs = "no gamma: it has no penalty" if mode == "equivariant" else "a gamma, 0 or more"
         raise ValueError(f"gamma is {spell_gamma(gamma)}; mode {mode} takes {needs}")
+    if not 0 < training.learning_rate < math.inf:
+        raise ValueError(f"learning_rate is {training.learning_rate}; accepted: more than 0")
     if gamma is not None and not 0 <= gamma * training.learning_rate <= 2:
         raise ValueError(
             f"gamma is {spell_gamma(gamma)}; accepted: 0 to {2 / training.learning_rate:g}, since "
@@ -116,6 +120,8 @@ def check(mode: Mode, gamma: float | None, training: TrainingSettings) -> None:
     for name in ("batch_size", "epochs"):
         if getattr(training, name) < 1:
             raise ValueError(f"{name} is {getattr(training, name)}; accepted: 1 or more")
+    if not 0 <= training.perturbation < math.inf:
+        raise ValueError(f"perturbation is {training.perturbation}; accepted: 0 or more")
 
 
 def perturbation(network: Network, mode: Mode, seed: int, deviation: float) -> dict[str, Tensor]:
@@ -163,7 +169,7 @@ class Recorder:
         self.run = mode, gamma, seeds
         self.columns = ["loss", *distance_columns(layers)]
         self.metrics = np.empty((len(self.columns), len(seeds), steps), np.float32)
-        self.output, self.done = output, 0
+        self.kept, self.done = output.with_suffix(".diverged.parquet"), 0
         self.began = self.said = time.perf_counter()
 
     def add(self, recorded: Tensor) -> None:
@@ -182,12 +188,11 @@ class Recorder:
     def give_up(self, step: int, run: int) -> NoReturn:
         """Write the steps up to ``step``, where ``run`` diverged, and raise FloatingPointError."""
         self.done = step + 1
-        kept = self.output.with_suffix(".diverged.parquet")
-        write_table(kept, self.table())
+        write_table(self.kept, self.table())
         mode, gamma, seeds = self.run
         raise FloatingPointError(
             f"mode {mode}, gamma {spell_gamma(gamma)}, seed {seeds[run]}: the loss or the distance "
-            f"is no longer finite at step {step}; what was recorded is in {kept}"
+            f"is no longer finite at step {step}; what was recorded is in {self.kept}"
         )
 
     def report(self) -> None:
