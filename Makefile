@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 ENTER := . $(VENV)/bin/activate &&
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures quick test lint format clean
+.PHONY: help setup figures quick test bench lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,6 +21,9 @@ quick: setup ## the same at reduced scale, about two minutes, into results/quick
 
 test: lint ## check the code and run every test
 	$(ENTER) pytest -n 2 --dist loadfile
+
+bench: setup ## time the training loop beside the plain step and a usual script
+	$(ENTER) python -m equireg bench
 
 lint: setup ## check style, types and the workflow
 	$(ENTER) ruff check

@@ -190,6 +190,25 @@ def check(
     check(summary, evaluation, output)
 
 
+@app.command()
+@options(NetworkSettings, TrainingSettings, JobSettings)
+def bench(
+    *,
+    network: NetworkSettings,
+    training: TrainingSettings,
+    job: JobSettings,
+    seeds: Seeds = "0-9",
+    steps: Annotated[int, typer.Option(help="Steps per measurement.")] = 200,
+    json: Annotated[bool, typer.Option(help="Print the JSON object alone.")] = False,
+) -> None:
+    """Time the training loop beside the plain step and a usual script."""
+    device = configure(job)
+    from equireg.jobs.bench import bench, table
+
+    result = table(bench(network, training, parse_seeds(seeds), steps, device, job))
+    print(result.splitlines()[-1] if json else result)
+
+
 def main() -> None:
     """Run the command line; a wrong input is answered by one line and status 1."""
     try:
