@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equireg import compiled
 from equireg.batches import batches, elements, turned
-from equireg.compiled import Compiled, UnavailableError
+from equireg.compiled import Compiled, CompiledForward, UnavailableError, choose
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
 from equireg.jobs.initialize import draw_equivariant
@@ -159,6 +159,32 @@ def test_tanh_far_out(digits: tuple[Tensor, Tensor]) -> None:
     found = Compiled(*arguments).advance(rows, labels[rows].long())
     expected = Reference(*arguments).advance(rows, labels[rows].long())
     assert worst(found.double(), expected) < 1e-4
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", CASES)
+def test_forward_against_the_reference(case: str, digits: tuple[Tensor, Tensor]) -> None:
+    network = Network(CASES[case])
+    images = images_of_size(digits[0], network.settings.image_size)[:50]
+    weights = block(network, "nominal", [0, 1], 0.0, 0.1).weights(network)
+    expected = network.forward(weights, (images.double() / 255).expand(2, -1, -1, -1))
+    found = CompiledForward(network, weights, images, threads=2)(images)
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_what_is_chosen_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def impossible() -> str:
+        raise UnavailableError("the moon is full")
+
+    assert choose("auto", lambda: "fast", lambda: "plain") == "fast"
+    assert choose("reference", lambda: "fast", lambda: "plain") == "plain"
+    assert choose("auto", impossible, lambda: "plain") == "plain"
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "step: compiled for this processor"
+    assert said[1] == "step: the reference; as asked"
+    assert said[2].endswith("as the moon is full")
+    with pytest.raises(ValueError, match="step is 'compiled', but the moon is full; accepted"):
+        choose("compiled", impossible, lambda: "plain")
 
 
 def test_reasons_not_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:

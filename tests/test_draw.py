@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 
 from equireg import style
 from equireg.jobs.aggregate import aggregate
-from equireg.jobs.draw import Condition, Curve, decimate, distance_figure, draw, series
+from equireg.jobs.draw import Condition, Curve, decimate, distance_figure, draw, series, thin
 from equireg.settings import GridSettings, Mode
 from synthetic import write_experiment
 
@@ -144,26 +144,26 @@ def test_figures_do_not_change_global_settings() -> None:
 def test_decimation_keeps_extremes_and_ends() -> None:
     values = np.random.default_rng(0).random(10_007) + 1
     values[5003], values[7001] = 9, 0.1
-    thin = decimate(np.arange(10_007), values, 100)
-    assert len(thin.steps) <= 2 * 100 + 2
-    assert (np.diff(thin.steps) > 0).all()
-    assert {0, 5003, 7001, 10_006} <= set(thin.steps.tolist())
-    np.testing.assert_array_equal(thin.distances, values[thin.steps])
+    kept = decimate(np.arange(10_007), values, 100)
+    assert len(kept.steps) <= 2 * 100 + 2
+    assert (np.diff(kept.steps) > 0).all()
+    assert {0, 5003, 7001, 10_006} <= set(kept.steps.tolist())
+    np.testing.assert_array_equal(kept.distances, values[kept.steps])
     for start, stop in itertools.pairwise(np.linspace(0, 10_007, 101).astype(int)):
-        inside = thin.distances[(thin.steps >= start) & (thin.steps < stop)]
+        inside = kept.distances[(kept.steps >= start) & (kept.steps < stop)]
         assert inside.min() == values[start:stop].min()
         assert inside.max() == values[start:stop].max()
 
 
 def test_short_curves_stay_whole() -> None:
-    thin = decimate(np.arange(5), np.array([1.0, 0.0, 3.0, 2.0, 5.0]), 3)
-    np.testing.assert_array_equal(thin.distances, [1, np.nan, 3, 2, 5])
+    kept = decimate(np.arange(5), np.array([1.0, 0.0, 3.0, 2.0, 5.0]), 3)
+    np.testing.assert_array_equal(kept.distances, [1, np.nan, 3, 2, 5])
 
 
 def test_decimation_of_zeros_leaves_gaps() -> None:
-    thin = decimate(np.arange(1000), np.r_[np.zeros(500), np.ones(500)], 10)
-    assert np.isnan(thin.distances[thin.steps < 500]).all()
-    assert (thin.distances[thin.steps >= 500] == 1).all()
+    kept = decimate(np.arange(1000), np.r_[np.zeros(500), np.ones(500)], 10)
+    assert np.isnan(kept.distances[kept.steps < 500]).all()
+    assert (kept.distances[kept.steps >= 500] == 1).all()
 
 
 def test_series_do_not_depend_on_row_groups(tables: Path, tmp_path: Path) -> None:
@@ -179,3 +179,14 @@ def test_series_do_not_depend_on_row_groups(tables: Path, tmp_path: Path) -> Non
     for (_, steps, values), (_, same_steps, same) in zip(found, expected, strict=True):
         np.testing.assert_array_equal(steps, same_steps)
         np.testing.assert_array_equal(values, same)
+
+
+def test_a_thinned_median_keeps_its_ends_and_its_level() -> None:
+    steps = np.arange(60_000, dtype=np.int32)
+    noise = np.random.default_rng(0).uniform(0.5, 1.5, len(steps))
+    curve = thin(steps, (1e-3 * noise).astype(np.float32), 300)
+    assert len(curve.steps) <= 301
+    assert curve.steps[[0, -1]].tolist() == [0, 59_999]
+    assert (np.diff(curve.steps) > 0).all()
+    assert np.allclose(curve.distances[1:-1], 1e-3, rtol=0.15)
+    assert np.isnan(thin(steps[:5], np.array([0.0, 1, 1, 1, 1]), 10).distances[0])

@@ -148,7 +148,7 @@ def evaluate(
     device = configure(job)
     from equireg.jobs.evaluate import evaluate
 
-    evaluate(network, block, twin, data, output, device)
+    evaluate(network, block, twin, data, output, device, job)
 
 
 @app.command()

@@ -232,6 +232,14 @@ struct Network {  // convolution L and all that follows
     }
 
     template <typename Input>
+    void forward(const Input* input, const float* weight, float* logits) {
+        layer.fill_box(input);
+        layer.forward(weight);
+        next.forward(layer.out, weight + Layer<L>::SIZE, logits);
+    }
+
+    // Adds the gradient of the weights to ``gradient``; that of the input goes to ``back``.
+    template <typename Input>
     float pass(const Input* input, int label, const float* weight, float* gradient, float* back) {
         alignas(64) float mine[Layer<L>::COUNT * Layer<L>::OUT];
         layer.fill_box(input);
@@ -252,7 +260,7 @@ struct Network<DEPTH> {  // the linear layer and the cross entropy
 
     void prepare(const float*) {}
 
-    float pass(const float* input, int label, const float* weight, float* gradient, float* back) {
+    void forward(const float* input, const float* weight, float* logits) {
         Lanes sums[CLASSES] = {};
         for (int p = 0; p < GRID; ++p)
             for (int c = 0; c < IN; c += LANES) {
@@ -260,12 +268,17 @@ struct Network<DEPTH> {  // the linear layer and the cross entropy
                 for (int k = 0; k < CLASSES; ++k)
                     sums[k] += x * load(weight + p * INNER + k * IN + c);
             }
-        float logits[CLASSES], largest = -INFINITY, total = 0;
         for (int k = 0; k < CLASSES; ++k) {
             logits[k] = 0;
             for (int i = 0; i < LANES; ++i) logits[k] += sums[k][i];
-            if (!(logits[k] <= largest)) largest = logits[k];
         }
+    }
+
+    float pass(const float* input, int label, const float* weight, float* gradient, float* back) {
+        float logits[CLASSES], largest = -INFINITY, total = 0;
+        forward(input, weight, logits);
+        for (int k = 0; k < CLASSES; ++k)
+            if (!(logits[k] <= largest)) largest = logits[k];
         float slopes[CLASSES];
         for (int k = 0; k < CLASSES; ++k) total += slopes[k] = std::exp(logits[k] - largest);
         for (int k = 0; k < CLASSES; ++k) slopes[k] = slopes[k] / total - (k == label);
@@ -365,4 +378,11 @@ extern "C" void train(const uint8_t* images, const int64_t* rows, const int64_t*
             gradient += s.entries * s.inner;
         }
     }
+}
+
+// The logits of ``count`` images by one run's network, (count, CLASSES).
+extern "C" void predict(const uint8_t* images, int count, const float* weight, float* logits) {
+    const auto network = std::make_unique<Whole>();
+    for (int i = 0; i < count; ++i)
+        network->forward(images + (size_t)i * PIXELS, weight, logits + (size_t)i * CLASSES);
 }

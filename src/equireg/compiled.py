@@ -14,8 +14,10 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +27,8 @@ from torch import Tensor
 from equireg.files import atomic
 from equireg.network import Network
 from equireg.projections import LayerSpace
-from equireg.settings import NetworkSettings
+from equireg.runtime import say
+from equireg.settings import NetworkSettings, Step
 from equireg.step import Runs
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -35,6 +38,10 @@ FLAGS = [
     *("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno"),
     *("-fno-trapping-math", "-fassociative-math", "-freciprocal-math", "-fno-signed-zeros"),
 ]
+
+
+Fast = TypeVar("Fast")
+Plain = TypeVar("Plain")
 
 
 class UnavailableError(Exception):
@@ -56,9 +63,7 @@ class Compiled:
         scale: float,
         threads: int = 1,
     ) -> None:
-        if images.device.type != "cpu":
-            raise UnavailableError(f"it runs on CPUs, not on {images.device.type}")
-        self.train = library(network.settings).train
+        self.library = library_for(network, images)
         self.network, self.images, self.threads = network, images, threads
         self.learning_rate, self.scale = learning_rate, scale
         self.gamma, self.free = runs.gamma, runs.free
@@ -83,7 +88,7 @@ class Compiled:
 
         def run(i: int) -> None:
             gamma, free = float(self.gamma[i]), float(self.free[i])
-            self.train(
+            self.library.train(
                 *(x.data_ptr() for x in (self.images, rows[i], labels[i])),
                 *(steps, batch, spaces),
                 *(x[i].data_ptr() for x in state),
@@ -112,6 +117,62 @@ class Compiled:
             self.gamma,
             self.free,
         )
+
+
+def choose(
+    step: Step, compiled: Callable[[], Fast], reference: Callable[[], Plain]
+) -> Fast | Plain:
+    """The compiled way where it can be taken, else the reference; the log says which, and why.
+
+    Raises ValueError if ``step`` asks for the compiled one and it cannot be taken.
+    """
+    why = "as asked"
+    if step != "reference":
+        try:
+            fast = compiled()
+        except UnavailableError as error:
+            if step == "compiled":
+                raise ValueError(f"step is 'compiled', but {error}; accepted: auto") from error
+            why = f"the compiled one cannot be taken, as {error}"
+        else:
+            say("step: compiled for this processor")
+            return fast
+    say(f"step: the reference; {why}")
+    return reference()
+
+
+class CompiledForward:
+    """The networks of a block of runs, for evaluation on uint8 images on the CPU.
+
+    weights: (runs, *shape) per layer. Raises UnavailableError as ``Compiled`` does.
+    """
+
+    def __init__(
+        self, network: Network, weights: Mapping[str, Tensor], images: Tensor, threads: int = 1
+    ) -> None:
+        self.library = library_for(network, images)
+        self.classes, self.threads = network.settings.classes, threads
+        self.whole = _pack({name: weight.flatten(-2) for name, weight in weights.items()})
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Every run's logits of images (count, side, side): (runs, count, classes)."""
+        images = images.contiguous()
+        logits = torch.empty(len(self.whole), len(images), self.classes)
+
+        def run(i: int) -> None:
+            pointers = self.whole[i].data_ptr(), logits[i].data_ptr()
+            self.library.predict(images.data_ptr(), len(images), *pointers)
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(run, range(len(logits))))
+        return logits
+
+
+def library_for(network: Network, images: Tensor) -> ctypes.CDLL:
+    """The library for this network if its images lie where it can read them."""
+    if images.device.type != "cpu":
+        raise UnavailableError(f"it runs on CPUs, not on {images.device.type}")
+    return library(network.settings)
 
 
 def _pack(layers: dict[str, Tensor]) -> Tensor:
@@ -207,16 +268,15 @@ def library(settings: NetworkSettings) -> ctypes.CDLL:
         raise UnavailableError(str(error)) from error
     pointer, whole, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
     spaces = ctypes.POINTER(_Space)
-    loaded.train.argtypes = [
+    loaded.train.argtypes = (
         *[pointer] * 3,
-        whole,
-        whole,
-        spaces,
+        *(whole, whole, spaces),
         *[pointer] * 4,
         *[real] * 4,
         pointer,
-    ]
-    loaded.train.restype = None
+    )
+    loaded.predict.argtypes = (pointer, whole, pointer, pointer)
+    loaded.train.restype = loaded.predict.restype = None
     return loaded
 
 

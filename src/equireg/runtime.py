@@ -39,6 +39,11 @@ def configure(jobs: JobSettings) -> str:
     return jobs.device
 
 
+def say(line: str) -> None:
+    """A line in the job's log."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def keep_memory() -> None:
     """Have malloc keep large blocks: a step would else give them back and fault them in anew."""
     if sys.platform != "linux":

@@ -78,6 +78,7 @@ rule evaluate:
     threads: chosen.jobs.threads
     resources:
         device=chosen.jobs.device,
+        step=chosen.jobs.step,
         mem_mb=lambda wildcards, attempt: attempt * 3000,
         runtime=lambda wildcards, attempt: attempt * 30,
     params:
@@ -89,4 +90,4 @@ rule evaluate:
     shell:
         "python -m equireg evaluate --block {input.block} {params.twin} --data {input.data}"
         " --output {output.evaluation} {params.options}"
-        " --threads {threads} --device {resources.device} > {log} 2>&1"
+        " --threads {threads} --device {resources.device} --step {resources.step} > {log} 2>&1"

@@ -26,7 +26,7 @@ MODES = ("nominal", "augmented")  # in the order of drawing; the equivariant dis
 POINTS = 120_000  # in all faint lines together, about: 1 MB of PDF
 MOST_BINS = 300  # per faint line: finer than its width in print
 FEWEST_BINS = 20
-MEDIAN_BINS = 600
+MEDIAN_BINS = 300
 
 
 class Condition(NamedTuple):
@@ -57,7 +57,7 @@ def draw(trajectories: Path, summary: Path, outputs: list[Path]) -> None:
     for (mode, gamma), steps, values in series(summary, ["mode", "gamma"], "median"):
         longest = max(longest, len(steps))
         if mode in MODES:
-            medians[Condition(mode, gamma)] = decimate(steps, values, MEDIAN_BINS)
+            medians[Condition(mode, gamma)] = thin(steps, values, MEDIAN_BINS)
     if not medians:
         raise ValueError(f"{summary} has neither a nominal nor an augmented run; nothing to draw")
 
@@ -137,6 +137,24 @@ def decimate(steps: np.ndarray, values: np.ndarray, bins: int) -> Curve:
         }
     index = np.array(sorted(kept))
     return Curve(steps[index], values[index])
+
+
+def thin(steps: np.ndarray, values: np.ndarray, bins: int) -> Curve:
+    """Thin a median to one point per bin, the middle of its values; the faint runs show the rest.
+
+    The first and the last point stay. Values of 0 become NaN.
+    """
+    values = np.where(values > 0, values, np.nan)
+    if len(values) <= bins:
+        return Curve(steps, values)
+    edges = np.unique(np.linspace(1, len(values) - 1, bins - 1).astype(int))
+    middles = [
+        (steps[(start + stop) // 2], np.median(values[start:stop]))
+        for start, stop in itertools.pairwise(edges.tolist())
+    ]
+    ends = [(steps[i], values[i]) for i in (0, -1)]
+    index, thinned = np.array([ends[0], *middles, ends[1]]).T
+    return Curve(index.astype(steps.dtype), thinned)
 
 
 def distance_figure(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equireg.batches import turned
+from equireg.compiled import CompiledForward, choose
 from equireg.dataset import load_dataset
+from equireg.groups import Group
 from equireg.network import Network
-from equireg.settings import Mode, NetworkSettings
+from equireg.settings import JobSettings, Mode, NetworkSettings
 from equireg.tables import RUN_FIELDS, distance_columns, open_parquet, run_columns, write_table
 from equireg.weights import load_weights
 
 IMAGES_AT_ONCE = 100  # per run; bounds the memory
+
+Forward = Callable[[Tensor], Tensor]  # uint8 images (count, side, side) -> (runs, count, classes)
 
 
 def evaluate(
@@ -28,6 +32,7 @@ def evaluate(
     data: Path,
     output: Path,
     device: str,
+    jobs: JobSettings,
 ) -> None:
     """Write a row per run of ``block``, a trajectories' parquet with the weights beside it.
 
@@ -50,51 +55,60 @@ def evaluate(
 
     columns = {"final_loss": last["loss"].to_numpy()}
     columns |= {f"final_{name}": held[name].numpy() for name in names}
-    columns |= test(
-        network.to(device, torch.float32),
-        {name: weight.to(device) for name, weight in weights.items()},
-        dataset.test_images.to(device),
-        dataset.test_labels.to(device),
+    images, labels = dataset.test_images.to(device), dataset.test_labels.to(device)
+    moved = {name: weight.to(device) for name, weight in weights.items()}
+    forward = choose(
+        jobs.step,
+        lambda: CompiledForward(network, moved, images, jobs.threads),
+        lambda: reference_forward(network.to(device, torch.float32), moved),
     )
+    columns |= test(forward, network.group, images, labels)
     distances = twin_distances(weights, twins) if twins else [None] * len(names)
     columns |= {f"twin_{name}": d for name, d in zip(names, distances, strict=True)}
     write_table(output, evaluation_table(mode, gamma, seeds, columns))
 
 
-def test(
-    network: Network, weights: Mapping[str, Tensor], images: Tensor, labels: Tensor
-) -> dict[str, np.ndarray]:
+def reference_forward(network: Network, weights: Mapping[str, Tensor]) -> Forward:
+    """The networks of the runs, on the device of their weights."""
+    runs = len(weights["linear"])
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network.forward(weights, (images / 255.0).expand(runs, -1, -1, -1))
+
+    return forward
+
+
+def test(forward: Forward, group: Group, images: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
     """Loss and accuracy on test images (count, side, side), and what turning them changes.
 
     Per run: test_loss and test_accuracy on the upright images; test_accuracy_turned over all turns
     by the group; prediction_change, the share of (image, element other than the identity) whose
     predicted class is not the upright image's.
     """
-    group = network.group
-    runs = len(weights["linear"])
-    loss, right, changed = (torch.zeros(runs, n, device=images.device) for n in (1, group.order, 1))
+    loss, right, changed = [], [], []
     for some, truth in zip(images.split(IMAGES_AT_ONCE), labels.split(IMAGES_AT_ONCE), strict=True):
         truth = truth.long()
-        pixels = turned(some, group.elements).view(len(some), group.order, *some.shape[1:]) / 255.0
-        predictions = []
-        for element in range(group.order):
-            with torch.no_grad():
-                logits = network.forward(weights, pixels[:, element].expand(runs, -1, -1, -1))
-            predictions.append(logits.argmax(-1))
-            right[:, element] += (predictions[-1] == truth).sum(1)
-            if element == 0:
-                losses = F.cross_entropy(logits.flatten(0, 1), truth.repeat(runs), reduction="none")
-                loss[:, 0] += losses.view(runs, -1).sum(1)
-            else:
-                changed[:, 0] += (predictions[-1] != predictions[0]).sum(1)
+        turns = turned(some, group.elements).view(len(some), group.order, *some.shape[1:])
+        logits = torch.stack([forward(images) for images in turns.unbind(1)])
+        upright = logits[0]
+        losses = F.cross_entropy(
+            upright.flatten(0, 1), truth.repeat(len(upright)), reduction="none"
+        )
+        loss.append(losses.view(len(upright), -1).double().sum(1))
+        predicted = logits.argmax(-1)  # (elements, runs, images)
+        right.append((predicted == truth).sum(2))
+        changed.append((predicted[1:] != predicted[0]).sum((0, 2)))
     count = len(images)
+    rights = torch.stack(right).sum(0).double() / count
     return {
-        name: values.double().cpu().numpy()
+        name: values.cpu().numpy()
         for name, values in {
-            "test_loss": loss[:, 0] / count,
-            "test_accuracy": right[:, 0] / count,
-            "test_accuracy_turned": right.mean(1) / count,
-            "prediction_change": changed[:, 0] / count / max(group.order - 1, 1),
+            "test_loss": torch.stack(loss).sum(0) / count,
+            "test_accuracy": rights[0],
+            "test_accuracy_turned": rights.mean(0),
+            "prediction_change": torch.stack(changed).sum(0).double()
+            / (count * max(group.order - 1, 1)),
         }.items()
     }
 

@@ -14,7 +14,6 @@ import re
 import shutil
 import struct
 import subprocess
-import sys
 import tarfile
 import tempfile
 import threading
@@ -29,6 +28,7 @@ import safetensors.numpy
 import urllib3
 
 from equireg.files import atomic, write_text
+from equireg.runtime import say
 from equireg.settings import DataSettings
 
 # A data set's files by name, raw; every source may also hold them gzipped.
@@ -91,11 +91,6 @@ def fetch(data: DataSettings, output: Path, sums: Path | None) -> None:
     with atomic(output) as temporary:
         safetensors.numpy.save_file(decode(files), temporary)
     say(f"{data.name}: decoded into {output}")
-
-
-def say(message: str) -> None:
-    """A line for the log."""
-    print(message, file=sys.stderr, flush=True)
 
 
 # Sums ---------------------------------------------------------------------------------------------

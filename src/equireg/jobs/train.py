@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +15,13 @@ import torch
 from torch import Tensor
 
 from equireg.batches import batches, elements, steps_per_epoch, turned
-from equireg.compiled import Compiled, UnavailableError
+from equireg.compiled import Compiled, choose
 from equireg.dataset import load_dataset
 from equireg.files import write_json
 from equireg.network import Network
 from equireg.provenance import provenance
 from equireg.randomness import generator
+from equireg.runtime import say
 from equireg.settings import (
     JobSettings,
     Mode,
@@ -136,22 +136,14 @@ def perturbation(network: Network, mode: Mode, seed: int, deviation: float) -> d
 def choose_trainer(
     network: Network, runs: Runs, images: Tensor, training: TrainingSettings, jobs: JobSettings
 ) -> Compiled | Reference:
-    """The compiled step where it can be taken, else the reference; says which, and why."""
+    """What trains the block: the compiled step or the reference."""
     scale = 1 / training.batch_size if training.risk_scale == "batch" else 1.0
     arguments = network, runs, images, training.learning_rate, scale
-    why = "as asked"
-    if jobs.step != "reference":
-        try:
-            compiled = Compiled(*arguments, threads=jobs.threads)
-        except UnavailableError as error:
-            if jobs.step == "compiled":
-                raise ValueError(f"step is 'compiled', but {error}; accepted here: auto") from error
-            why = f"the compiled one cannot be taken: {error}"
-        else:
-            say("training step: compiled for this processor")
-            return compiled
-    say(f"training step: the reference; {why}")
-    return Reference(*arguments)
+    return choose(
+        jobs.step,
+        lambda: Compiled(*arguments, threads=jobs.threads),
+        lambda: Reference(*arguments),
+    )
 
 
 class Recorder:
@@ -213,8 +205,3 @@ class Recorder:
         """The trajectories recorded so far."""
         metrics = self.metrics[:, :, : self.done]
         return trajectory_table(*self.run, dict(zip(self.columns, metrics, strict=True)))
-
-
-def say(line: str) -> None:
-    """A line in the job's log."""
-    print(line, file=sys.stderr, flush=True)
