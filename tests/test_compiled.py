@@ -88,8 +88,8 @@ def test_against_the_reference(case: str, mode: Mode, digits: tuple[Tensor, Tens
         found = found[..., ~(expected == 0).all(0).all(0)]  # a layer without a complement
         expected = expected[..., ~(expected == 0).all(0).all(0)]
         assert worst(found.double(), expected) < 1e-4
-    final = slow.finish().weights(network)
-    for name, weight in fast.finish().weights(network).items():
+    final = slow.weights()
+    for name, weight in fast.weights().items():
         assert (weight - final[name]).norm() / final[name].norm() < 1e-4
 
 
@@ -113,8 +113,8 @@ def test_gradients(trained: bool, digits: tuple[Tensor, Tensor]) -> None:
     slow = Reference(network, runs, table, 1e3, 1.0)
     fast.advance(rows, labels[rows].long())
     slow.advance(rows, labels[rows].long())
-    for name, weight in fast.finish().weights(network).items():
-        gradient = slow.finish().weights(network)[name] - before[name]
+    for name, weight in fast.weights().items():
+        gradient = slow.weights()[name] - before[name]
         difference = weight - before[name] - gradient
         assert difference.norm() / gradient.norm() < 1e-5
 
@@ -126,14 +126,18 @@ def test_bits_depend_neither_on_the_block_nor_on_the_threads(
     network = Network(NetworkSettings())
     images, labels = digits
     table = turned(images, network.group.elements)
-    recorded = {}
+    recorded, final = {}, {}
     for seeds, threads, chunk in (([0, 1, 2], 1, 7), ([0, 1, 2], 3, 30), ([1], 1, 30)):
         runs = block(network, "augmented", seeds, 1e-2, 1e-3)
         step = Compiled(network, runs, table, 1e-2, 0.1, threads=threads)
         chunks = batches(network.group, "augmented", seeds, labels, TrainingSettings(), chunk)
         recorded[len(seeds), threads] = torch.cat([step.advance(*chunk) for chunk in chunks], 1)
+        final[len(seeds), threads] = {**step.weights(), "distances": step.distances()}
     assert torch.equal(recorded[3, 1], recorded[3, 3])
     assert torch.equal(recorded[3, 1][1:2], recorded[1, 1])
+    for name, tensor in final[1, 1].items():
+        assert torch.equal(tensor, final[3, 1][name][1:2])
+        assert torch.equal(tensor, final[3, 3][name][1:2])
 
 
 @needs_compiler
@@ -197,14 +201,42 @@ def test_reasons_not_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
         compiled.library(NetworkSettings())
 
 
+@needs_compiler
+def test_a_damaged_library_is_compiled_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings = NetworkSettings(channels=(16,), image_size=4)
+    compiled.library.cache_clear()
+    compiled.library(settings)
+    (library,) = (tmp_path / "equireg").glob("*.so")
+    whole = library.read_bytes()
+    library.unlink()  # not written over: it is mapped into this process
+    library.write_bytes(whole[: len(whole) // 2])
+    compiled.library.cache_clear()
+    compiled.library(settings)
+    assert library.read_bytes()[: len(whole) // 2] == whole[: len(whole) // 2]
+    assert library.stat().st_size == len(whole)
+
+
+@needs_compiler
+def test_large_images_do_not_overflow_the_stack() -> None:
+    network = Network(NetworkSettings(channels=(128, 16), image_size=256, classes=2))
+    runs = block(network, "nominal", [0], 0.0, 1e-3)
+    step = Compiled(network, runs, torch.zeros(1, 256**2, dtype=torch.uint8), 1e-3, 1.0)
+    zero = torch.zeros(1, 1, 1, dtype=torch.int64)
+    assert step.advance(zero, zero).isfinite().all()
+
+
 def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     compiled.library.cache_clear()
     broken = tmp_path / "c++"
-    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho no space left >&2\nexit 1\n')
+    complaints = "echo note: x >&2\necho error: no space left >&2\n"
+    broken.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit 0\n{complaints}exit 1\n')
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(UnavailableError, match="failed: no space left"):
+    with pytest.raises(UnavailableError, match="failed: error: no space left"):
         compiled.library(NetworkSettings())
     assert list((tmp_path / "cache" / "equireg").iterdir()) == []
     compiled.library.cache_clear()

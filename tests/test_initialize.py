@@ -34,14 +34,22 @@ def test_files_depend_on_the_seeds_alone(tmp_path: Path) -> None:
     for name, seeds in (("a", [0, 1, 2]), ("b", [0, 1, 2]), ("c", [2])):
         initialize(NetworkSettings(), InitializationSettings(), seeds, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    many, one = load_weights(tmp_path / "a", [2]), load_weights(tmp_path / "c", [2])
+    layers = Network(NetworkSettings()).layers
+    many, about = load_weights(tmp_path / "a", [2], layers)
+    one, _ = load_weights(tmp_path / "c", [2], layers)
+    assert about["distribution"] == "gaussian"
     assert all(torch.equal(many[name], one[name]) for name in many)
     assert many["conv2"].shape == (1, 16, 16, 3, 3)
     with pytest.raises(ValueError, match="lacks seed 5"):
-        load_weights(tmp_path / "a", [5])
+        load_weights(tmp_path / "a", [5], layers)
+    narrow = Network(NetworkSettings(channels=(16, 8))).layers
+    with pytest.raises(ValueError, match=r"conv2 of shape .* expected \(8, 16, 3, 3\)"):
+        load_weights(tmp_path / "a", [2], narrow)
+    with pytest.raises(FileNotFoundError, match="initialize writes initial weights"):
+        load_weights(tmp_path / "none", [2], layers)
 
 
 def test_a_file_that_is_no_weight_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("<html>")
     with pytest.raises(ValueError, match="not a weight file"):
-        load_weights(tmp_path / "x", [0])
+        load_weights(tmp_path / "x", [0], {})

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from equireg.batches import batches, turned
 from equireg.jobs.initialize import draw_equivariant
 from equireg.jobs.train import perturbation
 from equireg.network import Network
-from equireg.settings import Mode, NetworkSettings
-from equireg.step import Runs, start, training_step
+from equireg.settings import Mode, NetworkSettings, TrainingSettings
+from equireg.step import Reference, Runs, start, training_step
 
 SMALL = NetworkSettings(image_size=8, channels=(3, 4), classes=5)
 
@@ -110,3 +111,26 @@ def test_modes_of_a_seed_share_the_equivariant_start() -> None:
             assert torch.equal(runs.equivariant[name], equivariant.equivariant[name])
             assert (runs.complement[name] != 0).any()
         assert (augmented.complement[name] != nominal.complement[name]).any()
+
+
+def test_exact_augmentation_takes_the_mean_gradient_over_the_group() -> None:
+    """One step on every turn of each image, through the batches, against the mean of the turns."""
+    network, rate = Network(SMALL), 0.1
+    pixels = torch.arange(6 * 64).mul(37).remainder(256).to(torch.uint8).view(6, 8, 8)
+    labels = torch.arange(6).remainder(5)
+    training = TrainingSettings(batch_size=6, epochs=1, augmentation="exact")
+    ((rows, classes),) = batches(network.group, "augmented", [0], labels, training, 1)
+    exact = block(network, "augmented", [0])
+    before = exact.weights(network)
+    Reference(network, exact, turned(pixels, network.group.elements), rate, 1.0).advance(
+        rows, classes
+    )
+    mean = {name: torch.zeros_like(weight) for name, weight in before.items()}
+    for k in range(4):
+        runs = block(network, "augmented", [0])
+        images = torch.rot90(pixels, k, (1, 2))[None].double() / 255
+        training_step(network, runs, images, labels[None], rate, 1.0)
+        for name, weight in runs.weights(network).items():
+            mean[name] += (weight - before[name]) / 4
+    for name, weight in exact.weights(network).items():
+        assert torch.allclose(weight - before[name], mean[name], atol=1e-13)

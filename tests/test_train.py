@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from equireg.cli import main
-from equireg.settings import parse_seeds
+from equireg.network import Network
+from equireg.settings import NetworkSettings, parse_seeds
+from equireg.weights import load_weights, save_weights
 
 DIGITS = Path(__file__).parent / "data" / "digits"
 NETWORK = ["--channels", "4", "--channels", "4"]
@@ -106,6 +108,37 @@ def test_modes_are_paired_by_seed(jobs: Jobs) -> None:
     assert (tables["equivariant"]["distance"].to_numpy() == 0).all()
 
 
+def test_the_starting_distance_is_that_of_the_perturbation(jobs: Jobs) -> None:
+    """sigma on every entry off E: sigma sqrt(dim), the paper's 0.086 at 1e-3 and 7,392."""
+    block = jobs.train("a", "nominal", "0", "0-4", "--perturbation", "1e-2")
+    starts = pq.read_table(block, filters=[("step", "=", 0)])["distance"].to_numpy()
+    spaces = Network(NetworkSettings(channels=(4, 4))).layers.values()
+    dimension = sum(space.dimensions[1] for space in spaces)
+    assert np.allclose(starts, 1e-2 * np.sqrt(dimension), rtol=0.05)
+
+
+def test_the_scale_of_the_risk_is_that_of_the_learning_rate(jobs: Jobs) -> None:
+    """Without a penalty, dividing by the batch size once more is a tenth of the learning rate."""
+    scales = {"mean": "5e-3", "batch": "5e-2"}
+    blocks = [
+        jobs.train(scale, "nominal", "0", "0", "--risk-scale", scale, "--learning-rate", rate)
+        for scale, rate in scales.items()
+    ]
+    mean, batch = (pq.read_table(block)["loss"].to_numpy() for block in blocks)
+    assert np.allclose(mean, batch, rtol=1e-5)
+
+
+def test_saved_distances_are_those_of_the_saved_weights(jobs: Jobs) -> None:
+    weights = load_file(jobs.train("a", "nominal", "1e-2", "0-1").with_suffix(".safetensors"))
+    squares = []
+    for name, space in Network(NetworkSettings(channels=(4, 4))).layers.items():
+        outside = space.project_complement(weights[name].double()).flatten(1).norm(dim=1)
+        assert torch.allclose(weights[f"distance_{name}"].double(), outside, rtol=1e-4)
+        squares.append(outside.square())
+    total = torch.stack(squares).sum(0).sqrt()
+    assert torch.allclose(weights["distance"].double(), total, rtol=1e-4)
+
+
 def test_a_strong_penalty_keeps_the_run_at_e(jobs: Jobs) -> None:
     free = pq.read_table(jobs.train("free", "nominal", "0", "0"))["distance"].to_numpy()
     held = pq.read_table(jobs.train("held", "nominal", "10", "0"))["distance"].to_numpy()
@@ -141,9 +174,6 @@ def test_evaluation(jobs: Jobs) -> None:
 
 
 def test_accuracy_is_that_of_the_logits_written_out(jobs: Jobs) -> None:
-    from equireg.network import Network
-    from equireg.settings import NetworkSettings
-
     block = jobs.train("a", "nominal", "0", "5")
     output = block.with_suffix(".evaluation.parquet")
     jobs.run("evaluate", "--block", block, "--data", jobs.data, "--output", output, *NETWORK)
@@ -163,12 +193,45 @@ def test_accuracy_is_that_of_the_logits_written_out(jobs: Jobs) -> None:
     assert row["prediction_change"] == pytest.approx(np.mean(changed[1:]))
 
 
+@pytest.mark.parametrize(
+    ("made", "used", "message"),
+    [
+        ([], ["--channels", "8"], r"conv1 of shape \(4, 1, 3, 3\); expected \(8, 1, 3, 3\)"),
+        (["--group", "C2"], [], "weights of conv1 are .* away from E of group C4"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["equivariant", "nominal"])
+def test_initial_weights_of_another_network(
+    jobs: Jobs, mode: str, made: list[str], used: list[str], message: str
+) -> None:
+    initial = jobs.folder / "initial.safetensors"
+    jobs.run("initialize", "--seeds", "0", "--output", initial, *NETWORK, *made)
+    files = ["--data", jobs.data, "--initial", initial, "--output", jobs.folder / "x.parquet"]
+    penalty = [] if mode == "equivariant" else ["--gamma", "0"]
+    with pytest.raises(RuntimeError, match=message):
+        jobs.run("train", "--mode", mode, *penalty, "--seeds", "0", *files, *(used or NETWORK))
+
+
+def test_weights_of_another_network_are_not_evaluated(jobs: Jobs) -> None:
+    block = jobs.train("a", "nominal", "0", "0")
+    files = ["--data", jobs.data, "--output", jobs.folder / "x.parquet"]
+    with pytest.raises(RuntimeError, match="made for another network"):
+        jobs.run("evaluate", "--block", block, *files)
+
+
+def test_divergence_in_the_last_update_is_noticed(jobs: Jobs) -> None:
+    """The loss before the only update is finite, the weights after it are not."""
+    huge = ["--batch-size", "300", "--epochs", "1", "--learning-rate", "1e38"]
+    with pytest.raises(RuntimeError, match="no longer finite at step 1"):
+        jobs.train("a", "nominal", "0", "0", *huge)
+
+
 def test_divergence_names_the_run_and_keeps_what_it_recorded(jobs: Jobs) -> None:
     initial = jobs.folder / "initial-0-1.safetensors"
     jobs.run("initialize", "--seeds", "0-1", "--output", initial, *NETWORK)
-    broken = load_file(initial)
+    broken, about = load_weights(initial, [0, 1], {})
     broken["conv1"][1] = float("nan")
-    save_file(broken, initial)
+    save_weights(initial, [0, 1], broken, about)
     output = jobs.folder / "block.parquet"
     files = ["--data", jobs.data, "--initial", initial, "--output", output]
     with pytest.raises(
@@ -200,6 +263,7 @@ def test_divergence_names_the_run_and_keeps_what_it_recorded(jobs: Jobs) -> None
         (["--mode", "nominal", "--gamma", "1", "--seeds", "2-1"], "seeds are '2-1'"),
         (["--mode", "nominal", "--gamma", "1", "--threads", "0"], "threads is 0"),
         (["--mode", "nominal", "--gamma", "1", "--image-size", "32"], "32x32"),
+        (["--mode", "nominal", "--gamma", "1", "--output", "x.json"], "ends in .parquet"),
     ],
 )
 def test_refused(jobs: Jobs, words: list[str], message: str) -> None:

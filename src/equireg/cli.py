@@ -191,11 +191,9 @@ def check(
 
 
 @app.command()
-@options(NetworkSettings, TrainingSettings, JobSettings)
+@options(JobSettings)
 def bench(
     *,
-    network: NetworkSettings,
-    training: TrainingSettings,
     job: JobSettings,
     seeds: Seeds = "0-9",
     steps: Annotated[int, typer.Option(help="Steps per measurement.")] = 200,
@@ -205,7 +203,7 @@ def bench(
     device = configure(job)
     from equireg.jobs.bench import bench, table
 
-    result = table(bench(network, training, parse_seeds(seeds), steps, device, job))
+    result = table(bench(parse_seeds(seeds), steps, device, job))
     print(result.splitlines()[-1] if json else result)
 
 

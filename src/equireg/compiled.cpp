@@ -64,7 +64,7 @@ struct Layer {  // convolution L: box filter, filter at every second place, tanh
 
     alignas(64) float box[BOX * BOX * IN];
     alignas(64) float tanhs[COUNT * OUT];
-    alignas(64) float out[COUNT * OUT];  // normalized; in the backward pass its gradient
+    alignas(64) float out[COUNT * OUT];  // normalized
     alignas(64) float back[L > 0 ? BOX * BOX * IN : 1];
     alignas(64) float transposed[L > 0 ? SIZE : 1];
     alignas(64) float rsqrt[OUT];
@@ -224,6 +224,7 @@ template <int L>
 struct Network {  // convolution L and all that follows
     Layer<L> layer;
     Network<L + 1> next;
+    alignas(64) float slope[Layer<L>::COUNT * Layer<L>::OUT];  // the gradient of layer.out
     static constexpr int SIZE = Layer<L>::SIZE + Network<L + 1>::SIZE;
 
     void prepare(const float* weight) {
@@ -241,14 +242,13 @@ struct Network {  // convolution L and all that follows
     // Adds the gradient of the weights to ``gradient``; that of the input goes to ``back``.
     template <typename Input>
     float pass(const Input* input, int label, const float* weight, float* gradient, float* back) {
-        alignas(64) float mine[Layer<L>::COUNT * Layer<L>::OUT];
         layer.fill_box(input);
         layer.forward(weight);
         const float loss =
-            next.pass(layer.out, label, weight + Layer<L>::SIZE, gradient + Layer<L>::SIZE, mine);
-        layer.backward_pointwise(mine);
-        layer.backward_weight(mine, gradient);
-        if constexpr (L > 0) layer.backward_input(mine, back);
+            next.pass(layer.out, label, weight + Layer<L>::SIZE, gradient + Layer<L>::SIZE, slope);
+        layer.backward_pointwise(slope);
+        layer.backward_weight(slope, gradient);
+        if constexpr (L > 0) layer.backward_input(slope, back);
         return loss;
     }
 };

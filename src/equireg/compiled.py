@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.files import atomic
+from equireg.files import atomic, sha256, write_text
 from equireg.network import Network
 from equireg.projections import LayerSpace
 from equireg.runtime import say
@@ -102,21 +102,19 @@ class Compiled:
         distances = torch.cat([squares.sum(-1, keepdim=True), squares], -1).sqrt()
         return torch.cat([recorded[..., :1], distances], -1)
 
-    def finish(self) -> Runs:
-        """The runs as they are now."""
-        layers = self.network.layers
-        entries = {name: space.shape[-1] ** 2 for name, space in layers.items()}
-        groups = {
-            name: orbits.space.orbits for name, orbits in zip(layers, self.spaces, strict=True)
+    def weights(self) -> dict[str, Tensor]:
+        """The layers A as they are now, (runs, *shape) each, float32."""
+        layers = self.network.layers.items()
+        sizes = [math.prod(space.shape) for _, space in layers]
+        parts = self.whole.split(sizes, 1)
+        return {
+            name: _unpack(part, name, space.shape)
+            for part, (name, space) in zip(parts, layers, strict=True)
         }
-        outside = _unpack(self.outside, self.network, entries)
-        inside = _unpack(self.inside, self.network, groups)
-        return Runs(
-            {name: a[..., :-1].contiguous() for name, a in inside.items()},
-            {name: outside[name] @ space.complement for name, space in layers.items()},
-            self.gamma,
-            self.free,
-        )
+
+    def distances(self) -> Tensor:
+        """|Pi_{E-perp} A| as it is now: in total, then per layer; (runs, 1 + layers)."""
+        return torch.cat([self.squares.sum(1, keepdim=True), self.squares], 1).sqrt()
 
 
 def choose(
@@ -132,7 +130,9 @@ def choose(
             fast = compiled()
         except UnavailableError as error:
             if step == "compiled":
-                raise ValueError(f"step is 'compiled', but {error}; accepted: auto") from error
+                raise ValueError(
+                    f"step is 'compiled', but {error}; accepted here: auto, reference"
+                ) from error
             why = f"the compiled one cannot be taken, as {error}"
         else:
             say("step: compiled for this processor")
@@ -181,15 +181,13 @@ def _pack(layers: dict[str, Tensor]) -> Tensor:
     return torch.cat(flat, 1).contiguous()
 
 
-def _unpack(packed: Tensor, network: Network, counts: dict[str, int]) -> dict[str, Tensor]:
-    """The inverse of ``_pack``; counts: n of each layer."""
-    sizes = [counts[name] * math.prod(space.shape[:2]) for name, space in network.layers.items()]
-    layers = {}
-    for (name, space), flat in zip(network.layers.items(), packed.split(sizes, 1), strict=True):
-        first, second = (space.shape[axis - 1] for axis in _inner(name))
-        grids = flat.to(space.complement).view(len(flat), counts[name], first, second)
-        layers[name] = grids.permute(0, *(2 + _inner(name).index(axis) for axis in (1, 2)), 1)
-    return layers
+def _unpack(packed: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    """A layer's weights from their part of ``_pack``."""
+    first, second = _inner(name)
+    inner = shape[first - 1], shape[second - 1]
+    grids = packed.view(len(packed), math.prod(shape[2:]), *inner)
+    axes = (2, 3) if first == 1 else (3, 2)
+    return grids.permute(0, *axes, 1).reshape(len(packed), *shape)
 
 
 def _inner(name: str) -> tuple[int, int]:
@@ -257,14 +255,15 @@ def library(settings: NetworkSettings) -> ctypes.CDLL:
         key = [SOURCE.read_bytes(), version, " ".join(command[1:-1]).encode(), processor_features()]
         name = f"step-{hashlib.sha256(b'|'.join(key)).hexdigest()[:20]}.so"
         file = cache_folder() / name
-        if not file.exists():
+        check = file.with_suffix(".sha256")  # a damaged library would end the process
+        if not (file.exists() and check.exists() and sha256(file) == check.read_text()):
             with atomic(file) as temporary:
                 done = subprocess.run([*command, "-o", str(temporary)], capture_output=True)
                 if done.returncode:
-                    lines = done.stderr.decode(errors="replace").splitlines() or ["no message"]
-                    raise UnavailableError(f"{compiler} failed: {lines[0]}")
+                    raise UnavailableError(f"{compiler} failed: {complaint(done.stderr)}")
+                write_text(check, sha256(temporary))
         loaded = ctypes.CDLL(str(file))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         raise UnavailableError(str(error)) from error
     pointer, whole, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
     spaces = ctypes.POINTER(_Space)
@@ -278,6 +277,12 @@ def library(settings: NetworkSettings) -> ctypes.CDLL:
     loaded.predict.argtypes = (pointer, whole, pointer, pointer)
     loaded.train.restype = loaded.predict.restype = None
     return loaded
+
+
+def complaint(output: bytes) -> str:
+    """The first line of a compiler's output that says what is wrong."""
+    lines = output.decode(errors="replace").splitlines()
+    return next((line for line in lines if "error" in line), lines[0] if lines else "no message")
 
 
 def cache_folder() -> Path:

@@ -7,14 +7,19 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from equireg import __version__
+from equireg.digest import source_digest
 
 LIBRARIES = ("torch", "numpy", "pyarrow", "safetensors")
 
 
-def provenance() -> dict[str, Any]:
-    """Version of equireg, of Python and of the libraries that can change a number; the machine."""
+def provenance(*modules: str) -> dict[str, Any]:
+    """Version and source of equireg, versions of Python and of the libraries, the machine.
+
+    modules: those that made the result; ``source`` is the digest of their code.
+    """
     return {
         "equireg": __version__,
+        "source": source_digest(*modules),
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "machine": {"system": platform.system(), "processor": processor()},

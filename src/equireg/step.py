@@ -66,11 +66,16 @@ def start(
     """Runs that start at ``initial`` weights in E, moved off it by ``noise``'s part in E-perp.
 
     noise None: the equivariant mode, whose complement is frozen at 0. The runs take the dtype of
-    the network's bases.
+    the network's bases. Raises ValueError if the initial weights do not lie in E.
     """
     equivariant, complement = {}, {}
     for name, space in network.layers.items():
         inside, outside = space.coordinates(initial[name].to(space.equivariant))
+        if outside.norm() > 1e-5 * inside.norm():
+            raise ValueError(
+                f"the initial weights of {name} are {outside.norm() / inside.norm():.2g} of their "
+                f"norm away from E of group {network.group.name}; draw them for this network"
+            )
         if noise is None:
             complement[name] = torch.zeros_like(outside)
         else:
@@ -143,6 +148,10 @@ class Reference:
             )
         return torch.stack(recorded, 1)
 
-    def finish(self) -> Runs:
-        """The runs as they are now."""
-        return self.runs
+    def weights(self) -> dict[str, Tensor]:
+        """The layers A as they are now, (runs, *shape) each."""
+        return self.runs.weights(self.network)
+
+    def distances(self) -> Tensor:
+        """|Pi_{E-perp} A| as it is now: in total, then per layer; (runs, 1 + layers)."""
+        return self.runs.distances()

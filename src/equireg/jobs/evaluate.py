@@ -49,9 +49,11 @@ def evaluate(
     network = Network(settings)
     names = distance_columns(list(network.layers))
     dataset = load_dataset(data, settings.image_size, settings.classes)
-    held = load_weights(block.with_suffix(".safetensors"), seeds)
+    held, _ = load_weights(block.with_suffix(".safetensors"), seeds, network.layers)
     weights = {name: held[name] for name in network.layers}
-    twins = weights if mode == "equivariant" else load_weights(twin, seeds) if twin else None
+    twins = weights if mode == "equivariant" else None
+    if twin and not twins:
+        twins, _ = load_weights(twin, seeds, network.layers)
 
     columns = {"final_loss": last["loss"].to_numpy()}
     columns |= {f"final_{name}": held[name].numpy() for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def initialize(
         ).float()
         for name, space in network.layers.items()
     }
-    save_weights(output, seeds, weights)
+    about = {**dataclasses.asdict(initialization), "network": dataclasses.asdict(settings)}
+    save_weights(output, seeds, weights, about)
 
 
 def draw_equivariant(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from equireg.batches import batches, elements, steps_per_epoch, turned
 from equireg.compiled import Compiled, choose
 from equireg.dataset import load_dataset
-from equireg.files import write_json
+from equireg.files import sha256, write_json
 from equireg.network import Network
 from equireg.provenance import provenance
 from equireg.randomness import generator
@@ -56,6 +56,8 @@ def train(
     FloatingPointError, after writing ``<output stem>.diverged.parquet``, if a run diverges.
     """
     check(mode, gamma, training)
+    if output.suffix != ".parquet":
+        raise ValueError(f"output is {output}; accepted: a name that ends in .parquet")
     began = time.perf_counter()
     network = Network(settings)
     dataset = load_dataset(data, settings.image_size, settings.classes)
@@ -69,7 +71,8 @@ def train(
         draws = [perturbation(network, mode, seed, training.perturbation) for seed in seeds]
         noise = {name: torch.stack([draw[name] for draw in draws]) for name in network.layers}
     # In float64, so that the coordinates of a weight in E are exact; rounded to float32 once.
-    exact = start(network, load_weights(initial, seeds), noise, [gamma or 0.0] * len(seeds))
+    weights, about = load_weights(initial, seeds, network.layers)
+    exact = start(network, weights, noise, [gamma or 0.0] * len(seeds))
     runs, network = exact.to(device, torch.float32), network.to(device, torch.float32)
 
     images, labels = dataset.train_images.to(device), dataset.train_labels.to(device)
@@ -81,11 +84,18 @@ def train(
     recorder = Recorder(mode, gamma, seeds, list(network.layers), steps, output)
     for rows, classes in chunks:
         recorder.add(trainer.advance(rows, classes))
-    runs = trainer.finish()
 
     names = distance_columns(list(network.layers))
-    final = {name: runs.distances()[:, i] for i, name in enumerate(names)}
-    save_weights(output.with_suffix(".safetensors"), seeds, {**runs.weights(network), **final})
+    final = {name: trainer.distances()[:, i] for i, name in enumerate(names)}
+    trained = {**trainer.weights(), **final}
+    recorder.check_end(trained)
+    origin = {
+        "network": dataclasses.asdict(settings),
+        "training": dataclasses.asdict(training),
+        "initialization": about,
+        "data": {"file": data.name, "sha256": sha256(data)},
+    }
+    save_weights(output.with_suffix(".safetensors"), seeds, trained, origin)
     write_table(output, recorder.table())
     recorder.kept.unlink(missing_ok=True)
     write_json(
@@ -94,13 +104,12 @@ def train(
             "mode": mode,
             "gamma": gamma,
             "seeds": spell_seeds(list(seeds)),
-            "network": dataclasses.asdict(settings),
-            "training": dataclasses.asdict(training),
+            **origin,
             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
             "threads": jobs.threads,
             "step": type(trainer).__name__.lower(),
             "wall_seconds": round(time.perf_counter() - began, 3),
-            **provenance(),
+            **provenance("equireg.jobs.train", "equireg.runtime"),
         },
     )
 
@@ -177,9 +186,15 @@ class Recorder:
             self.give_up(first + step, int(np.argmin(sound[:, step])))
         self.report()
 
+    def check_end(self, trained: Mapping[str, Tensor]) -> None:
+        """Hold what the last update made to the same: a row of ``trained`` must be finite."""
+        for run in range(len(self.run[2])):
+            if not all(tensor[run].isfinite().all() for tensor in trained.values()):
+                self.give_up(self.done, run)
+
     def give_up(self, step: int, run: int) -> NoReturn:
         """Write the steps up to ``step``, where ``run`` diverged, and raise FloatingPointError."""
-        self.done = step + 1
+        self.done = min(step + 1, self.done)
         write_table(self.kept, self.table())
         mode, gamma, seeds = self.run
         raise FloatingPointError(
