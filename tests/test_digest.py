@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from equireg.digest import NEUTRAL, SOURCES, closure, parse, source_digest
+from equireg.digest import NEUTRAL, SOURCES, closure, parse, source_digest, spell
 
 STEP = '''\
 """How a step is made."""
@@ -18,6 +21,9 @@ RATE = 1  # per step
 def step(x: int) -> int:
     """One step."""
     from .late import late
+    if x < 0:
+        raise ValueError(f"x is {x}") from None
+    say(f"a step of {x}")
     return late(x) + RATE
 '''
 
@@ -28,7 +34,11 @@ def sources(tmp_path: Path) -> Path:
     files = {
         "__init__.py": '__version__ = "1"\n',
         "jobs/__init__.py": '"""Jobs."""\n',
-        "jobs/train.py": "from equireg.step import step\nfrom equireg.files import atomic\n",
+        "jobs/train.py": (
+            "from equireg.step import step\n"
+            "from equireg.files import atomic\n"
+            "from equireg.settings import spell\n"
+        ),
         "jobs/draw.py": "import equireg.style as style\n",
         "step.py": STEP,
         "shared.py": "from .deep import a, b\nfrom . import relative\n",
@@ -37,6 +47,7 @@ def sources(tmp_path: Path) -> Path:
         "deep/a.py": "a = 1\n",
         "relative.py": "from ..elsewhere import x\n",
         "files.py": "WHOLE = True\n",
+        "settings.py": "spell = 1\n",
         "style.py": "COLOUR = 1\n",
     }
     for name, text in files.items():
@@ -75,7 +86,12 @@ def changed(sources: Path, file: str, old: str, new: str) -> bool:
         ("step.py", "RATE = 1", "RATE = 2"),
         ("step.py", "late(x) + RATE", "late(x) - RATE"),
         ("late.py", "return x", "return -x"),
+        ("step.py", "x < 0", "x < 1"),
+        ("step.py", "raise ValueError", "raise OSError"),
+        ("step.py", '    say(f"a step of {x}")\n', ""),
         ("deep/a.py", "a = 1", "a = 2"),
+        ("deep/a.py", "a = 1", "a = 1.0"),
+        ("deep/a.py", "a = 1", "a = True"),
         ("deep/__init__.py", "import a", "import a as b"),
         ("jobs/train.py", "step\n", "step\nstep(1)\n"),
     ],
@@ -92,10 +108,13 @@ def test_code_changes_it(sources: Path, file: str, old: str, new: str) -> None:
         ("step.py", '    """One step."""\n', ""),
         ("step.py", "How a step is made.", "Steps."),
         ("step.py", "RATE = 1", "RATE   =  1\n\n"),
+        ("step.py", "x is {x}", "x is {x}, below 0"),
+        ("step.py", "a step of {x}", "step {x!r}"),
         ("step.py", "RATE = 1", 'RATE = 1\n"""What the rate is."""'),
         ("jobs/__init__.py", "Jobs", "All jobs"),
         ("__init__.py", '"1"', '"2"'),
         ("files.py", "True", "False"),
+        ("settings.py", "spell = 1", "spell = 2"),
         ("style.py", "1", "2"),
     ],
 )
@@ -116,6 +135,82 @@ def test_order_does_not_matter(sources: Path) -> None:
 def test_a_module_that_is_not_there(sources: Path) -> None:
     with pytest.raises(ValueError, match=r"module is 'equireg\.jobs\.trian'"):
         source_digest("equireg.jobs.trian", sources=sources)
+
+
+def test_a_neutral_module_counts_where_it_is_named(sources: Path) -> None:
+    """Figures and claims show numbers as the settings spell them; runs do not."""
+    named = "equireg.jobs.draw", "equireg.settings"
+    assert set(closure(*named, sources=sources)) == {*named, "equireg.style"}
+    before = source_digest(*named, sources=sources)
+    (sources / "equireg/settings.py").write_text("spell = 2\n")
+    parse.cache_clear()
+    assert source_digest(*named, sources=sources) != before
+
+
+def spelled(text: str) -> str:
+    return spell(ast.parse(text))
+
+
+def test_fields_that_some_versions_have_and_others_do_not() -> None:
+    """type_params came with 3.12; optional fields may be absent since 3.13."""
+    text = "def f(x: int) -> int:\n    return x\nclass C: ...\nx: int\n"
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        for name in ("type_params", "decorator_list", "keywords", "kwonlyargs", "type_comment"):
+            if not getattr(node, name, None):
+                node.__dict__.pop(name, None)
+    assert spell(tree) == spelled(text)
+
+
+def test_the_texts_of_an_f_string_are_cut_in_some_versions() -> None:
+    tree = ast.parse("f'a{{b{x:>{w}.2f}'", mode="eval")
+    before = spell(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            node.values = [
+                part
+                for value in node.values
+                for part in (
+                    [ast.Constant(text) for text in ("", *str(value.value))]
+                    if isinstance(value, ast.Constant)
+                    else [value]
+                )
+            ]
+    assert spell(tree) == before
+    assert spelled("f'{x}b'") != spelled("f'{x}a'")
+    assert spelled("f'{x!r}'") != spelled("f'{x}'") != spelled("f'{x:>3}'")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a = (b, c)", "a = [b, c]"),
+        ("f(a, b)", "f((a, b))"),
+        ("f(a, b)", "f(a, b=b)"),
+        ("a - (b - c)", "a - b - c"),
+        ("{**a}", "{None: a}"),
+        ("return_ = '1'", "return_ = 1"),
+        ("a = 'b'", "a = b"),
+        ("a = b''", "a = ''"),
+        ("def f(*, a, b=1): pass", "def f(*, a=1, b): pass"),
+        ("from . import a", "from .. import a"),
+    ],
+)
+def test_what_is_not_the_same_code(one: str, other: str) -> None:
+    assert spelled(one) != spelled(other)
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_every_python_gives_the_same_digest(version: str) -> None:
+    """Where it is installed. digest.py needs the standard library only."""
+    python = shutil.which(f"python{version}")
+    code = f"import sys; sys.path.insert(0, {str(SOURCES)!r}); import equireg.digest as d; "
+    code += "print(d.source_digest('equireg.jobs.train', 'equireg.jobs.check', 'equireg.cli'))"
+    done = python and subprocess.run([python, "-I", "-c", code], capture_output=True, text=True)
+    if not done or done.returncode:
+        pytest.skip(f"needs Python {version}")
+    digest = source_digest("equireg.jobs.train", "equireg.jobs.check", "equireg.cli")
+    assert done.stdout.strip() == digest
 
 
 def test_this_package() -> None:

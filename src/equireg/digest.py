@@ -1,7 +1,9 @@
 """A digest of the code that a job runs, as a parameter of its rule.
 
 Snakemake reruns a job whose parameters changed. A digest of syntax trees changes with the code and
-not with comments, docstrings or layout.
+not with comments, docstrings or layout, nor with what a job says: the arguments of ``raise X(...)``
+and of ``say(...)`` are left out, so nothing that a result needs may be computed there. It is the
+same in every version of Python that reads the code.
 """
 
 from __future__ import annotations
@@ -9,12 +11,14 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 SOURCES = Path(__file__).parent.parent
 
-# Modules whose code cannot change a result: a change in them must not train anew.
+# Modules whose code cannot change a result: a change in them must not train anew. They count only
+# for a job that names them itself.
 NEUTRAL = frozenset(
     {
         "equireg",  # the version
@@ -28,12 +32,13 @@ NEUTRAL = frozenset(
 def source_digest(*modules: str, sources: Path = SOURCES) -> str:
     """SHA-256 over the syntax trees of ``modules`` and of all that they import from this package.
 
-    modules: dotted names, such as ``"equireg.jobs.train"``. Found by reading the files below
-    ``sources``, not by importing. Raises ValueError for a module that is not there.
+    modules: dotted names, such as ``"equireg.jobs.train"``; a ``NEUTRAL`` one counts only where
+    it is named here. Found by reading the files below ``sources``, not by importing. Raises
+    ValueError for a module that is not there.
     """
     digest = hashlib.sha256()
     for name, code in sorted(closure(*modules, sources=sources).items()):
-        digest.update(f"{name}\n{ast.unparse(code)}\n".encode())
+        digest.update(f"{name}\n{spell(code)}\n".encode())
         digest.update(companion(name, sources).encode())
     return digest.hexdigest()
 
@@ -49,12 +54,12 @@ def companion(module: str, sources: Path) -> str:
 
 
 def closure(*modules: str, sources: Path = SOURCES) -> dict[str, ast.Module]:
-    """``modules`` and the modules that they import, at any depth, without the neutral ones."""
+    """``modules`` and the modules that they import, at any depth; of neutral ones those named."""
     found: dict[str, ast.Module] = {}
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or name in NEUTRAL:
+        if name in found or (name in NEUTRAL and name not in modules):
             continue
         file = locate(name, sources)
         if file is None:
@@ -87,6 +92,53 @@ def parse(file: Path) -> ast.Module:
                 kept = [statement for statement in statements if not _is_text(statement)]
                 setattr(node, body, kept or [ast.Pass()])
     return tree
+
+
+def spell(node: object) -> str:
+    """A syntax tree as text, with nothing in it that depends on the version of Python.
+
+    ``ast.unparse`` and ``ast.dump`` differ between versions. Here empty fields are left out, since
+    versions add and drop some, and so are positions, ``ctx`` and notes on how a text was written.
+    """
+    if isinstance(node, list):
+        return f"[{','.join(map(spell, node))}]"
+    if isinstance(node, ast.Constant):  # ascii: which characters are printable differs as well
+        return f"{type(node.value).__name__}:{node.value!a}"
+    if not isinstance(node, ast.AST):
+        return ascii(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.JoinedStr):
+        fields["values"] = _joined(node.values)
+    elif isinstance(node, ast.Call) and _is_say(node.func):
+        fields = {"func": node.func}
+    elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        fields["exc"] = node.exc.func
+    told = (
+        f"{name}={spell(value)}"
+        for name, value in fields.items()
+        if value is not None and value != [] and name not in _NOT_CODE
+    )
+    return f"{type(node).__name__}({','.join(told)})"
+
+
+_NOT_CODE = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
+
+
+def _joined(values: list[ast.expr]) -> list[ast.expr]:
+    """The parts of an f-string, its adjacent texts as one: versions cut them differently."""
+    joined: list[ast.expr] = []
+    for is_text, parts in itertools.groupby(values, lambda part: isinstance(part, ast.Constant)):
+        if is_text:
+            text = "".join(str(part.value) for part in parts if isinstance(part, ast.Constant))
+            joined += [ast.Constant(text)] if text else []
+        else:
+            joined += parts
+    return joined
+
+
+def _is_say(function: ast.expr) -> bool:
+    """Whether it is ``runtime.say``, which writes a line of the log."""
+    return getattr(function, "id", getattr(function, "attr", "")) == "say"
 
 
 def _is_text(statement: ast.AST) -> bool:
