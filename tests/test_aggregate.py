@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -88,6 +89,24 @@ def test_evaluation_has_a_row_per_run(made: Path) -> None:
     assert list(frame["gamma"][:10]) == [0.01] * 5 + [1.0] * 5
 
 
+def test_evaluation_has_each_runs_start_and_highest_distance(made: Path) -> None:
+    rows = pd.read_parquet(made / "trajectories.parquet").astype({"mode": str})
+    runs = rows.groupby(["mode", "gamma", "seed"], dropna=False)["distance"]
+    frame = pd.read_parquet(made / "evaluation.parquet")
+    np.testing.assert_array_equal(frame["start_distance"], runs.first())
+    np.testing.assert_array_equal(frame["highest_distance"], runs.max())
+
+
+def test_the_highest_distance_may_be_after_the_last_step(experiment: Path) -> None:
+    path = (experiment / BLOCK).with_suffix(".evaluation.parquet")
+    change(path, "final_distance", 1, 9.0)
+    aggregate(experiment, GRID)
+    frame = pd.read_parquet(experiment / "evaluation.parquet")
+    assert frame.loc[frame["highest_distance"] == 9, ["gamma", "seed"]].to_numpy().tolist() == [
+        [0.01, 3]
+    ]
+
+
 @pytest.mark.parametrize("seeds_per_job", [1, 3, 10])
 def test_bytes_do_not_depend_on_the_blocks(made: Path, tmp_path: Path, seeds_per_job: int) -> None:
     grid = GridSettings(gammas=GRID.gammas, seeds=GRID.seeds, seeds_per_job=seeds_per_job)
@@ -139,6 +158,17 @@ def rewrite(path: Path, table: pa.Table) -> None:
     """Write ``table`` without regard for what the file should hold."""
     path.unlink()
     write_table(path, table)
+
+
+def change(path: Path, name: str, row: int, value: float | None) -> None:
+    """Write one number into the file."""
+    table = pq.read_table(path)
+    column = table[name].to_pylist()
+    column[row] = value
+    i = table.column_names.index(name)
+    rewrite(
+        path, table.set_column(i, table.schema.field(i), pa.array(column, table.schema.types[i]))
+    )
 
 
 def test_foreign_columns_are_refused(experiment: Path) -> None:
@@ -196,6 +226,42 @@ def test_numbers_that_are_not_finite_are_refused(experiment: Path) -> None:
     distance[STEPS + 7] = np.nan
     rewrite(path, table.set_column(5, table.schema.field(5), pa.array(distance)))
     assert "distance of seed 3 is nan at step 7" in fails(experiment)
+
+
+@pytest.mark.parametrize(
+    ("value", "spelled"), [(np.nan, "nan"), (np.inf, "inf"), (None, "null")], ids=str
+)
+@pytest.mark.parametrize("name", ["final_distance", "test_accuracy"])
+def test_evaluations_that_are_not_finite_are_refused(
+    experiment: Path, name: str, value: float | None, spelled: str
+) -> None:
+    path = (experiment / BLOCK).with_suffix(".evaluation.parquet")
+    change(path, name, 1, value)
+    problem = f"{path}: {name} of seed 3 is {spelled}; a finite number is needed"
+    assert fails(experiment) == problem
+
+
+def test_twins_may_be_missing_only_without_the_equivariant_mode(experiment: Path) -> None:
+    for path in experiment.rglob("*.evaluation.parquet"):
+        table = pq.read_table(path)
+        nulls = pa.nulls(table.num_rows, pa.float64())
+        rewrite(path, table.append_column("twin_distance", nulls))
+    assert "seeds-000-001.evaluation.parquet: twin_distance of seed 0 is null" in fails(experiment)
+    grid = dataclasses.replace(GRID, modes=("augmented", "nominal"))
+    aggregate(experiment, grid)
+    evaluation = pq.read_table(experiment / "evaluation.parquet")
+    assert evaluation["twin_distance"].null_count == evaluation.num_rows == 20
+    path = (experiment / BLOCK).with_suffix(".evaluation.parquet")
+    change(path, "twin_distance", 0, np.nan)
+    with pytest.raises(ValueError, match=r"twin_distance of seed 2 is nan; a finite number"):
+        aggregate(experiment, grid)
+
+
+@pytest.mark.parametrize("name", ["gamma", "final_distance"])
+def test_evaluations_of_another_kind_are_refused(experiment: Path, name: str) -> None:
+    path = (experiment / BLOCK).with_suffix(".evaluation.parquet")
+    rewrite(path, pq.read_table(path).drop_columns(name))
+    assert fails(experiment).startswith(f"{path} has no column {name}; its columns: mode, ")
 
 
 def test_evaluations_must_have_the_same_columns(experiment: Path) -> None:

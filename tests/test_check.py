@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from scipy.stats import binomtest
 
@@ -27,6 +32,7 @@ from equireg.jobs.check import (
     report,
 )
 from equireg.settings import GridSettings, Mode
+from equireg.tables import write_table
 from synthetic import write_experiment
 
 GAMMAS = (1e-4, 1e-2, 1e0, 1e2)
@@ -39,11 +45,17 @@ PAPER: dict[Mode, tuple[float, ...]] = {
 Runs = dict[Condition, Measured]
 
 
+def curve(start: float, highest: float, final: Mapping[int, float]) -> Measured:
+    """Runs with one start that were, before their ends, at most as far as ``highest``."""
+    highs = {seed: max(highest, end) for seed, end in final.items()}
+    return Measured(start, highest, 60_000, final, dict.fromkeys(final, start), highs)
+
+
 def runs(end: float, seeds: int = 30, start: float = START, highest: float = 0.0) -> Measured:
     """Runs whose distances end about ``end`` times their start, a little apart."""
     spread = [1 + 0.01 * (seed - (seeds - 1) / 2) for seed in range(seeds)]
     final = {seed: end * start * factor for seed, factor in enumerate(spread)}
-    return Measured(start, max(start, end * start, highest * start), 60_000, final)
+    return curve(start, max(1, highest) * start, final)
 
 
 def paper(seeds: int = 30) -> Runs:
@@ -109,15 +121,24 @@ def test_staying_close_means_throughout() -> None:
     measured = {**paper(), condition: runs(0.5, highest=2.5)}
     assert verdicts(measured)[0] == "did not hold"
     result = examined(Stays(condition), measured)
-    assert (result.holds, result.agree) == (False, 30)
-    assert "at most 0.25 (2.5 times)" in result.found
+    assert (result.holds, result.agree) == (False, 0)
+    assert "at most 0.25 (2.5×)" in result.found
+
+
+def test_a_seed_stays_close_to_its_own_start_throughout() -> None:
+    condition = Condition("nominal", 1e0)
+    starts = {0: 0.1, 1: 0.2, 2: 0.1, 3: 0.1}
+    highs = {0: 0.19, 1: 0.39, 2: 0.2, 3: 0.21}  # seed 1: close only to its own start
+    measured = {condition: Measured(0.1, 0.19, 10, dict.fromkeys(starts, 0.05), starts, highs)}
+    result = examined(Stays(condition), measured)
+    assert (result.holds, result.agree, result.seeds) == (True, 2, 4)
 
 
 @pytest.mark.parametrize("factor", [1.0, CONSIDERABLE])
 def test_seeds_are_paired(factor: float) -> None:
     a, b = Condition("nominal", 1.0), Condition("augmented", 1.0)
-    further = Measured(1, 9, 10, {0: factor * 1.1, 1: factor * 2.1, 2: factor * 2.9, 7: 1e9})
-    nearer = Measured(1, 9, 10, {2: 3.0, 1: 2.0, 0: 1.0, 8: 1e-9})
+    further = curve(1, 9, {0: factor * 1.1, 1: factor * 2.1, 2: factor * 2.9, 7: 1e9})
+    nearer = curve(1, 9, {2: 3.0, 1: 2.0, 0: 1.0, 8: 1e-9})
     result = examined(Exceeds(a, b, factor), {a: further, b: nearer})
     assert (result.agree, result.seeds) == (2, 3)
     assert result.p == pytest.approx(0.5)
@@ -132,7 +153,7 @@ def test_equal_distances_do_not_agree() -> None:
 def test_a_median_without_the_seeds_is_not_enough() -> None:
     condition = Condition("augmented", 1e-4)
     final = {seed: START * CLOSE * (1.1 if seed < 16 else 0.9) for seed in range(30)}
-    measured = {**paper(), condition: Measured(START, 1.0, 60_000, final)}
+    measured = {**paper(), condition: curve(START, 1.0, final)}
     result = examined(Drifts(condition), measured)
     assert (result.holds, result.agree, result.seeds) == (True, 16, 30)
     assert result.p > 0.05
@@ -177,7 +198,7 @@ def test_an_experiment_without_free_runs_is_reported() -> None:
 
 def test_runs_that_start_on_e_have_no_multiples() -> None:
     condition = Condition("augmented", 1e-4)
-    measured = {condition: Measured(0.0, 1.0, 10, {0: 1.0})}
+    measured = {condition: curve(0.0, 1.0, {0: 1.0})}
     assert "starts on E" in str(examine(Drifts(condition), measured))
     assert "starts on E" in report(measured)
 
@@ -211,11 +232,55 @@ def test_tables_of_an_experiment_are_read(tmp_path: Path) -> None:
     for some in measured.values():
         assert some.start == pytest.approx(0.086, rel=0.05)
         assert some.steps == 100
-        assert list(some.final) == [0, 1, 2]
+        assert list(some.final) == list(some.starts) == list(some.highs) == [0, 1, 2]
+        assert all(
+            some.highs[seed] >= max(some.starts[seed], some.final[seed]) for seed in range(3)
+        )
     assert measured[Condition("nominal", 1e-2)].highest >= 0.9
 
     check(*tables, tmp_path / "docs" / "claims.md")
     assert (tmp_path / "docs" / "claims.md").read_text(encoding="utf-8") == report(measured)
+
+
+def test_a_table_of_another_kind_is_refused(tmp_path: Path) -> None:
+    grid = GridSettings(gammas=(1.0,), seeds="0-1")
+    write_experiment(tmp_path, grid, 10)
+    aggregate(tmp_path, grid)
+    summary, evaluation = tmp_path / "summary.parquet", tmp_path / "evaluation.parquet"
+    with pytest.raises(ValueError, match=r"evaluation.parquet has no column step, seeds, median; "):
+        read(evaluation, evaluation)
+    whole = pq.read_table(evaluation)
+    evaluation.unlink()
+    write_table(evaluation, whole.drop_columns("highest_distance"))
+    with pytest.raises(ValueError, match=r"no column highest_distance; its columns: mode, gamma"):
+        read(summary, evaluation)
+
+
+def test_tables_are_made_checked_and_drawn_without_pandas(tmp_path: Path) -> None:
+    grid = GridSettings(gammas=(1e-2, 1e0), seeds="0-2")
+    write_experiment(tmp_path, grid, 100)
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "pandas.py").write_text("raise ImportError('blocked')\n")
+    program = f"""
+from pathlib import Path
+from equireg.jobs.aggregate import aggregate
+from equireg.jobs.check import check
+from equireg.jobs.draw import draw
+from equireg.settings import GridSettings
+
+try:
+    import pandas
+except ImportError:
+    aggregate(Path(), {grid!r})
+    check(Path("summary.parquet"), Path("evaluation.parquet"), Path("claims.md"))
+    draw(Path("trajectories.parquet"), Path("summary.parquet"), [Path("figure2.png")])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(blocked)}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
+    tables = (tmp_path / "summary.parquet", tmp_path / "evaluation.parquet")
+    assert (tmp_path / "claims.md").read_text(encoding="utf-8") == report(read(*tables))
+    assert (tmp_path / "figure2.png").is_file()
 
 
 def test_tables_of_other_experiments_are_refused(tmp_path: Path) -> None:

@@ -69,6 +69,25 @@ def test_damaged_tables_are_named(tables: Path, tmp_path: Path, broken: str) -> 
         drawn(tmp_path, tmp_path / "figure2.png")
 
 
+@pytest.mark.parametrize(
+    ("trajectories", "summary", "problem"),
+    [
+        (
+            "trajectories",
+            "trajectories",
+            "trajectories.parquet has no column median; its columns: ",
+        ),
+        ("summary", "summary", "summary.parquet has no column seed, distance; its columns: mode, "),
+    ],
+)
+def test_tables_of_another_kind_are_refused(
+    tables: Path, tmp_path: Path, trajectories: str, summary: str, problem: str
+) -> None:
+    files = [tables / f"{name}.parquet" for name in (trajectories, summary)]
+    with pytest.raises(ValueError, match=problem):
+        draw(files[0], files[1], [tmp_path / "figure2.png"])
+
+
 @pytest.mark.parametrize("modes", [("nominal",), ("augmented", "equivariant")], ids="+".join)
 def test_missing_modes_are_left_out(tmp_path: Path, modes: tuple[Mode, ...]) -> None:
     folder = experiment(tmp_path, GridSettings(modes=modes, gammas=(0.0,), seeds="7"), steps=20)

@@ -80,13 +80,19 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 @contextmanager
-def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: Path, columns: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
     """The parquet file, its checksums verified.
 
-    Raises ValueError where it is missing or damaged: one line that names it and the remedy.
+    columns: those that the caller needs. Raises ValueError where the file is missing or damaged,
+    one line that names it and the remedy, or lacks one of the columns.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            found = file.schema_arrow.names
+            if missing := [name for name in columns if name not in found]:
+                raise ValueError(
+                    f"{path} has no column {', '.join(missing)}; its columns: {', '.join(found)}"
+                )
             yield file
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing; run the workflow again") from error

@@ -45,11 +45,12 @@ def aggregate(experiment: Path, grid: GridSettings) -> None:
     trajectories.parquet: every run's steps, sorted by mode, gamma, seed and step, one row group per
     run; does not depend on how the seeds were cut into blocks. summary.parquet: quantiles of the
     distance to E over the seeds, per mode, gamma and step (the paper's figure 2).
-    evaluation.parquet: a row per run.
+    evaluation.parquet: a row per run, with start_distance, at step 0, and highest_distance, the
+    largest recorded in the run or after its last step.
 
     One run and the distances of one (mode, gamma) are in memory at a time. Raises ValueError where
-    a file of a block is missing, damaged, or holds other runs than it should; then no table is
-    written.
+    a file of a block is missing, damaged, or holds other runs than it should, or a number that is
+    not finite; then no table is written.
     """
     planned = blocks(grid)
     if not planned:
@@ -57,6 +58,8 @@ def aggregate(experiment: Path, grid: GridSettings) -> None:
     _require(experiment, planned)
     evaluation = _evaluation(experiment, planned)
     schema, steps = _shape(experiment, planned)
+    starts: list[float] = []
+    highest: list[float] = []
 
     with ExitStack() as stack:
         trajectories = stack.enter_context(
@@ -74,8 +77,16 @@ def aggregate(experiment: Path, grid: GridSettings) -> None:
             for block in members:
                 for run in _runs(_file(experiment, block), block, schema, steps):
                     trajectories.write_table(run)
-                    next(rows)[:] = run["distance"].to_numpy()
+                    row = next(rows)
+                    row[:] = run["distance"].to_numpy()
+                    starts.append(float(row[0]))
+                    highest.append(float(row.max()))
             summary.write_table(summarize(mode, gamma, distances))
+    ends = evaluation["final_distance"].to_numpy()  # after the last step, which no row records
+    evaluation = evaluation.append_column("start_distance", pa.array(starts, pa.float64()))
+    evaluation = evaluation.append_column(
+        "highest_distance", pa.array(np.maximum(highest, ends), pa.float64())
+    )
     write_table(experiment / "evaluation.parquet", evaluation)
 
 
@@ -185,15 +196,31 @@ def _check_runs(path: Path, table: pa.Table, block: Block, seeds: list[int]) -> 
             raise ValueError(f"{path} holds {name} {spelled[0]}, expected {spelled[1]}; {REMEDY}")
 
 
+def _check_finite(path: Path, table: pa.Table, twins: bool) -> None:
+    """Every number of an evaluation is finite; without ``twins``, those about them may be null."""
+    for name in table.column_names:
+        column = table[name]
+        if name == "gamma" or not pa.types.is_floating(column.type):
+            continue
+        usable = np.isfinite(column.to_numpy())  # null becomes NaN
+        if name.startswith("twin_") and not twins:
+            usable |= column.is_null().to_numpy()
+        if not usable.all():
+            row = int(np.argmin(usable))
+            value = "null" if column[row].as_py() is None else column[row]
+            raise ValueError(
+                f"{path}: {name} of seed {table['seed'][row]} is {value}; a finite number is needed"
+            )
+
+
 def _evaluation(experiment: Path, planned: list[Block]) -> pa.Table:
     """The blocks' evaluations, one row per run."""
+    twins = any(block.mode == "equivariant" for block in planned)
     tables: list[pa.Table] = []
     for block in planned:
         path = _file(experiment, block, ".evaluation.parquet")
-        with open_parquet(path) as file:
+        with open_parquet(path, [*(field.name for field in RUN_FIELDS), "final_distance"]) as file:
             table = file.read().replace_schema_metadata(None)
-        if missing := {field.name for field in RUN_FIELDS} - set(table.column_names):
-            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; {REMEDY}")
         if tables and table.column_names != tables[0].column_names:
             raise ValueError(
                 f"{path} has columns {', '.join(table.column_names)}, "
@@ -205,6 +232,7 @@ def _evaluation(experiment: Path, planned: list[Block]) -> pa.Table:
             )
         table = table.sort_by("seed")
         _check_runs(path, table, block, list(block.seeds))
+        _check_finite(path, table, twins)
         for i, column in enumerate(run_columns(block.mode, block.gamma, np.array(block.seeds))):
             name = RUN_FIELDS[i].name
             table = table.set_column(table.column_names.index(name), RUN_FIELDS[i], column)

@@ -86,9 +86,10 @@ def series(
     """
     current: tuple[Any, ...] | None = None
     parts: list[tuple[np.ndarray, np.ndarray]] = []
-    with open_parquet(path) as file:
+    needed = [*keys, "step", value]
+    with open_parquet(path, needed) as file:
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=[*keys, "step", value])
+            table = file.read_row_group(group, columns=needed)
             steps, values = table["step"].to_numpy(), table[value].to_numpy()
             bounds = [0, *_changes(table.select(keys)), len(steps)]
             for start, stop in itertools.pairwise(bounds):
