@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equireg.config import MOST_SEEDS, Configuration, ConfigurationError, load, read
+from equireg.config import COMMAND_LINE, MOST_SEEDS, Configuration, ConfigurationError, load, read
 from equireg.settings import GridSettings, NetworkSettings
 
 ROOT = Path(__file__).parent.parent
@@ -62,7 +62,7 @@ def test_presets_are_accepted(preset: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_later_files_and_the_command_line_win() -> None:
     Path("a.yaml").write_text("training: {epochs: 2, batch_size: 5}\ngrid: {gammas: [1]}")
-    Path("b.yaml").write_text("training: {epochs: 3}\ngrid: {gammas: [2, 3]}")
+    Path("b.yaml").write_text("experiment: b\ntraining: {epochs: 3}\ngrid: {gammas: [2, 3]}")
     chosen = load(["a.yaml", "b.yaml"], {"training": {"batch_size": 7}})
     assert (chosen.training.epochs, chosen.training.batch_size) == (3, 7)
     assert chosen.grid.gammas == (2.0, 3.0)
@@ -78,9 +78,11 @@ def test_numbers_that_yaml_takes_for_texts() -> None:
 
 def test_what_snakemake_makes_of_the_command_line() -> None:
     """Values in a section that comes with --config are texts, all of them."""
-    network = {"channels": ["8", "8"], "allow_incompatible_support": "True"}
-    chosen = load([], {"network": network, "grid": {"seeds": "3"}})
-    assert chosen.network == NetworkSettings(channels=(8, 8), allow_incompatible_support=True)
+    unusual = {"support": "lopsided", "allow_incompatible_support": "True"}
+    chosen = load([], {"network": {"channels": ["8", "8"], **unusual}, "grid": {"seeds": "3"}})
+    assert chosen.network == NetworkSettings(
+        channels=(8, 8), support="lopsided", allow_incompatible_support=True
+    )
     assert chosen.grid.seeds == "0-2"
 
 
@@ -180,6 +182,12 @@ BAD = [
     ("network: {kernel_size: 4}", "network.kernel_size", "4", "odd"),
     ("network: {kernel_size: -3}", "network.kernel_size", "-3", "odd"),
     ("network: {support: round}", "network.support", "'round'", "'full', 'cross' or 'lopsided'"),
+    (
+        "network: {support: lopsided, kernel_size: 1, allow_incompatible_support: true}",
+        "network.kernel_size",
+        "1",
+        "accepted with network.support lopsided: 3 and more",
+    ),
     ("network: {support: lopsided}", "network.support", "'lopsided'", "compatibility condition"),
     (
         "network: {allow_incompatible_support: 1}",
@@ -283,6 +291,55 @@ def test_what_is_unusual_and_accepted() -> None:
     load([], {"experiment": "2026-01_a.b", "training": {"perturbation": 0}})
     Path("folder").mkdir()
     load([], {"data": {"name": "my-digits", "folder": "folder"}})
+
+
+@pytest.mark.parametrize("support", ["full", "cross", "lopsided"])
+@pytest.mark.parametrize("group", ["C1", "D4"])
+def test_an_incompatible_support_is_allowed_only_where_there_is_one(
+    support: str, group: str
+) -> None:
+    network = {"support": support, "group": group, "allow_incompatible_support": True}
+    allowed = load([], {"network": network}).network.allow_incompatible_support
+    assert allowed == (support == "lopsided" and group == "D4")
+
+
+PAPER = "experiment: paper\ntraining: {epochs: 10}"
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("training: {epochs: 1}", "training.epochs is 1; accepted in experiment paper: 10; "),
+        ("training: {order: shuffled}", "training.order is 'shuffled'; "),
+        ("network: {group: D4}", "network.group is 'D4'; "),
+        ("initialization: {distribution: uniform}", "initialization.distribution is 'uniform'; "),
+        ("data: {name: kmnist}", "data.name is 'kmnist'; accepted in experiment paper: 'mnist'; "),
+        ("experiment: paper\ntraining: {epochs: 1}", "training.epochs is 1; "),
+    ],
+)
+def test_another_experiment_needs_a_name_of_its_own(change: str, line: str) -> None:
+    message = refused(PAPER, change)
+    assert message.startswith(f"second.yaml: {line}")
+    assert "give it an experiment of its own" in message
+    assert "results/paper" in message
+    overrides = yaml.safe_load(change)
+    assert refused(PAPER, **overrides).startswith(f"{COMMAND_LINE}: {line}")
+    assert load(["first.yaml"], overrides | {"experiment": "mine"}).experiment == "mine"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "grid: {seeds: 40, gammas: [1], seeds_per_job: 5, modes: [nominal]}",
+        "jobs: {threads: 2, device: cpu}",
+        "training: {epochs: 10, learning_rate: 0.001}",  # as they are
+    ],
+)
+def test_what_the_same_experiment_may_change(change: str) -> None:
+    Path("first.yaml").write_text(PAPER)
+    Path("second.yaml").write_text(change)
+    assert load(["first.yaml", "second.yaml"]).experiment == "paper"
+    assert load(["first.yaml"], yaml.safe_load(change)).experiment == "paper"
 
 
 def test_a_results_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,8 @@ class Mistake:
 def load(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Configuration:
     """The configuration in ``files``, each laid over the one before it, then ``overrides``.
 
-    A key that none of them has keeps its default. Raises ConfigurationError with a line per
+    A key that none of them has keeps its default; allow_incompatible_support is false wherever it
+    changes nothing, so that it trains nothing anew. Raises ConfigurationError with a line per
     mistake, which names the file, the key, the value and what is accepted.
     """
     layers = {os.path.relpath(file): read(Path(os.path.relpath(file))) for file in files}
@@ -80,11 +81,16 @@ def load(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None
         configuration: Configuration = _build(Configuration, _MODEL.model_validate(merged))
         checks = (_wrong_values, _misfits, _wrong_places)  # each relies on those before it
         mistakes = next(filter(None, (list(check(configuration)) for check in checks)), [])
+        if files and not mistakes:
+            mistakes = list(_replacements(configuration, next(iter(layers.values()))))
     except ValidationError as error:
         mistakes = [_explain(details) for details in error.errors(include_url=False)]
     if mistakes:
         raise ConfigurationError("\n".join(_line(mistake, layers) for mistake in mistakes))
-    return configuration
+    network = configuration.network
+    if network.allow_incompatible_support and not any(_incompatible(network)):
+        network = dataclasses.replace(network, allow_incompatible_support=False)
+    return dataclasses.replace(configuration, network=network)
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -289,7 +295,14 @@ def _misfits(configuration: Configuration) -> Iterator[Mistake]:
             f"{len(network.channels)} convolutions halves the image by 2x2 pooling, and a single "
             "pixel is always 0 after the normalization",
         )
-    if network.support != "full" and not network.allow_incompatible_support:
+    if network.support == "lopsided" and network.kernel_size == 1:
+        yield Mistake(
+            ("network", "kernel_size"),
+            1,
+            "accepted with network.support lopsided: 3 and more, as no entry of a 1x1 filter would "
+            "be trained",
+        )
+    elif not network.allow_incompatible_support:
         yield from _incompatible(network)
     if not grid.modes:
         yield Mistake(("grid", "modes"), [], "accepted: one mode or more")
@@ -314,6 +327,8 @@ def _misfits(configuration: Configuration) -> Iterator[Mistake]:
 
 
 def _incompatible(network: NetworkSettings) -> Iterator[Mistake]:
+    if network.support == "full":
+        return
     from equireg.projections import check_compatible  # torch, for the unusual support only
 
     try:
@@ -334,6 +349,31 @@ def _wrong_places(configuration: Configuration) -> Iterator[Mistake]:
                 f"{there} cannot be written; accepted: an experiment whose folder {folder} can",
             )
             return
+
+
+def _replacements(configuration: Configuration, first: Mapping[Any, Any]) -> Iterator[Mistake]:
+    """What changes the runs of the first file's experiment and leaves it its name.
+
+    Its runs would be replaced one by one, and those of both kinds lie side by side until then.
+    """
+    try:
+        base = _build(Configuration, _MODEL.model_validate(first))
+    except ValidationError:
+        return  # the first file is no experiment by itself
+    if configuration.experiment != base.experiment:
+        return
+    for name in ("data", "network", "initialization", "training"):
+        section = getattr(configuration, name)
+        for key in (entry.name for entry in dataclasses.fields(section)):
+            value, before = getattr(section, key), getattr(getattr(base, name), key)
+            if value != before:
+                yield Mistake(
+                    (name, key),
+                    value,
+                    f"accepted in experiment {base.experiment}: {_show(before)}; give it an "
+                    "experiment of its own (experiment: a new name), as its runs would replace "
+                    f"those of results/{base.experiment}",
+                )
 
 
 # --- Messages. ------------------------------------------------------------------------------------
