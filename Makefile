@@ -13,10 +13,10 @@ help: ## list the targets
 
 setup: $(INSTALLED) ## make the environment .venv/ with every package pinned (PYTHON=python3.12 picks another)
 
-figures: setup ## run the paper's experiment (config.yaml) and draw its figures, into results/paper/
+figures: setup ## run the paper's experiment (config.yaml) and draw its figures, about a quarter of an hour, into results/paper/
 	$(ENTER) snakemake --cores all
 
-quick: setup ## the same at reduced scale, about two minutes, into results/quick/
+quick: setup ## the same at reduced scale, about a minute, into results/quick/
 	$(ENTER) snakemake --configfile workflow/presets/quick.yaml --cores all
 
 test: lint ## check the code and run every test

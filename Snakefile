@@ -14,7 +14,7 @@ sys.path.insert(0, SOURCES)
 
 from equireg.config import ConfigurationError, load
 from equireg.digest import source_digest
-from equireg.plan import block_options, blocks, options
+from equireg.plan import block_options, blocks, data_files, options, train_options
 from equireg.settings import MODES
 
 # Refused in a line per mistake; an exception would print a traceback.

@@ -7,11 +7,23 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from equireg.plan import Block, block_options, blocks, options
+from equireg.jobs import fetch
+from equireg.plan import (
+    DATA_FILES,
+    UNREAD,
+    Block,
+    block_options,
+    blocks,
+    data_files,
+    options,
+    train_options,
+)
 from equireg.settings import (
+    MODES,
     DataSettings,
     GridSettings,
     InitializationSettings,
@@ -75,6 +87,47 @@ def test_a_gamma_has_one_path(gamma: float) -> None:
 def test_a_block_of_no_seed_is_refused() -> None:
     with pytest.raises(ValueError, match="seeds_per_job is 0"):
         blocks(GridSettings(seeds_per_job=0))
+
+
+def test_a_mode_that_there_is_not_is_refused() -> None:
+    """The command line, which cannot say so itself, hands any text on."""
+    modes: Any = ("nominal", "augmentd")
+    message = "^mode is 'augmentd'; accepted: equivariant, augmented, nominal$"
+    with pytest.raises(ValueError, match=message):
+        blocks(GridSettings(modes=modes))
+
+
+@pytest.mark.parametrize("gamma", [-1.0, float("inf"), float("nan")])
+def test_a_gamma_that_cannot_be_is_refused(gamma: float) -> None:
+    with pytest.raises(ValueError, match=f"^gamma is {gamma:g}; accepted: finite numbers, 0 and "):
+        blocks(GridSettings(gammas=(1.0, gamma)))
+
+
+def test_training_is_not_told_what_its_mode_does_not_read() -> None:
+    assert set(UNREAD) == set(MODES)
+    plain = {mode: train_options(NetworkSettings(), TrainingSettings(), mode) for mode in MODES}
+    assert plain["augmented"] == options(NetworkSettings(), TrainingSettings())
+    for change, modes in (
+        ({"augmentation": "exact"}, {"augmented"}),
+        ({"perturbation": 1e-2}, {"augmented", "nominal"}),
+        ({"learning_rate": 1e-2}, set(MODES)),
+    ):
+        training = replace(TrainingSettings(), **change)
+        told = {mode: train_options(NetworkSettings(), training, mode) for mode in MODES}
+        assert {mode for mode in MODES if told[mode] != plain[mode]} == modes
+
+
+def test_the_files_of_a_folder(tmp_path: Path) -> None:
+    """Those that ``fetch`` reads; a folder of any name."""
+    assert DATA_FILES == fetch.FILES
+    assert data_files(DataSettings()) == []
+    folder = tmp_path / "a {folder}"
+    folder.mkdir()
+    raw, gzipped, both, _ = DATA_FILES
+    for name in (raw, f"{gzipped}.gz", both, f"{both}.gz", "other"):
+        (folder / name).touch()
+    data = DataSettings(folder=str(folder))
+    assert data_files(data) == [str(folder / name) for name in (raw, f"{gzipped}.gz", both)]
 
 
 def test_block_options() -> None:

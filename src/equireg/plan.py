@@ -8,12 +8,40 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from equireg.settings import GridSettings, Mode, consecutive, parse_seeds, spell_gamma, spell_seeds
+from equireg.settings import (
+    MODES,
+    DataSettings,
+    GridSettings,
+    Mode,
+    NetworkSettings,
+    TrainingSettings,
+    consecutive,
+    parse_seeds,
+    spell_gamma,
+    spell_seeds,
+)
+
+# The files of a data set; a folder may hold them gzipped instead.
+DATA_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+# What a mode does not read: it starts in E, or turns no images.
+UNREAD: dict[Mode, frozenset[str]] = {
+    "equivariant": frozenset({"perturbation", "augmentation"}),
+    "augmented": frozenset(),
+    "nominal": frozenset({"augmentation"}),
+}
 
 
 @dataclass(frozen=True)
@@ -38,9 +66,15 @@ class Block:
 def blocks(grid: GridSettings) -> list[Block]:
     """Every block of the grid, sorted as the tables are: by mode (alphabetically), gamma, seed.
 
-    The equivariant mode does not depend on gamma, so it comes once. Raises ValueError where the
-    seeds cannot be read.
+    The equivariant mode does not depend on gamma, so it comes once. Raises ValueError where a
+    mode is unknown, a gamma negative or not finite, or the seeds cannot be read.
     """
+    for mode in grid.modes:
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}; accepted: {', '.join(MODES)}")
+    for gamma in grid.gammas:
+        if not 0 <= gamma < math.inf:
+            raise ValueError(f"gamma is {gamma:g}; accepted: finite numbers, 0 and more")
     seeds = seed_blocks(grid)
     gammas: list[float | None] = [*sorted(set(grid.gammas))]
     return [
@@ -77,17 +111,35 @@ def block_options(seeds: str, mode: str | None = None, gamma: str = "none") -> s
     return _spell({"mode": mode, "gamma": penalty, "seeds": spell_seeds(parse_seeds(seeds))})
 
 
-def options(*sections: Any) -> str:
+def data_files(data: DataSettings) -> list[str]:
+    """The files of the data set's own folder that ``fetch`` reads: raw, or gzipped where not raw.
+
+    Empty for a download. A file that is missing is left out: ``fetch`` says so better.
+    """
+    if data.folder is None:
+        return []
+    folder = Path(data.folder).expanduser()
+    choices = [(folder / name, folder / f"{name}.gz") for name in DATA_FILES]
+    found = (next((path for path in paths if path.is_file()), None) for paths in choices)
+    return [str(path) for path in found if path]
+
+
+def train_options(network: NetworkSettings, training: TrainingSettings, mode: Mode) -> str:
+    """``options`` without those that the mode does not read: they must not train its runs anew."""
+    return options(network, training, without=UNREAD[mode])
+
+
+def options(*sections: Any, without: Collection[str] = ()) -> str:
     """The command line's options for sections of the configuration, quoted for a shell.
 
     ``--group C4 --image-size 28 --channels 16 --channels 16 ...``: every field, so that a pasted
     command does not depend on defaults; numbers in one spelling, so that 0.01 and 1e-2 are the same
-    job; a field that is None is left out.
+    job; a field that is None or in ``without`` is left out.
     """
-    return " ".join(
-        _spell({f.name: getattr(section, f.name) for f in dataclasses.fields(section)})
-        for section in sections
-    )
+    fields = [
+        (section, field.name) for section in sections for field in dataclasses.fields(section)
+    ]
+    return _spell({name: getattr(section, name) for section, name in fields if name not in without})
 
 
 def _spell(fields: dict[str, Any]) -> str:

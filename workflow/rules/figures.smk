@@ -16,7 +16,8 @@ rule draw:
         mem_mb=2000,
         runtime=30,
     params:
-        source=source_digest("equireg.jobs.draw"),
+        # the settings spell the gammas that it shows
+        source=source_digest("equireg.jobs.draw", "equireg.settings"),
     message:
         "Draw figure 2"
     shell:
