@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-from equireg.digest import SOURCES, imports, locate
 
 ROOT = Path(__file__).parent.parent
 CONDA = sorted((ROOT / "envs").glob("*.yaml"))
@@ -69,30 +67,45 @@ def test_conda_has_the_versions_of_the_lock_file(file: Path) -> None:
 
 @pytest.mark.parametrize("file", CONDA, ids=lambda file: file.stem)
 def test_conda_has_every_library_that_its_jobs_import(file: Path) -> None:
-    """As far as an import at the top of a module shows; those in functions are for one path."""
+    """Its jobs are imported where everything else that is installed here cannot be.
+
+    Imports at the top of modules, that is; those in functions are for one path.
+    """
     environment = yaml.safe_load(file.read_text(encoding="utf-8"))
-    there = {text.split("==")[0] for text in environment["dependencies"][-1]["pip"]}
-    assert top_level_libraries([f"equireg.jobs.{job}" for job in JOBS[file.stem]]) <= there
-    assert "typer" in there  # the command line itself
+    there = needed([text.split("==")[0] for text in environment["dependencies"][-1]["pip"]])
+    hidden = [
+        module
+        for module, owners in packages_distributions().items()
+        if not there & set(map(canonicalize_name, owners)) and module != "equireg"
+    ]
+    assert {"snakemake", "pandas"} <= set(hidden)
+    modules = ["equireg.cli", *(f"equireg.jobs.{job}" for job in JOBS[file.stem])]
+    code = HIDING.format(hidden=hidden) + f"import {', '.join(modules)}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
-def top_level_libraries(modules: list[str]) -> set[str]:
-    found, waiting, libraries = set(), list(modules), set()
+HIDING = """\
+import sys
+class Hiding:
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in {hidden}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hiding)
+"""
+
+
+def needed(names: list[str]) -> set[str]:
+    """Distributions and, at any depth, those that they need, as installed here."""
+    found: set[str] = set()
+    waiting = list(names)
     while waiting:
-        name = waiting.pop()
-        path = locate(name, SOURCES)
-        if path is None or name in found:
-            continue
-        found.add(name)
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        for imported in imports(tree, name.rpartition(".")[0]):
-            top = imported.split(".")[0]
-            if top == "equireg":
-                waiting += [imported, imported.rpartition(".")[0]]
-            elif top not in sys.stdlib_module_names:
-                libraries.add(top)
-    return libraries - {"urllib3"}  # comes with requests
+        name = canonicalize_name(waiting.pop())
+        if name not in found:
+            found.add(name)
+            needs = map(Requirement, requires(name) or [])
+            waiting += [n.name for n in needs if not n.marker or n.marker.evaluate({"extra": ""})]
+    return found
 
 
 def test_each_rule_names_an_environment_for_its_command() -> None:
