@@ -6,8 +6,10 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,10 @@ ROOT = Path(__file__).parent.parent
 PARTS = ("Snakefile", "config.yaml", "workflow", "profiles", "slurm", "envs", "src", "tests/data")
 SMALL = ("--configfile", "workflow/presets/test.yaml")
 NOTHING = "Nothing to be done"
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))} | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    "COLUMNS": "200",
+}
 
 
 def copy_repository(to: Path) -> Path:
@@ -32,13 +38,10 @@ def copy_repository(to: Path) -> Path:
 
 def snakemake(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run Snakemake as a user would, with this environment's commands on the path."""
-    binaries = str(Path(sys.executable).parent)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))}
-    environment |= {"PATH": binaries + os.pathsep + environment.get("PATH", ""), "COLUMNS": "200"}
     return subprocess.run(
         [sys.executable, "-m", "snakemake", *words],
         cwd=cwd,
-        env=environment,
+        env=ENVIRONMENT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -84,6 +87,14 @@ def edited(file: Path, text: str) -> Iterator[None]:
         file.write_text(before, encoding="utf-8")
 
 
+def wait_for(file: Path) -> None:
+    """Return once the file is there."""
+    end = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < end, file
+        time.sleep(0.01)
+
+
 LAST = {"aggregate": 1, "check": 1, "draw": 1}
 
 
@@ -121,18 +132,12 @@ def test_the_default_profile_shows_commands(untouched: Path) -> None:
     assert re.search(r"python -m equireg train --mode nominal --gamma 1e-2 --seeds 10-19 ", said)
 
 
-def test_lint_and_format(untouched: Path) -> None:
-    done = snakemake("--lint", cwd=untouched)
-    assert done.returncode == 0, done.stdout
-    snakefmt = [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow"]
-    assert subprocess.run(snakefmt, cwd=ROOT, capture_output=True).returncode == 0
-
-
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["--config", "experimnt=x"], "the command line (--config): experimnt is 'x'; "),
         (["--config", "experiment=a;b"], "the command line (--config): experiment is 'a;b'; "),
+        (["--config", "training={'epochs': 1}"], "the command line (--config): training.epochs is"),
         (["--configfile", "bad.yaml"], "bad.yaml: training.epochs is 0; accepted: 1 and more"),
     ],
 )
@@ -207,6 +212,7 @@ class TestFinished:
             ("jobs/draw", {"draw": 1}),
             ("jobs/check", {"check": 1}),
             ("jobs/fetch", {}),
+            ("settings", {"check": 1, "draw": 1}),
             ("cli", {}),
         ],
     )
@@ -233,12 +239,62 @@ class TestFinished:
         assert jobs == {"train": 10, "evaluate": 10, **LAST}
 
     @pytest.mark.parametrize(
+        ("section", "runs"), [("{'augmentation': exact}", 4), ("{'perturbation': 0.01}", 8)]
+    )
+    def test_what_a_mode_does_not_read(self, finished: Path, section: str, runs: int) -> None:
+        """Four blocks are augmented, four nominal, two equivariant."""
+        jobs = planned(*SMALL, "--config", f"training={section}", cwd=finished)
+        assert jobs == {"train": runs, "evaluate": runs, **LAST}
+
+    def test_another_file_in_the_folder_of_the_data(self, finished: Path) -> None:
+        file = max((finished / "tests/data/digits").glob("train-labels*"))
+        before, times = file.read_bytes(), file.stat()
+        file.write_bytes(before + b"\0")
+        try:
+            jobs = planned(*SMALL, cwd=finished)
+        finally:
+            file.write_bytes(before)
+            os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert jobs == {"fetch": 1, "train": 10, "evaluate": 10, **LAST}
+        assert planned(*SMALL, cwd=finished) == {}
+
+    def test_a_killed_snakemake_goes_on(self, finished: Path) -> None:
+        """Killed while a job runs, which ends by itself and whose files nobody has checked."""
+        claims, log = (finished / "results/test" / name for name in ("claims.md", "logs/check.log"))
+        before = claims.read_bytes()
+        claims.unlink()
+        log.unlink()
+        running = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *SMALL, "--cores", "1"],
+            cwd=finished,
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for(log)
+        running.kill()
+        assert running.wait() == -signal.SIGKILL
+        wait_for(claims)
+        said = snakemake(*SMALL, "--cores", "1", cwd=finished).stdout
+        assert "--unlock" in said
+        assert snakemake(*SMALL, "--unlock", cwd=finished).returncode == 0
+        said = snakemake(*SMALL, "--dry-run", "--workflow-profile", "none", cwd=finished).stdout
+        assert "IncompleteFilesException" in said  # the default profile says what to do with them
+        for profile in ((), ("--profile", "slurm")):
+            assert planned(*SMALL, *profile, cwd=finished) == {"check": 1}
+        done = snakemake(*SMALL, "--cores", "1", cwd=finished)
+        assert done.returncode == 0, done.stdout
+        assert claims.read_bytes() == before
+        assert planned(*SMALL, cwd=finished) == {}
+
+    @pytest.mark.parametrize(
         "section",
         [
             "training={'learning_rate': 0.001}",
             "grid={'gammas': [0.01, 100.0]}",
             "grid={'seeds': [2, 1, 0]}",
             "jobs={'threads': 2, 'device': cpu}",
+            "network={'allow_incompatible_support': True}",
         ],
     )
     def test_the_same_said_differently(self, finished: Path, section: str) -> None:
