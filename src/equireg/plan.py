@@ -17,6 +17,7 @@ from typing import Any
 
 from equireg.settings import (
     MODES,
+    UNREAD,
     DataSettings,
     GridSettings,
     Mode,
@@ -35,13 +36,6 @@ DATA_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-
-# What a mode does not read: it starts in E, or turns no images.
-UNREAD: dict[Mode, frozenset[str]] = {
-    "equivariant": frozenset({"perturbation", "augmentation"}),
-    "augmented": frozenset(),
-    "nominal": frozenset({"augmentation"}),
-}
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,14 @@ class TrainingSettings:
     )
 
 
+# The training settings that a mode does not read: it starts in E, or turns no images.
+UNREAD: dict[Mode, frozenset[str]] = {
+    "equivariant": frozenset({"perturbation", "augmentation"}),
+    "augmented": frozenset(),
+    "nominal": frozenset({"augmentation"}),
+}
+
+
 @dataclass(frozen=True)
 class GridSettings:
     """Which runs there are, and how they are cut into jobs."""

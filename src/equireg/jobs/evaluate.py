@@ -39,8 +39,9 @@ def evaluate(
     twin: equivariant weights of the same seeds; without them the twin columns are null. Raises
     ValueError if the files do not belong together.
     """
-    with open_parquet(block) as file:
-        table = file.read(columns=["mode", "gamma", "seed", "step", "loss"])
+    needed = ["mode", "gamma", "seed", "step", "loss"]
+    with open_parquet(block, needed) as file:
+        table = file.read(columns=needed)
     steps = table["step"].to_numpy()
     last = table.take(np.flatnonzero(steps == steps.max()))
     mode, gamma = last["mode"][0].as_py(), last["gamma"][0].as_py()

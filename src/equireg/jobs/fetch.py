@@ -28,18 +28,13 @@ import safetensors.numpy
 import urllib3
 
 from equireg.files import atomic, write_text
+from equireg.plan import DATA_FILES
 from equireg.runtime import say
 from equireg.settings import DataSettings
 
 # A data set's files by name, raw; every source may also hold them gzipped.
 Files = dict[str, bytes]
 
-FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
 KNOWN = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}  # in torchvision
 
 # A mirror has PATIENCE seconds for each CHUNK bytes, the connection included: one that hangs or
@@ -85,7 +80,7 @@ def fetch(data: DataSettings, output: Path, sums: Path | None) -> None:
         for name, content in files.items():
             with atomic(kept / name) as temporary:
                 temporary.write_bytes(content)
-    unlisted = {name: sha256(files[name]) for name in FILES if name not in expected}
+    unlisted = {name: sha256(files[name]) for name in DATA_FILES if name not in expected}
     if unlisted:
         report_unlisted(data.name, unlisted, sums)
     with atomic(output) as temporary:
@@ -116,7 +111,7 @@ def listed_sums(path: Path, data_name: str) -> dict[str, str]:
                 f"{path}, line {number}: {line!r}; accepted: '<SHA-256>  <data set>/<file>'"
             )
         folder, _, name = match[2].rpartition("/")
-        if folder == data_name and name in FILES:
+        if folder == data_name and name in DATA_FILES:
             sums[name] = match[1].lower()
     return sums
 
@@ -152,7 +147,7 @@ def report_unlisted(data_name: str, unlisted: Mapping[str, str], sums: Path | No
 def read_kept(folder: Path, expected: Mapping[str, str]) -> Files | None:
     """The raw files of an earlier fetch if all have their listed sums; wrong ones are removed."""
     files = {}
-    for name in FILES:
+    for name in DATA_FILES:
         path = folder / name
         if name not in expected or not path.is_file():
             continue
@@ -164,7 +159,7 @@ def read_kept(folder: Path, expected: Mapping[str, str]) -> Files | None:
             path.unlink()
         else:
             files[name] = content
-    return files if len(files) == len(FILES) else None
+    return files if len(files) == len(DATA_FILES) else None
 
 
 def obtain(data: DataSettings, expected: Mapping[str, str]) -> Files:
@@ -223,7 +218,7 @@ def read_folder(folder: Path) -> Files:
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder: {folder}")
     files = {}
-    for name in FILES:
+    for name in DATA_FILES:
         paths = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
         if not paths:
             raise FileNotFoundError(f"neither {name} nor {name}.gz is in {folder}")
@@ -342,7 +337,7 @@ def read_archive(path: Path) -> Files:
     files = {}
     try:
         with tarfile.open(path, "r:gz") as archive:
-            for name in FILES:
+            for name in DATA_FILES:
                 member = archive.extractfile(f"package/data/{name}")
                 if member is None:
                     raise ValueError(f"package/data/{name} in {path.name} is not a file")

@@ -23,6 +23,7 @@ from equireg.provenance import provenance
 from equireg.randomness import generator
 from equireg.runtime import say
 from equireg.settings import (
+    UNREAD,
     JobSettings,
     Mode,
     NetworkSettings,
@@ -89,9 +90,10 @@ def train(
     final = {name: trainer.distances()[:, i] for i, name in enumerate(names)}
     trained = {**trainer.weights(), **final}
     recorder.check_end(trained)
+    chosen = dataclasses.asdict(training)
     origin = {
         "network": dataclasses.asdict(settings),
-        "training": dataclasses.asdict(training),
+        "training": {k: v for k, v in chosen.items() if k not in UNREAD[mode]},
         "initialization": about,
         "data": {"file": data.name, "sha256": sha256(data)},
     }
