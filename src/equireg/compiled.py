@@ -69,9 +69,10 @@ class Compiled:
         self.gamma, self.free = runs.gamma, runs.free
         self.spaces = [_Orbits(space) for space in network.layers.values()]
 
-        bases = network.layers.items()
-        outside = {name: runs.complement[name] @ space.complement.mT for name, space in bases}
-        inside = {name: runs.equivariant[name] @ space.equivariant.mT for name, space in bases}
+        outside, inside = {}, {}
+        for name, space in network.layers.items():  # run by run, as in step.start
+            outside[name] = torch.stack([b @ space.complement.mT for b in runs.complement[name]])
+            inside[name] = torch.stack([a @ space.equivariant.mT for a in runs.equivariant[name]])
         self.outside = _pack(outside)
         self.whole = _pack({name: inside[name] + outside[name] for name in inside})
         # One more coordinate per grid, of the group of entries that have no part in E.

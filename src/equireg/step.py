@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equireg.network import Network
+from equireg.projections import LayerSpace
 
 
 @dataclass
@@ -69,8 +70,15 @@ def start(
     the network's bases. Raises ValueError if the initial weights do not lie in E.
     """
     equivariant, complement = {}, {}
+
+    def coordinates(space: LayerSpace, weights: Tensor) -> tuple[Tensor, Tensor]:
+        # Run by run: the sums in a product of matrices may depend on how many rows there are.
+        each = [space.coordinates(weight) for weight in weights.to(space.equivariant)]
+        inside, outside = zip(*each, strict=True)
+        return torch.stack(inside), torch.stack(outside)
+
     for name, space in network.layers.items():
-        inside, outside = space.coordinates(initial[name].to(space.equivariant))
+        inside, outside = coordinates(space, initial[name])
         if outside.norm() > 1e-5 * inside.norm():
             raise ValueError(
                 f"the initial weights of {name} are {outside.norm() / inside.norm():.2g} of their "
@@ -79,7 +87,7 @@ def start(
         if noise is None:
             complement[name] = torch.zeros_like(outside)
         else:
-            complement[name] = space.coordinates(noise[name].to(space.equivariant))[1]
+            complement[name] = coordinates(space, noise[name])[1]
         equivariant[name] = inside
     like = next(iter(equivariant.values()))
     free = torch.full((len(gamma),), float(noise is not None)).to(like)
