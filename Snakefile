@@ -53,8 +53,18 @@ localrules:
     check,
 
 
+# Everything that README promises, so that a file deleted by hand is made anew.
 rule all:
     input:
+        data=DATA,
+        blocks=[
+            f"{block}.{suffix}"
+            for block in BLOCKS
+            for suffix in ("parquet", "safetensors", "json", "evaluation.parquet")
+        ],
+        tables=expand(
+            f"{RESULTS}/{{table}}.parquet", table=["trajectories", "summary", "evaluation"]
+        ),
         figures=expand(f"{RESULTS}/figures/figure2.{{suffix}}", suffix=["pdf", "png"]),
         claims=f"{RESULTS}/claims.md",
 

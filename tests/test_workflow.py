@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 PARTS = ("Snakefile", "config.yaml", "workflow", "profiles", "slurm", "envs", "src", "tests/data")
 SMALL = ("--configfile", "workflow/presets/test.yaml")
 NOTHING = "Nothing to be done"
+SUFFIXES = ("parquet", "safetensors", "json", "evaluation.parquet")  # of a block
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))} | {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     "COLUMNS": "200",
@@ -332,3 +333,19 @@ class TestFinished:
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         subprocess.run(["bash", "-c", pasted], cwd=finished, env=environment, check=True)
         assert (tmp_path / "pasted.parquet").read_bytes() == (finished / output).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["summary.parquet", *(f"runs/nominal/gamma-1e2/seeds-002-002.{s}" for s in SUFFIXES)],
+)
+def test_a_deleted_file_is_made_anew(finished: Path, name: str) -> None:
+    file = finished / "results" / "test" / name
+    away = file.with_name("away")
+    file.rename(away)
+    try:
+        jobs = planned(*SMALL, cwd=finished)
+    finally:
+        away.rename(file)
+    assert jobs
+    assert jobs.get("train", 0) == (0 if "evaluation" in name or "summary" in name else 1)

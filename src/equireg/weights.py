@@ -45,7 +45,10 @@ def load_weights(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         held = tensors.pop("seeds").tolist()
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a weight file of equireg: {error}") from error
+        raise ValueError(
+            f"{path} is damaged, or no weight file of equireg ({error}); delete it and run the "
+            "workflow again"
+        ) from error
     for name, space in layers.items():
         shape = tuple(tensors[name].shape[1:]) if name in tensors else None
         if shape != space.shape:
