@@ -387,3 +387,11 @@ def test_nothing_gives_a_traceback(overrides: dict[str, Any]) -> None:
     else:
         lines = []
     assert all(re.match(r"the (command line|defaults)", line) for line in lines)
+
+
+def test_a_file_runs_nothing(tmp_path: Path) -> None:
+    file, trace = tmp_path / "x.yaml", tmp_path / "trace"
+    file.write_text(f'experiment: !!python/object/apply:os.system ["touch {trace}"]\n')
+    with pytest.raises(ConfigurationError, match="could not determine a constructor"):
+        load([file])
+    assert not trace.exists()

@@ -118,7 +118,10 @@ def merge(base: Any, layer: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that a section has twice: YAML would silently drop the first."""
+    """PyYAML's safe loader, which makes plain values and runs nothing, with one refusal more:
+
+    a key that a section has twice, of which YAML would silently drop the first.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
