@@ -78,3 +78,13 @@ def test_neither_block_nor_chunk_changes_a_run(order: str) -> None:
     alone = collect("augmented", [3], chunk=100, order=order)
     for many, one in zip(together, alone, strict=True):
         assert torch.equal(many[1], one[0])
+
+
+@pytest.mark.parametrize("augmentation", ["random", "exact"])
+@pytest.mark.parametrize("first", [0, 2, 3, 4, 7, 8])
+def test_a_later_first_step_leaves_out_those_before_it(first: int, augmentation: str) -> None:
+    training = TrainingSettings(batch_size=5, epochs=2, order="shuffled", augmentation=augmentation)  # type: ignore[arg-type]
+    every = list(batches(point_group("C4"), "augmented", [0, 1], LABELS, training, 1))
+    later = list(batches(point_group("C4"), "augmented", [0, 1], LABELS, training, 1, first))
+    for found, expected in zip(later, every[first:], strict=True):
+        assert all(map(torch.equal, found, expected))

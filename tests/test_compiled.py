@@ -18,7 +18,7 @@ from equireg.jobs.initialize import draw_equivariant
 from equireg.jobs.train import perturbation
 from equireg.network import Network
 from equireg.settings import DataSettings, Mode, NetworkSettings, TrainingSettings
-from equireg.step import Reference, Runs, start
+from equireg.step import Reference, Runs, Trainer, start
 
 DIGITS = Path(__file__).parent / "data" / "digits"
 HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
@@ -138,6 +138,33 @@ def test_bits_depend_neither_on_the_block_nor_on_the_threads(
     for name, tensor in final[1, 1].items():
         assert torch.equal(tensor, final[3, 1][name][1:2])
         assert torch.equal(tensor, final[3, 3][name][1:2])
+
+
+@pytest.mark.parametrize("kind", [pytest.param(Compiled, marks=needs_compiler), Reference])
+def test_a_restored_state_goes_on_to_the_bit(
+    kind: type[Compiled | Reference], digits: tuple[Tensor, Tensor]
+) -> None:
+    network = Network(NetworkSettings())
+    images, labels = digits
+    table, training = turned(images, network.group.elements), TrainingSettings(epochs=1)
+
+    def trainer() -> Trainer:
+        runs = block(network, "augmented", [0, 1], 1e-2, 1e-3).to(torch.float32)
+        return kind(network.to(torch.float32), runs, table, 1e-2, 0.1)
+
+    first, second, other = batches(network.group, "augmented", [0, 1], labels, training, 10)
+    whole = trainer()
+    whole.advance(*first)
+    state = {name: held.clone() for name, held in whole.state().items()}
+    assert all(len(held) == 2 for held in state.values())
+    expected, weights = whole.advance(*second), whole.weights()
+    resumed = trainer()
+    resumed.advance(*other)
+    resumed.restore(state)
+    assert torch.equal(resumed.advance(*second), expected)
+    assert torch.equal(resumed.distances(), whole.distances())
+    for name, weight in resumed.weights().items():
+        assert torch.equal(weight, weights[name])
 
 
 @needs_compiler

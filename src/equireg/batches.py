@@ -25,8 +25,9 @@ def batches(
     labels: Tensor,
     training: TrainingSettings,
     chunk: int,
+    first: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the batches of up to ``chunk`` consecutive steps.
+    """Yield the batches of up to ``chunk`` consecutive steps, from step ``first`` to the last.
 
     labels: (count,), the classes of the training images. Yields rows of ``turned(images,
     elements(group, mode))`` and their classes, (runs, steps, batch) of int64 on the device of
@@ -39,7 +40,7 @@ def batches(
     exact = mode == "augmented" and training.augmentation == "exact"
     every = torch.arange(order_of_group, device=device)
 
-    for epoch in range(training.epochs):
+    for epoch in range(first // steps, training.epochs):
         images = torch.arange(steps * size).expand(len(seeds), -1)
         if training.order == "shuffled":
             draws = [generator(seed, "order", epoch).permutation(len(labels)) for seed in seeds]
@@ -52,8 +53,8 @@ def batches(
             ]
             turns = torch.from_numpy(np.stack(drawn))
         images, turns = (x.view(len(seeds), steps, size).to(device) for x in (images, turns))
-        for first in range(0, steps, chunk):
-            image, turn = (x[:, first : first + chunk] for x in (images, turns))
+        for step in range(first % steps if epoch == first // steps else 0, steps, chunk):
+            image, turn = (x[:, step : step + chunk] for x in (images, turns))
             if exact:
                 pairs = torch.broadcast_tensors(image[..., None], every)
                 image, turn = (x.flatten(-2) for x in pairs)

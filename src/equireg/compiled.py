@@ -49,7 +49,7 @@ class UnavailableError(Exception):
 
 
 class Compiled:
-    """Trains a block of runs with the compiled step; see ``step.Reference`` for its calls.
+    """Trains a block of runs with the compiled step; see ``step.Trainer`` for its calls.
 
     Raises UnavailableError where there is no compiler, or the network or device does not fit.
     """
@@ -80,12 +80,11 @@ class Compiled:
         self.squares = runs.distances()[:, 1:].square().float().contiguous()
 
     def advance(self, rows: Tensor, labels: Tensor) -> Tensor:
-        """Train one step per batch; see ``step.Reference.advance``."""
         runs, steps, batch = rows.shape
         rows, labels = rows.contiguous(), labels.contiguous()
         recorded = torch.empty(runs, steps, 1 + len(self.spaces))
         spaces = (_Space * len(self.spaces))(*(orbits.space for orbits in self.spaces))
-        state = self.inside, self.outside, self.whole, self.squares
+        state = self.state().values()
 
         def run(i: int) -> None:
             gamma, free = float(self.gamma[i]), float(self.free[i])
@@ -104,7 +103,6 @@ class Compiled:
         return torch.cat([recorded[..., :1], distances], -1)
 
     def weights(self) -> dict[str, Tensor]:
-        """The layers A as they are now, (runs, *shape) each, float32."""
         layers = self.network.layers.items()
         sizes = [math.prod(space.shape) for _, space in layers]
         parts = self.whole.split(sizes, 1)
@@ -114,8 +112,15 @@ class Compiled:
         }
 
     def distances(self) -> Tensor:
-        """|Pi_{E-perp} A| as it is now: in total, then per layer; (runs, 1 + layers)."""
         return torch.cat([self.squares.sum(1, keepdim=True), self.squares], 1).sqrt()
+
+    def state(self) -> dict[str, Tensor]:
+        names = "inside", "outside", "whole", "squares"  # the order of ``train`` in compiled.cpp
+        return {name: getattr(self, name) for name in names}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        for name, held in self.state().items():
+            held.copy_(state[name])
 
 
 def choose(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -127,8 +127,35 @@ def training_step(
     return recorded
 
 
+class Trainer(Protocol):
+    """Trains a block of runs; every tensor that it takes or gives has a leading axis of runs."""
+
+    def advance(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """Train one step per batch; return what was recorded, (runs, steps, 2 + layers).
+
+        rows, labels: (runs, steps, batch), which images and their classes. What is recorded, and
+        the state after it, depend to the bit on the batches alone, not on how many calls they come
+        in.
+        """
+
+    def weights(self) -> dict[str, Tensor]:
+        """The layers A as they are now, (runs, *shape) each."""
+
+    def distances(self) -> Tensor:
+        """|Pi_{E-perp} A| as it is now: in total, then per layer; (runs, 1 + layers)."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the steps to come depend on, as it is held; on the CPU, (runs, ...) each.
+
+        Not copied where it is not moved: read it before the next step.
+        """
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to a ``state``, to the bit."""
+
+
 class Reference:
-    """Trains a block of runs with ``training_step``, on any device.
+    """Trains a block of runs with ``training_step``, on any device: see ``Trainer`` for its calls.
 
     images: (count, side^2) of uint8, the rows that batches name; network, runs and images lie on
     one device. ``scale`` multiplies the risk.
@@ -141,10 +168,6 @@ class Reference:
         self.learning_rate, self.scale = learning_rate, scale
 
     def advance(self, rows: Tensor, labels: Tensor) -> Tensor:
-        """Train one step per batch; return what was recorded, (runs, steps, 2 + layers).
-
-        rows, labels: (runs, steps, batch), which images and their classes.
-        """
         side, like = self.network.settings.image_size, self.runs.gamma
         recorded = []
         for row, label in zip(rows.unbind(1), labels.unbind(1), strict=True):
@@ -157,9 +180,18 @@ class Reference:
         return torch.stack(recorded, 1)
 
     def weights(self) -> dict[str, Tensor]:
-        """The layers A as they are now, (runs, *shape) each."""
         return self.runs.weights(self.network)
 
     def distances(self) -> Tensor:
-        """|Pi_{E-perp} A| as it is now: in total, then per layer; (runs, 1 + layers)."""
         return self.runs.distances()
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: held.cpu() for name, held in self._held().items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        for name, held in self._held().items():
+            held.copy_(state[name])
+
+    def _held(self) -> dict[str, Tensor]:
+        parts = {"equivariant": self.runs.equivariant, "complement": self.runs.complement}
+        return {f"{part}.{name}": x for part, held in parts.items() for name, x in held.items()}
