@@ -1,12 +1,15 @@
 # `make help` lists the targets. Everything runs in .venv/, which `make setup` makes.
+# CONFIG=mine.yaml lays a preset over config.yaml, for figures, report and status.
 
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 ENTER := . $(VENV)/bin/activate &&
+CONFIG ?=
+PRESET := $(if $(CONFIG),--configfile $(CONFIG))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures quick test bench lint format clean
+.PHONY: help setup figures quick status test bench lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -14,10 +17,13 @@ help: ## list the targets
 setup: $(INSTALLED) ## make the environment .venv/ with every package pinned (PYTHON=python3.12 picks another)
 
 figures: setup ## run the paper's experiment (config.yaml) and draw its figures, about a quarter of an hour, into results/paper/
-	$(ENTER) snakemake --cores all
+	$(ENTER) snakemake $(PRESET) --cores all
 
 quick: setup ## the same at reduced scale, about a minute, into results/quick/
 	$(ENTER) snakemake --configfile workflow/presets/quick.yaml --cores all
+
+status: setup ## print which runs are done, running, stopped, failed or missing, and the logs to read
+	$(ENTER) python -m equireg status $(PRESET)
 
 test: lint ## check the code and run every test
 	$(ENTER) pytest -n 2 --dist loadfile

@@ -207,6 +207,22 @@ def bench(
     print(result.splitlines()[-1] if json else result)
 
 
+@app.command()
+def status(
+    *,
+    configfile: Annotated[
+        list[Path] | None, typer.Option(help="Preset laid over config.yaml, as for snakemake.")
+    ] = None,
+) -> None:
+    """Show which runs of an experiment are done, running, stopped, failed or missing."""
+    from rich.console import Console
+
+    from equireg.config import load
+    from equireg.jobs.status import status
+
+    status(load(["config.yaml", *(configfile or [])]), Path("results"), Console())
+
+
 def main() -> None:
     """Run the command line; a wrong input is answered by one line and status 1."""
     try:

@@ -1,0 +1,112 @@
+"""The status table: what files and logs say of a grid."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from equireg.config import Configuration
+from equireg.jobs.status import SILENT, minutes_left, progress, status
+from equireg.plan import Block, blocks
+from equireg.settings import GridSettings
+
+GRID = GridSettings(("equivariant", "nominal"), (1e-2, 1.0), "0-3", seeds_per_job=2)
+STEP = "step 250/1000  loss 0.5  distance 8.7e-01  100 us per run and step  30 s left\n"
+
+
+def write(folder: Path, block: Block, *suffixes: str) -> None:
+    for suffix in suffixes:
+        file = folder / block.path.with_name(f"{block.name}.{suffix}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x")
+
+
+def log(folder: Path, block: Block, job: str, text: str, age: float = 0) -> Path:
+    below = block.path.relative_to("runs")
+    file = folder / "logs" / job / below.with_name(f"{block.name}.log")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    os.utime(file, (time.time() - age,) * 2)
+    return file
+
+
+TRAINED = ("parquet", "safetensors", "json")
+
+
+def printed(results: Path, grid: GridSettings) -> str:
+    out = io.StringIO()
+    status(Configuration("mine", grid=grid), results, Console(file=out, width=100))
+    return out.getvalue()
+
+
+def rows(said: str) -> dict[tuple[str, str], list[str]]:
+    """The table's numbers by mode and gamma, a word per column that has one."""
+    words = [line.split() for line in said.splitlines()]
+    return {(w[0], w[1]): w[2:] for w in words if w and w[0] in ("equivariant", "nominal")}
+
+
+def test_nothing_has_run(tmp_path: Path) -> None:
+    said = printed(tmp_path, GRID)
+    assert said.splitlines()[-1] == f"{tmp_path}/mine: 0 of 12 runs done"
+    assert list(rows(said)) == [("equivariant", "none"), ("nominal", "1e-2"), ("nominal", "1e0")]
+    assert all(words == ["4", "0", "%"] for words in rows(said).values())
+
+
+def test_every_state(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    done, _, runs, stops, fails, killed = blocks(GRID)
+    write(folder, done, *TRAINED, "evaluation.parquet")
+    log(folder, done, "train", "equireg: of an earlier try\n")
+    log(folder, runs, "train", "step: compiled\n" + STEP)
+    stopped = log(folder, stops, "train", STEP, age=2 * SILENT)
+    failure = "equireg: mode nominal, gamma 1e0, seed 0: no longer finite at step 7\n"
+    diverged = log(folder, fails, "train", STEP + failure)
+    write(folder, killed, *TRAINED)
+    traced = log(folder, killed, "evaluate", "Traceback (most recent call last):\nMemoryError\n")
+    states = [progress(folder, block).state for block in blocks(GRID)]
+    assert states == ["done", "missing", "running", "stopped", "failed", "failed"]
+    said = printed(tmp_path, GRID)
+    assert rows(said) == {
+        ("equivariant", "none"): ["2", "2", "50", "%"],
+        ("nominal", "1e-2"): ["2", "2", "25", "%"],
+        ("nominal", "1e0"): ["4", "50", "%"],
+    }
+    lines = [line.strip() for line in said.splitlines()]
+    assert f"{folder}: 2 of 12 runs done, about 2 min of training left" in lines
+    for line, file in (
+        (f"stopped: {STEP.strip()}", stopped),
+        (f"failed: {failure.strip()}", diverged),
+        ("failed: MemoryError", traced),
+    ):
+        assert lines[lines.index(line) + 1] == f"see {file}"
+
+
+def test_time_left_is_that_of_the_jobs_side_by_side(tmp_path: Path) -> None:
+    """Two of six blocks a quarter done with 30 s left: 40 s a block, two at a time."""
+    for block in blocks(GRID)[:2]:
+        log(tmp_path, block, "train", STEP)
+    grid = [progress(tmp_path, block) for block in blocks(GRID)]
+    assert minutes_left(grid) == pytest.approx((2 * 30 + 4 * 40) / 2 / 60)
+    assert minutes_left(grid[2:]) is None
+
+
+@pytest.mark.parametrize("name", ["mine/logs/aggregate.log", "data/logs/mnist.log"])
+def test_failures_of_other_jobs_are_named(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True)
+    file.write_text("equireg: no space left on device\n")
+    said = printed(tmp_path, GRID)
+    assert f"failed: equireg: no space left on device\n    see {file}\n" in said
+
+
+def test_a_log_without_a_line_is_a_job_that_starts(tmp_path: Path) -> None:
+    block = blocks(GRID)[0]
+    log(tmp_path, block, "train", "")
+    assert progress(tmp_path, block).state == "running"
+    log(tmp_path, block, "train", "", age=2 * SILENT)
+    assert progress(tmp_path, block).said == "it said nothing"
