@@ -51,6 +51,7 @@ localrules:
     initialize,
     draw,
     check,
+    compare,
 
 
 # Everything that README promises, so that a file deleted by hand is made anew.
@@ -65,8 +66,13 @@ rule all:
         tables=expand(
             f"{RESULTS}/{{table}}.parquet", table=["trajectories", "summary", "evaluation"]
         ),
-        figures=expand(f"{RESULTS}/figures/figure2.{{suffix}}", suffix=["pdf", "png"]),
+        figures=expand(
+            f"{RESULTS}/figures/{{figure}}.{{suffix}}",
+            figure=["figure2", "comparison"],
+            suffix=["pdf", "png"],
+        ),
         claims=f"{RESULTS}/claims.md",
+        comparison=f"{RESULTS}/comparison.md",
 
 
 include: "workflow/rules/data.smk"

@@ -48,7 +48,7 @@ def test_config_yaml_spells_the_defaults_out() -> None:
         for field in dataclasses.fields(Configuration)
         for key in (
             [sub.name for sub in dataclasses.fields(getattr(Configuration(), field.name))]
-            if field.name != "experiment"
+            if dataclasses.is_dataclass(getattr(Configuration(), field.name))
             else [None]
         )
     }
@@ -358,6 +358,19 @@ def test_a_results_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch
     load([], {"experiment": "other"})
 
 
+def test_a_comparison_needs_what_it_compares_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refused("compare: [other]")
+    assert "compare is 'other'; accepted: experiments that have been run, in results/other/" in said
+    assert "names of experiments" in refused("compare: ['../x']")
+    Path("results/other").mkdir(parents=True)
+    Path("results/other/evaluation.parquet").touch()
+    assert load([], {"compare": ["other"]}).compare == ("other",)
+    assert "other than this one" in refused("{experiment: other, compare: [other]}")
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
     lambda inner: (
@@ -372,7 +385,7 @@ keys = st.sampled_from(
     [
         field.name
         for section in dataclasses.fields(Configuration)
-        if section.name != "experiment"
+        if dataclasses.is_dataclass(getattr(Configuration(), section.name))
         for field in dataclasses.fields(getattr(Configuration(), section.name))
     ]
 )

@@ -162,6 +162,8 @@ def test_evaluation(jobs: Jobs) -> None:
     assert (invariant["prediction_change"] == 0).all()
     assert np.allclose(invariant["test_accuracy"], invariant["test_accuracy_turned"])
     assert (free["prediction_change"] > 0).all()
+    assert (invariant["equivariance_error"] < 1e-5).all()
+    assert (free["equivariance_error"] > 1e-3).all()
     assert (invariant["twin_distance"] == 0).all()
     layers = free[["twin_distance_conv1", "twin_distance_conv2", "twin_distance_linear"]]
     assert np.allclose(np.linalg.norm(layers, axis=1), free["twin_distance"])
@@ -181,16 +183,20 @@ def test_accuracy_is_that_of_the_logits_written_out(jobs: Jobs) -> None:
     weights = load_file(block.with_suffix(".safetensors"))
     data = load_file(jobs.data)
     network = Network(NetworkSettings(channels=(4, 4)))
-    right, changed, upright = [], [], None
+    right, changed, logits, upright = [], [], [], None
     for k in range(4):
         images = torch.rot90(data["test_images"], k, (1, 2))[None] / 255.0
-        predicted = network.forward(weights, images)[0].argmax(-1)
+        logits.append(network.forward(weights, images)[0].double())
+        predicted = logits[-1].argmax(-1)
         right.append((predicted == data["test_labels"]).double().mean().item())
         upright = predicted if upright is None else upright
         changed.append((predicted != upright).double().mean().item())
     assert row["test_accuracy"] == pytest.approx(right[0])
     assert row["test_accuracy_turned"] == pytest.approx(np.mean(right))
     assert row["prediction_change"] == pytest.approx(np.mean(changed[1:]))
+    turned = torch.stack(logits)
+    error = (turned - turned.mean(0)).norm() / turned.norm()
+    assert row["equivariance_error"] == pytest.approx(error.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

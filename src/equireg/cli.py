@@ -191,6 +191,22 @@ def check(
 
 
 @app.command()
+def compare(
+    *,
+    evaluation: Annotated[list[Path], typer.Option(help="Table with a row per run.")],
+    name: Annotated[list[str], typer.Option(help="What to call each table's experiment.")],
+    figure: Annotated[list[Path], typer.Option(help="Figure to write, once per format.")],
+    output: Output,
+) -> None:
+    """Draw and tabulate trained networks against gamma, one experiment or several."""
+    from equireg.jobs.compare import compare
+
+    if len(set(name)) != len(evaluation):
+        raise ValueError(f"name is {', '.join(name)}; accepted: one for each --evaluation")
+    compare(dict(zip(name, evaluation, strict=True)), figure, output)
+
+
+@app.command()
 @options(JobSettings)
 def bench(
     *,

@@ -44,6 +44,7 @@ class Configuration:
     """A whole experiment: its name, and the settings of each section."""
 
     experiment: str = "paper"
+    compare: tuple[str, ...] = ()
     data: DataSettings = field(default_factory=DataSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     initialization: InitializationSettings = field(default_factory=InitializationSettings)
@@ -253,6 +254,7 @@ def _at_least(least: float) -> Callable[[float], bool]:
 _RULES: list[tuple[str, Callable[[Any], bool], str]] = [
     ("experiment", _is_name, "up to 100 letters, digits, '.', '_' and '-', no '/'"),
     ("experiment", lambda name: name != "data", "other names; results/data/ holds the data sets"),
+    ("compare", _is_name, "names of experiments"),
     ("data.name", _is_name, "up to 100 letters, digits, '.', '_' and '-', no '/'"),
     ("data.name", lambda name: name == name.lower(), "names in lower case"),
     ("data.folder", lambda folder: folder is None or _is_folder(folder), "a folder that exists"),
@@ -312,6 +314,10 @@ def _misfits(configuration: Configuration) -> Iterator[Mistake]:
     free = [mode for mode in grid.modes if mode != "equivariant"]
     if free and not grid.gammas:
         yield Mistake(("grid", "gammas"), [], f"accepted: one gamma or more, for mode {free[0]}")
+    if configuration.experiment in configuration.compare:
+        yield Mistake(
+            ("compare",), configuration.experiment, "accepted: experiments other than this one"
+        )
     for name in ("modes", "gammas"):
         values = getattr(grid, name)
         for value in sorted({value for value in values if values.count(value) > 1}):
@@ -342,7 +348,12 @@ def _incompatible(network: NetworkSettings) -> Iterator[Mistake]:
 
 
 def _wrong_places(configuration: Configuration) -> Iterator[Mistake]:
-    """Results that could not be written. Paths are relative to the repository, as in the rules."""
+    """Results that could not be written or read. Paths are relative to the repository."""
+    for name in configuration.compare:
+        if not Path("results", name, "evaluation.parquet").exists():
+            yield Mistake(
+                ("compare",), name, f"accepted: experiments that have been run, in results/{name}/"
+            )
     for folder in (Path("results"), Path("results", configuration.experiment)):
         there = folder if os.path.lexists(folder) else folder.parent
         if os.path.lexists(there) and not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):

@@ -15,6 +15,7 @@ from equireg.files import atomic
 # Okabe and Ito's palette, made to be told apart by colour-blind readers. Augmented is dark and
 # nominal light, so that grey prints keep them apart too; dashes say it once more.
 COLOURS = {"augmented": "#0072B2", "nominal": "#E69F00", "equivariant": "#009E73"}
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # for anything else
 DASHES: dict[str, Any] = {"augmented": "solid", "nominal": (0, (4, 1)), "equivariant": "dotted"}
 
 PAGE_WIDTH = 7.16  # inches: both columns of an IEEE page

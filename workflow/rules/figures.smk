@@ -23,3 +23,36 @@ rule draw:
     shell:
         "python -m equireg draw --trajectories {input.trajectories} --summary {input.summary}"
         " --output {output.pdf} --output {output.png} > {log} 2>&1"
+
+
+rule compare:
+    input:
+        evaluations=[
+            f"results/{name}/evaluation.parquet" for name in (chosen.experiment, *chosen.compare)
+        ],
+    output:
+        table=report(f"{RESULTS}/comparison.md", category="Comparison"),
+        pdf=f"{RESULTS}/figures/comparison.pdf",
+        png=report(f"{RESULTS}/figures/comparison.png", category="Comparison"),
+    log:
+        f"{RESULTS}/logs/compare.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/compare.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        tables=lambda wildcards, input: [
+            f"--name {name} --evaluation {table}"
+            for name, table in zip((chosen.experiment, *chosen.compare), input.evaluations)
+        ],
+        # the settings spell the gammas that it shows
+        source=source_digest("equireg.jobs.compare", "equireg.settings"),
+    message:
+        f"Compare {', '.join((chosen.experiment, *chosen.compare))}"
+    shell:
+        "python -m equireg compare {params.tables} --output {output.table}"
+        " --figure {output.pdf} --figure {output.png} > {log} 2>&1"

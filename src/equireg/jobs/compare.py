@@ -1,0 +1,240 @@
+"""Compare: what the penalty does to trained networks, in one experiment or beside others.
+
+Quantities of the trained runs against gamma, with the manifestly equivariant networks as a band.
+Medians over the seeds with 95 % bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from scipy.stats import bootstrap
+
+from equireg.files import write_text
+from equireg.randomness import generator
+from equireg.settings import spell_gamma
+from equireg.style import COLOURS, DASHES, PAGE_WIDTH, SERIES, check_outputs, save, styled
+from equireg.tables import open_parquet
+
+LEVEL = 0.95  # of the intervals
+RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A column of the evaluation, as a panel."""
+
+    column: str
+    label: str
+    logarithmic: bool = False
+
+
+QUANTITIES = (
+    Quantity("final_distance", r"distance to $\mathcal{E}$", logarithmic=True),
+    Quantity("equivariance_error", "equivariance error", logarithmic=True),
+    Quantity("test_accuracy", "accuracy, upright"),
+    Quantity("test_accuracy_turned", "accuracy, turned"),
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A median over seeds and its bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+def compare(evaluations: Mapping[str, Path], figures: list[Path], output: Path) -> None:
+    """Draw and tabulate the experiments' evaluations, by name, against gamma.
+
+    One experiment: its modes beside each other. Several: a row of panels per mode, and a line per
+    experiment. Raises ValueError where a table lacks a column, or there is nothing to compare.
+    """
+    check_outputs(figures)
+    runs = pd.concat([read(path).assign(experiment=name) for name, path in evaluations.items()])
+    if not (runs["mode"] != "equivariant").any():
+        names = ", ".join(str(path) for path in evaluations.values())
+        raise ValueError(f"{names}: neither a nominal nor an augmented run; nothing to compare")
+    with styled():
+        figure = gamma_figure(runs)
+        for path in figures:
+            save(figure, path)
+    write_text(output, report(runs))
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The columns needed of an evaluation, a row per run."""
+    columns = ["mode", "gamma", "seed", *(quantity.column for quantity in QUANTITIES)]
+    with open_parquet(path, columns) as file:
+        table: pd.DataFrame = file.read(columns=columns).to_pandas()
+    return table.astype({"mode": str})
+
+
+def median_interval(values: np.ndarray, *role: str) -> Interval:
+    """The median and its percentile bootstrap interval, by a generator of its own for ``role``."""
+    median = float(np.median(values))
+    if len(values) < 2 or np.ptp(values) == 0:
+        return Interval(median, median, median)
+    found = bootstrap(
+        (values,),
+        np.median,
+        confidence_level=LEVEL,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=generator(0, "bootstrap", *role),
+    ).confidence_interval
+    return Interval(median, float(found.low), float(found.high))
+
+
+def conditions(runs: pd.DataFrame) -> Iterator[tuple[str, str, float | None, pd.DataFrame]]:
+    """Experiment, mode and gamma (None: equivariant) with their runs, in the tables' order."""
+    keys = runs[["experiment", "mode", "gamma"]].astype(object)
+    keys["gamma"] = keys["gamma"].where(runs["gamma"].notna(), None)
+    for experiment, mode, gamma in dict.fromkeys(keys.itertuples(index=False, name=None)):
+        some = runs["gamma"].isna() if gamma is None else runs["gamma"] == gamma
+        here = (runs["experiment"] == experiment) & (runs["mode"] == mode) & some
+        yield experiment, mode, gamma, runs[here]
+
+
+def gamma_figure(runs: pd.DataFrame) -> Figure:
+    """Panels of every quantity against gamma; gamma = 0 stands left of a break in the axis."""
+    experiments = list(dict.fromkeys(runs["experiment"]))
+    modes = [mode for mode in ("nominal", "augmented") if (runs["mode"] == mode).any()]
+    rows = [[mode] for mode in modes] if len(experiments) > 1 else [modes]
+    figure = Figure(figsize=(PAGE_WIDTH, 0.6 + 1.9 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), len(QUANTITIES), sharex=True, sharey="col", squeeze=False)
+    places = gamma_places(runs["gamma"].dropna())
+    for row, shown in zip(panels, rows, strict=True):
+        for panel, quantity in zip(row, QUANTITIES, strict=True):
+            for i, experiment in enumerate(experiments):
+                here = runs[runs["experiment"] == experiment]
+                lone = len(experiments) == 1
+                for mode in ("equivariant", *shown):
+                    some = here[here["mode"] == mode]
+                    colour = COLOURS[mode] if lone else SERIES[i % len(SERIES)]
+                    label = mode if lone else experiment
+                    _draw(panel, quantity, some, places, colour, mode, label)
+            _set_axes(panel, quantity, places)
+        if len(rows) > 1:
+            row[0].set_ylabel(shown[0])
+    for panel, quantity in zip(panels[0], QUANTITIES, strict=True):
+        panel.set_title(quantity.label)
+    figure.supxlabel(r"penalty $\gamma$", fontsize=8)
+    handles: dict[str, Artist] = {}
+    for panel in panels.flat:
+        found, labels = panel.get_legend_handles_labels()
+        handles |= dict(zip(labels, found, strict=True))
+    if len(experiments) > 1 and (runs["mode"] == "equivariant").any():
+        style = {"color": "#777777", "linestyle": DASHES["equivariant"], "linewidth": 1}
+        handles["equivariant"] = Line2D([], [], **style)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside upper center",
+        ncols=min(len(handles), 5),
+    )
+    return figure
+
+
+def gamma_places(gammas: Iterable[float]) -> dict[float, float]:
+    """Where each gamma stands: at its decimal logarithm, 0 a little left of the others."""
+    present = sorted(set(gammas))
+    places = {gamma: float(np.log10(gamma)) for gamma in present if gamma > 0}
+    return {0.0: min(places.values(), default=0.0) - 1.5, **places} if 0 in present else places
+
+
+def _draw(
+    panel: Axes,
+    quantity: Quantity,
+    runs: pd.DataFrame,
+    places: Mapping[float, float],
+    colour: str,
+    mode: str,
+    label: str,
+) -> None:
+    """A mode's medians with their intervals; the equivariant ones as a band over all gammas."""
+    if runs.empty or (mode == "equivariant" and quantity.logarithmic):
+        return  # its distance and error are 0 up to rounding
+    name, style = str(runs["experiment"].iloc[0]), DASHES[mode]
+    groups = {gamma: some[quantity.column].to_numpy() for *_, gamma, some in conditions(runs)}
+    found = [
+        median_interval(values, quantity.column, name, mode, spell_gamma(gamma))
+        for gamma, values in groups.items()
+    ]
+    medians = np.array([interval.median for interval in found])
+    band = np.array([[interval.low, interval.high] for interval in found]).T
+    if mode == "equivariant":
+        panel.axhspan(*band[:, 0], color=colour, alpha=0.2, linewidth=0)
+        legend = label if label == mode else None
+        panel.axhline(medians[0], color=colour, linestyle=style, linewidth=1, label=legend)
+        return
+    x = np.array([places[gamma] for gamma in groups if gamma is not None])
+    panel.fill_between(x, *band, color=colour, alpha=0.2, linewidth=0)
+    panel.plot(
+        x,
+        medians,
+        color=colour,
+        linestyle=style,
+        linewidth=1.2,
+        marker="o",
+        markersize=2.5,
+        label=label,
+    )
+
+
+def _set_axes(panel: Axes, quantity: Quantity, places: Mapping[float, float]) -> None:
+    if quantity.logarithmic:
+        panel.set_yscale("log")
+    powers = [place for gamma, place in places.items() if gamma] or [0.0]
+    lowest, highest = math.ceil(min(powers)), math.floor(max(powers))
+    step = max(1, math.ceil((highest - lowest) / 4))
+    ticks = {float(power): f"$10^{{{power}}}$" for power in range(highest, lowest - 1, -step)}
+    if 0.0 in places:
+        ticks[places[0.0]] = "0"
+    panel.set_xticks(sorted(ticks), [ticks[place] for place in sorted(ticks)])
+
+
+def report(runs: pd.DataFrame) -> str:
+    """The table as markdown: medians with intervals, and what is gained on the same seed's twin."""
+    quantities = [(quantity.column, quantity.column.replace("_", " ")) for quantity in QUANTITIES]
+    head = ["experiment", "mode", "gamma", "seeds", *(words for _, words in quantities)]
+    head.append("accuracy, turned, minus equivariant")
+    lines = [_row(head), _row(["---"] * len(head))]
+    for experiment, mode, gamma, some in conditions(runs):
+        role = experiment, mode, spell_gamma(gamma)
+        cells = [*role, str(len(some))]
+        cells += [
+            _spell(median_interval(some[column].to_numpy(), column, *role))
+            for column, _ in quantities
+        ]
+        twins = runs[(runs["experiment"] == experiment) & (runs["mode"] == "equivariant")]
+        paired = some.merge(twins, on="seed", suffixes=("", "_twin"))
+        gain = (paired["test_accuracy_turned"] - paired["test_accuracy_turned_twin"]).to_numpy()
+        known = len(gain) > 0 and mode != "equivariant"
+        cells.append(_spell(median_interval(gain, "gain", *role), "+.4f") if known else "")
+        lines.append(_row(cells))
+    percent = f"{100 * LEVEL:g} %"
+    return (
+        f"Medians over the seeds, in brackets their {percent} bootstrap intervals. The last column "
+        "is paired by seed.\n\n" + "\n".join(lines) + "\n"
+    )
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _spell(interval: Interval, form: str = ".3g") -> str:
+    low, high = format(interval.low, form), format(interval.high, form)
+    return f"{format(interval.median, form)} [{low}, {high}]"
