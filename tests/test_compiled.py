@@ -211,7 +211,7 @@ def test_what_is_chosen_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert choose("reference", lambda: "fast", lambda: "plain") == "plain"
     assert choose("auto", impossible, lambda: "plain") == "plain"
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "step: compiled for this processor"
+    assert said[0] == "step: compiled for this machine"
     assert said[1] == "step: the reference; as asked"
     assert said[2].endswith("as the moon is full")
     with pytest.raises(ValueError, match="step is 'compiled', but the moon is full; accepted"):

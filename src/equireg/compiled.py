@@ -141,7 +141,7 @@ def choose(
                 ) from error
             why = f"the compiled one cannot be taken, as {error}"
         else:
-            say("step: compiled for this processor")
+            say("step: compiled for this machine")
             return fast
     say(f"step: the reference; {why}")
     return reference()

@@ -168,16 +168,16 @@ class Reference:
         self.learning_rate, self.scale = learning_rate, scale
 
     def advance(self, rows: Tensor, labels: Tensor) -> Tensor:
+        pairs = zip(rows.unbind(1), labels.unbind(1), strict=True)
+        return torch.stack([self.step(*pair) for pair in pairs], 1)
+
+    def step(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """Train one step; rows, labels: (runs, batch). Returns as ``training_step`` does."""
         side, like = self.network.settings.image_size, self.runs.gamma
-        recorded = []
-        for row, label in zip(rows.unbind(1), labels.unbind(1), strict=True):
-            images = self.images[row].view(*row.shape, side, side).to(like) / 255.0
-            recorded.append(
-                training_step(
-                    self.network, self.runs, images, label, self.learning_rate, self.scale
-                )
-            )
-        return torch.stack(recorded, 1)
+        images = self.images[rows].view(*rows.shape, side, side).to(like) / 255.0
+        return training_step(
+            self.network, self.runs, images, labels, self.learning_rate, self.scale
+        )
 
     def weights(self) -> dict[str, Tensor]:
         return self.runs.weights(self.network)

@@ -18,6 +18,7 @@ from equireg.batches import batches, elements, steps_per_epoch, turned
 from equireg.compiled import Compiled, choose
 from equireg.dataset import load_dataset
 from equireg.files import sha256, write_json
+from equireg.graphed import Graphed
 from equireg.network import Network
 from equireg.provenance import provenance
 from equireg.randomness import generator
@@ -150,10 +151,11 @@ def choose_trainer(
     """What trains the block: the compiled step or the reference."""
     scale = 1 / training.batch_size if training.risk_scale == "batch" else 1.0
     arguments = network, runs, images, training.learning_rate, scale
+    plain = Graphed if images.device.type == "cuda" and jobs.step != "reference" else Reference
     return choose(
         jobs.step,
         lambda: Compiled(*arguments, threads=jobs.threads),
-        lambda: Reference(*arguments),
+        lambda: plain(*arguments),
     )
 
 
