@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,39 +14,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PARTS = ("Snakefile", "config.yaml", "workflow", "profiles", "slurm", "envs", "src", "tests/data")
-SMALL = ("--configfile", "workflow/presets/test.yaml")
+from checkout import ENVIRONMENT, SMALL, SUFFIXES, copy_repository, snakemake
+
 NOTHING = "Nothing to be done"
-SUFFIXES = ("parquet", "safetensors", "json", "evaluation.parquet")  # of a block
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))} | {
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    "COLUMNS": "200",
-}
-
-
-def copy_repository(to: Path) -> Path:
-    """What the workflow needs of the repository, in a folder of its own."""
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for part in PARTS:
-        if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, to / part, ignore=ignored)
-        else:
-            shutil.copy(ROOT / part, to / part)
-    return to
-
-
-def snakemake(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake as a user would, with this environment's commands on the path."""
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", *words],
-        cwd=cwd,
-        env=ENVIRONMENT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=600,
-    )
 
 
 def planned(*words: str, cwd: Path) -> dict[str, int]:
