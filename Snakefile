@@ -71,6 +71,7 @@ rule all:
             figure=["figure2", "comparison"],
             suffix=["pdf", "png"],
         ),
+        page=f"{RESULTS}/figures/figure2.html",
         claims=f"{RESULTS}/claims.md",
         comparison=f"{RESULTS}/comparison.md",
 

@@ -164,6 +164,7 @@ class TestFinished:
             assert (folder / f"{name}.parquet").stat().st_size > 0
         assert (folder / "figures/figure2.pdf").read_bytes().startswith(b"%PDF")
         assert (folder / "figures/figure2.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / "figures/figure2.html").read_bytes().startswith(b"<!DOCTYPE html>")
         assert (folder / "claims.md").read_text().strip()
         assert len(list(folder.glob("logs/train/**/*.log"))) == 10
         assert len(list(folder.glob("benchmarks/train/**/*.tsv"))) == 10

@@ -5,6 +5,7 @@ rule draw:
     output:
         pdf=f"{RESULTS}/figures/figure2.pdf",
         png=report(f"{RESULTS}/figures/figure2.png", category="Figures"),
+        page=report(f"{RESULTS}/figures/figure2.html", category="Figures"),
     log:
         f"{RESULTS}/logs/draw/figure2.log",
     benchmark:
@@ -22,7 +23,7 @@ rule draw:
         "Draw figure 2"
     shell:
         "python -m equireg draw --trajectories {input.trajectories} --summary {input.summary}"
-        " --output {output.pdf} --output {output.png} > {log} 2>&1"
+        " --output {output.pdf} --output {output.png} --output {output.page} > {log} 2>&1"
 
 
 rule compare:

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from equireg.files import write_text
 from equireg.settings import spell_gamma
 from equireg.style import COLOURS, DASHES, PAGE_WIDTH, check_outputs, save, styled
 from equireg.tables import open_parquet
@@ -45,13 +46,16 @@ class Curve:
 
 
 def draw(trajectories: Path, summary: Path, outputs: list[Path]) -> None:
-    """Draw the paper's figure 2 into ``outputs``, vector (.pdf, .svg) or at 200 dpi (.png).
+    """Draw the paper's figure 2 into ``outputs``: vector (.pdf, .svg), 200 dpi (.png), or a page.
+
+    The page (.html) names the run and the step under the pointer.
 
     One panel per gamma; every run faintly, the median over the seeds boldly; nominal and augmented.
     One row group of the tables is in memory at a time. Raises ValueError where the tables hold no
     run to draw, or an ending is unknown.
     """
-    check_outputs(outputs)
+    pages = [output for output in outputs if output.suffix == ".html"]
+    check_outputs([output for output in outputs if output not in pages])
     medians: dict[Condition, Curve] = {}
     longest = 0
     for (mode, gamma), steps, values in series(summary, ["mode", "gamma"], "median"):
@@ -64,17 +68,22 @@ def draw(trajectories: Path, summary: Path, outputs: list[Path]) -> None:
     with open_parquet(trajectories) as file:
         count = file.metadata.num_rows // longest
     bins = min(MOST_BINS, max(FEWEST_BINS, POINTS // (2 * max(count, 1))))
-    runs: dict[Condition, list[Curve]] = {condition: [] for condition in medians}
-    for (mode, gamma, _), steps, values in series(
+    runs: dict[Condition, dict[int, Curve]] = {condition: {} for condition in medians}
+    for (mode, gamma, seed), steps, values in series(
         trajectories, ["mode", "gamma", "seed"], "distance"
     ):
         if mode in MODES:
-            runs[Condition(mode, gamma)].append(decimate(steps, values, bins))
+            runs[Condition(mode, gamma)][seed] = decimate(steps, values, bins)
 
     with styled():
-        figure = distance_figure(runs, medians)
+        figure = distance_figure({c: list(some.values()) for c, some in runs.items()}, medians)
         for output in outputs:
-            save(figure, output)
+            if output not in pages:
+                save(figure, output)
+    for output in pages:
+        from equireg.interactive import distance_page  # half a second to import
+
+        write_text(output, distance_page(runs, medians))
 
 
 def series(
