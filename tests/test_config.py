@@ -111,9 +111,8 @@ BAD = [
     # yaml, key, value, what the answer says
     ("experimnt: x", "experimnt", "'x'", "did you mean experiment?"),
     ("training: {epoch: 3}", "training.epoch", "3", "did you mean epochs?"),
-    ("training: {epochs: 3, 5: 6}", "training[5]", "5", "no such key"),
     ("traning: {epochs: 3}", "traning", "{'epochs': 3}", "did you mean training?"),
-    ("training:", "training", "None", "a section"),
+    ("training:", "training", "null", "a section"),
     ("training: [epochs]", "training", "['epochs']", "a section"),
     ("training: 3", "training", "3", "a section"),
     ("grid: {modes: [augmentd]}", "grid.modes[0]", "'augmentd'", "did you mean augmented?"),
@@ -131,9 +130,9 @@ BAD = [
     ("grid: {gammas: 1}", "grid.gammas", "1", "a list"),
     ("grid: {gammas: {a: 1}}", "grid.gammas", "{'a': 1}", "a list"),
     ("grid: {gammas: [[1]]}", "grid.gammas[0]", "[1]", "a number"),
-    ("grid: {gammas: [true]}", "grid.gammas[0]", "True", "a number"),
+    ("grid: {gammas: [true]}", "grid.gammas[0]", "true", "a number"),
     ("grid: {gammas: [small]}", "grid.gammas[0]", "'small'", "a number"),
-    ("grid: {gammas: [null]}", "grid.gammas[0]", "None", "a number"),
+    ("grid: {gammas: [null]}", "grid.gammas[0]", "null", "a number"),
     ("grid: {seeds: [0, 1, 0]}", "grid.seeds", "[0, 1, 0]", "each seed once"),
     ("grid: {seeds: '0-3,2'}", "grid.seeds", "'0-3,2'", "each seed once"),
     ("grid: {seeds: 3-1}", "grid.seeds", "'3-1'", "a number of seeds"),
@@ -141,23 +140,25 @@ BAD = [
     ("grid: {seeds: -3}", "grid.seeds", "-3", "a number of seeds"),
     ("grid: {seeds: [-1]}", "grid.seeds", "[-1]", "a number of seeds"),
     ("grid: {seeds: 2.5}", "grid.seeds", "2.5", "a number of seeds"),
-    ("grid: {seeds: true}", "grid.seeds", "True", "a number of seeds"),
+    ("grid: {seeds: true}", "grid.seeds", "true", "a number of seeds"),
     ("grid: {seeds: []}", "grid.seeds", "[]", "a number of seeds"),
-    ("grid: {seeds: null}", "grid.seeds", "None", "a number of seeds"),
+    ("grid: {seeds: null}", "grid.seeds", "null", "a number of seeds"),
     ("grid: {seeds: {a: 1}}", "grid.seeds", "{'a': 1}", "a number of seeds"),
     ("grid: {seeds: 999999999}", "grid.seeds", "999999999", f"at most {MOST_SEEDS} seeds"),
     ("grid: {seeds: 99999999999999}", "grid.seeds", "99999999999999", "a number of seeds"),
-    ("grid: {seeds_per_job: 0}", "grid.seeds_per_job", "0", "1 and more"),
-    ("grid: {seeds_per_job: true}", "grid.seeds_per_job", "True", "a number"),
-    ("training: {epochs: 0}", "training.epochs", "0", "1 and more"),
-    ("training: {epochs: -1}", "training.epochs", "-1", "1 and more"),
+    ("grid: {seeds_per_job: 0}", "grid.seeds_per_job", "0", f"1 to {MOST_SEEDS}"),
+    ("grid: {seeds_per_job: true}", "grid.seeds_per_job", "true", "a number"),
+    ("training: {epochs: 0}", "training.epochs", "0", "1 to 100000"),
+    ("training: {epochs: -1}", "training.epochs", "-1", "1 to 100000"),
     ("training: {epochs: 1.5}", "training.epochs", "1.5", "a whole number"),
     ("training: {epochs: ten}", "training.epochs", "'ten'", "a whole number"),
     ("training: {epochs: [1]}", "training.epochs", "[1]", "a whole number"),
-    ("training: {epochs: true}", "training.epochs", "True", "a number"),
-    ("training: {epochs: null}", "training.epochs", "None", "a whole number"),
-    ("training: {batch_size: 0}", "training.batch_size", "0", "1 and more"),
-    ("training: {batch_size: -10}", "training.batch_size", "-10", "1 and more"),
+    ("training: {epochs: true}", "training.epochs", "true", "a number"),
+    ("training: {epochs: null}", "training.epochs", "null", "a whole number"),
+    (f"training: {{epochs: {10**20}}}", "training.epochs", str(10**20), "1 to 100000"),
+    ("training: {epochs: 2026-01-01}", "training.epochs", "datetime.date(2026, 1, 1)", "a whole"),
+    ("training: {batch_size: 0}", "training.batch_size", "0", "1 to 1000000"),
+    ("training: {batch_size: -10}", "training.batch_size", "-10", "1 to 1000000"),
     ("training: {perturbation: -1e-3}", "training.perturbation", "-0.001", "0 and more"),
     ("training: {perturbation: .nan}", "training.perturbation", "nan", "finite"),
     ("training: {learning_rate: 0}", "training.learning_rate", "0.0", "above 0"),
@@ -177,12 +178,16 @@ BAD = [
     ("network: {group: 4}", "network.group", "4", "a text"),
     ("network: {image_size: 30}", "network.image_size", "30", "multiples of 4"),
     ("network: {image_size: 4}", "network.image_size", "4", "from 8 on"),
-    ("network: {image_size: 0}", "network.image_size", "0", "1 and more"),
+    ("network: {image_size: 0}", "network.image_size", "0", "1 to 1024"),
     ("network: {channels: [8, 8, 8]}", "network.image_size", "28", "multiples of 8"),
     ("network: {channels: []}", "network.channels", "[]", "one convolution or more"),
-    ("network: {channels: [16, 0]}", "network.channels", "0", "1 and more"),
+    ("network: {channels: [16, 0]}", "network.channels", "0", "1 to 4096"),
+    ("network: {channels: [100000]}", "network.channels", "100000", "1 to 4096"),
+    ("network: {image_size: 100000}", "network.image_size", "100000", "1 to 1024"),
+    ("network: {kernel_size: 101}", "network.kernel_size", "101", "odd numbers, 1 to 99"),
+    ("network: {classes: 257}", "network.classes", "257", "2 to 256"),
     ("network: {channels: 16}", "network.channels", "16", "a list"),
-    ("network: {classes: 1}", "network.classes", "1", "2 and more"),
+    ("network: {classes: 1}", "network.classes", "1", "2 to 256"),
     ("network: {kernel_size: 4}", "network.kernel_size", "4", "odd"),
     ("network: {kernel_size: -3}", "network.kernel_size", "-3", "odd"),
     ("network: {support: round}", "network.support", "'round'", "'full', 'cross' or 'lopsided'"),
@@ -199,7 +204,23 @@ BAD = [
         "1",
         "true or false",
     ),
-    ("jobs: {threads: 0}", "jobs.threads", "0", "1 and more"),
+    ("jobs: {threads: 0}", "jobs.threads", "0", "1 to 1024"),
+    ("jobs: {threads: 100000}", "jobs.threads", "100000", "1 to 1024"),
+    ("jobs: {threads: 1.5}", "jobs.threads", "1.5", "a whole number"),
+    ("jobs: {step: compild}", "jobs.step", "'compild'", "did you mean compiled?"),
+    (
+        "network: {channels: [16, 24]}\njobs: {step: compiled}",
+        "jobs.step",
+        "'compiled'",
+        "accepted with network.channels [16, 24]: auto or reference, as the compiled step takes "
+        "multiples of 16",
+    ),
+    (
+        "jobs: {step: compiled, device: cuda}",
+        "jobs.step",
+        "'compiled'",
+        "accepted with jobs.device cuda: auto or reference",
+    ),
     ("jobs: {device: gpu}", "jobs.device", "'gpu'", "'auto', 'cpu' or 'cuda'"),
     ("experiment: ../x", "experiment", "'../x'", "no '/'"),
     ("experiment: a/b", "experiment", "'a/b'", "no '/'"),
@@ -209,13 +230,19 @@ BAD = [
     ("experiment: x; rm -r y", "experiment", "'x; rm -r y'", "letters"),
     ("experiment: $(id)", "experiment", "'$(id)'", "letters"),
     ('experiment: "x\\n"', "experiment", r"'x\n'", "letters"),
+    ("experiment: é", "experiment", "'é'", "letters"),
+    ('experiment: "a\\u202eb"', "experiment", r"'a\u202eb'", "letters"),
+    ("experiment: /etc", "experiment", "'/etc'", "no '/'"),
     ("experiment: ''", "experiment", "''", "letters"),
     ("experiment: '{mode}'", "experiment", "'{mode}'", "letters"),
     ("experiment: data", "experiment", "'data'", "results/data/ holds the data sets"),
     ("experiment: 2026", "experiment", "2026", "in quotes"),
     ("experiment: [a]", "experiment", "['a']", "a text"),
-    ("experiment: null", "experiment", "None", "a text"),
+    ("experiment: null", "experiment", "null", "a text"),
     ("data: {name: ../mnist}", "data.name", "'../mnist'", "no '/'"),
+    ("data: {name: -x}", "data.name", "'-x'", "letters"),
+    ("data: {name: $(id)}", "data.name", "'$(id)'", "letters"),
+    ("data: {name: 'a b'}", "data.name", "'a b'", "letters"),
     ("data: {name: MNIST}", "data.name", "'MNIST'", "lower case"),
     ("data: {name: digits}", "data.name", "'digits'", "mnist, fashion-mnist, kmnist"),
     ("data: {folder: nowhere}", "data.folder", "'nowhere'", "a folder that exists"),
@@ -223,6 +250,9 @@ BAD = [
     ("data: {folder: ''}", "data.folder", "''", "a folder that exists"),
     ('data: {folder: "a\\0b"}', "data.folder", r"'a\x00b'", "a folder that exists"),
     ("data: {folder: 3}", "data.folder", "3", "a text"),
+    ("data: {folder: '{seeds}'}", "data.folder", "'{seeds}'", "folders without { and }"),
+    ("data: {folder: ~no-such-user/x}", "data.folder", "'~no-such-user/x'", "a folder that exists"),
+    ("__use_yte__: true", "__use_yte__", "true", "no such key"),
 ]
 
 
@@ -241,13 +271,22 @@ def test_one_line_names_file_key_value_and_what_is_accepted(
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("", "holds None"),
+        ("", "holds null"),
         ("- experiment", "holds ['experiment']"),
         ("experiment", "holds 'experiment'"),
         ("training: {epochs: 1", "is not YAML"),
         ("training:\n\tepochs: 1", "is not YAML"),
         ("training: {epochs: 1, epochs: 2}", "'epochs' comes twice"),
-        ("a: &a [*a]\nb: *c", "is not YAML"),
+        ("a: &a [*a]\nb: *c", "*a stands for another value; write the value itself"),
+        ("training: &a {epochs: *a}", "*a stands for another value"),
+        ("grid: {gammas: &a [1], seeds: *a}", "*a stands for another value"),
+        ("training: {5: 6}", "the key 5 is not a text"),
+        ("null: 3", "the key None is not a text"),
+        ("? [a]\n: b", "is not YAML"),
+        ("experiment: a\n---\nexperiment: b", "is not YAML"),
+        ("training: {<<: 5}", "is not YAML"),
+        ("%", "is not YAML"),
+        ("experiment: x\0", "is not YAML"),
         ("x: !!python/object/apply:os.system [id]", "is not YAML"),
         ("x: 2026-99-99", "is not YAML"),
         ("[" * 5000, "is not YAML"),
@@ -258,6 +297,29 @@ def test_a_file_that_is_no_configuration(text: str, answer: str) -> None:
     assert "\n" not in message
     assert message.startswith("first.yaml: ")
     assert answer in message
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"experiment: {'x' * 101}", "experiment is 'xxx...xxx'; accepted: up to 100 letters"),
+        (f"data: {{folder: {'x' * 300}}}", "data.folder is 'xxx...xxx'; accepted: a folder that"),
+        (f"data: {{folder: {'x/' * 3000}}}", "data.folder is 'x/x...x/'; accepted: a folder that"),
+    ],
+    ids=["name", "folder", "path"],
+)
+def test_a_long_value_is_shortened(text: str, line: str) -> None:
+    message = refused(text)
+    assert len(message) < 200
+    assert re.sub(r"'(...).*(\.\.\.).*(..x|x/)'", r"'\1\2\3'", message).startswith(
+        f"first.yaml: {line}"
+    )
+
+
+def test_only_the_first_of_many_mistakes_are_shown() -> None:
+    lines = refused("".join(f"key{i}: 0\n" for i in range(1000))).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "and 980 more mistakes"
 
 
 def test_a_file_that_cannot_be_read() -> None:
@@ -318,6 +380,7 @@ PAPER = "experiment: paper\ntraining: {epochs: 10}"
         ("network: {group: D4}", "network.group is 'D4'; "),
         ("initialization: {distribution: uniform}", "initialization.distribution is 'uniform'; "),
         ("data: {name: kmnist}", "data.name is 'kmnist'; accepted in experiment paper: 'mnist'; "),
+        ("data: {folder: .}", "data.folder is '.'; accepted in experiment paper: null; "),
         ("experiment: paper\ntraining: {epochs: 1}", "training.epochs is 1; "),
     ],
 )

@@ -28,11 +28,10 @@ from equireg.files import atomic, sha256, write_text
 from equireg.network import Network
 from equireg.projections import LayerSpace
 from equireg.runtime import say
-from equireg.settings import NetworkSettings, Step
+from equireg.settings import LANES, NetworkSettings, Step
 from equireg.step import Runs
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-LANES = 16  # of compiled.cpp
 # Arithmetic may be reordered, but a NaN stays one: a run that diverges must be seen to.
 FLAGS = [
     *("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno"),

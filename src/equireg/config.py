@@ -13,6 +13,7 @@ import os
 import re
 import reprlib
 import typing
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from equireg.groups import GENERATORS, point_group
 from equireg.settings import (
+    LANES,
     DataSettings,
     GridSettings,
     InitializationSettings,
@@ -36,7 +38,9 @@ from equireg.settings import (
 
 COMMAND_LINE = "the command line (--config)"
 DOWNLOADED = ("mnist", "fashion-mnist", "kmnist")  # the data sets that need no folder
-MOST_SEEDS = 100_000  # more is a slip of the keyboard
+# More is a slip of the keyboard.
+MOST_SEEDS = 100_000
+MOST_LINES = 20  # of mistakes
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,10 @@ def load(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None
     except ValidationError as error:
         mistakes = [_explain(details) for details in error.errors(include_url=False)]
     if mistakes:
-        raise ConfigurationError("\n".join(_line(mistake, layers) for mistake in mistakes))
+        lines = [_line(mistake, layers) for mistake in mistakes[:MOST_LINES]]
+        if len(mistakes) > MOST_LINES:
+            lines.append(f"and {len(mistakes) - MOST_LINES} more mistakes")
+        raise ConfigurationError("\n".join(lines))
     network = configuration.network
     if network.allow_incompatible_support and not any(_incompatible(network)):
         network = dataclasses.replace(network, allow_incompatible_support=False)
@@ -119,18 +126,31 @@ def merge(base: Any, layer: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which makes plain values and runs nothing, with one refusal more:
+    """PyYAML's safe loader, which makes plain values and runs nothing, with three refusals more:
 
-    a key that a section has twice, of which YAML would silently drop the first.
+    a key that a section has twice, of which YAML would silently drop the first; a key that is no
+    text; and a value that stands for another one, which could hold itself, or a million others.
     """
 
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            message = f"*{event.anchor} stands for another value; write the value itself"
+            raise yaml.composer.ComposerError(None, None, message, event.start_mark)
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                message = f"the key {key!r} comes twice in one section"
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        repeated = [key for key, count in keys.items() if count > 1]
+        if repeated:
+            message = f"the key {repeated[0]!r} comes twice in one section"
+            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+        mapping = super().construct_mapping(node, deep)
+        for key in mapping:
+            if not isinstance(key, str):
+                message = f"the key {key} is not a text"
                 raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
-        return super().construct_mapping(node, deep)
+        return mapping
 
 
 # --- Types: what pydantic checks, one model per section, made from its dataclass. ---------------
@@ -243,49 +263,64 @@ def _is_name(value: str) -> bool:
 
 
 def _is_folder(path: str) -> bool:
-    return path != "" and "\0" not in path and Path(path).expanduser().is_dir()
+    try:
+        return path != "" and "\0" not in path and Path(path).expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name too long; the home of nobody
+        return False
 
 
-def _at_least(least: float) -> Callable[[float], bool]:
-    return lambda value: least <= value < math.inf
+def _is_amount(value: float) -> bool:
+    return 0 <= value < math.inf
 
 
-# key, what must hold (of each value of a list), what is accepted
-_RULES: list[tuple[str, Callable[[Any], bool], str]] = [
+_Rule = tuple[str, Callable[[Any], bool], str]
+
+
+def _between(key: str, least: int, most: int) -> _Rule:
+    return key, lambda value: least <= value <= most, f"{least} to {most}"
+
+
+# key, what must hold (of each value of a list), what is accepted; numbers that are larger than any
+# machine's memory or patience end here, not in a job
+_RULES: list[_Rule] = [
     ("experiment", _is_name, "up to 100 letters, digits, '.', '_' and '-', no '/'"),
     ("experiment", lambda name: name != "data", "other names; results/data/ holds the data sets"),
     ("compare", _is_name, "names of experiments"),
     ("data.name", _is_name, "up to 100 letters, digits, '.', '_' and '-', no '/'"),
     ("data.name", lambda name: name == name.lower(), "names in lower case"),
+    # to Snakemake, what braces hold in the name of an input is a wildcard
+    ("data.folder", lambda folder: not {*"{}"} & {*(folder or "")}, "folders without { and }"),
     ("data.folder", lambda folder: folder is None or _is_folder(folder), "a folder that exists"),
     ("network.group", lambda group: group in GENERATORS, ", ".join(GENERATORS)),
-    ("network.image_size", _at_least(1), "1 and more"),
-    ("network.classes", _at_least(2), "2 and more"),
-    ("network.channels", _at_least(1), "1 and more for each convolution"),
-    ("network.kernel_size", lambda size: size > 0 and size % 2 == 1, "odd numbers, 1 and more"),
-    ("training.perturbation", _at_least(0), "finite numbers, 0 and more"),
-    ("training.epochs", _at_least(1), "1 and more"),
-    ("training.batch_size", _at_least(1), "1 and more"),
+    _between("network.image_size", 1, 1024),
+    _between("network.classes", 2, 256),  # a label is a byte
+    _between("network.channels", 1, 4096),
+    ("network.kernel_size", lambda size: size in range(1, 100, 2), "odd numbers, 1 to 99"),
+    ("training.perturbation", _is_amount, "finite numbers, 0 and more"),
+    _between("training.epochs", 1, 100_000),
+    _between("training.batch_size", 1, 1_000_000),
     ("training.learning_rate", lambda rate: 0 < rate < math.inf, "finite numbers above 0"),
-    ("grid.gammas", _at_least(0), "finite numbers, 0 and more"),
-    ("grid.seeds_per_job", _at_least(1), "1 and more"),
-    ("jobs.threads", _at_least(1), "1 and more"),
+    ("grid.gammas", _is_amount, "finite numbers, 0 and more"),
+    _between("grid.seeds_per_job", 1, MOST_SEEDS),
+    _between("jobs.threads", 1, 1024),
 ]
 
 
 def _wrong_values(configuration: Configuration) -> Iterator[Mistake]:
+    answered: set[str] = set()  # a line is enough for a value
     for key, holds, accepted in _RULES:
         value: Any = configuration
         for part in key.split("."):
             value = getattr(value, part)
         for item in value if isinstance(value, tuple) else [value]:
-            if not holds(item):
+            if key not in answered and not holds(item):
                 yield Mistake(tuple(key.split(".")), item, f"accepted: {accepted}")
+                answered.add(key)
 
 
 def _misfits(configuration: Configuration) -> Iterator[Mistake]:
     data, network = configuration.data, configuration.network
-    training, grid = configuration.training, configuration.grid
+    training, grid, jobs = configuration.training, configuration.grid, configuration.jobs
     if data.folder is None and data.name not in DOWNLOADED:
         known = ", ".join(DOWNLOADED)
         yield Mistake(("data", "name"), data.name, f"accepted without data.folder: {known}")
@@ -309,6 +344,19 @@ def _misfits(configuration: Configuration) -> Iterator[Mistake]:
         )
     elif not network.allow_incompatible_support:
         yield from _incompatible(network)
+    if jobs.step == "compiled" and any(width % LANES for width in network.channels):
+        yield Mistake(
+            ("jobs", "step"),
+            jobs.step,
+            f"accepted with network.channels {_show(network.channels)}: auto or reference, as the "
+            f"compiled step takes multiples of {LANES}",
+        )
+    if jobs.step == "compiled" and jobs.device == "cuda":
+        yield Mistake(
+            ("jobs", "step"),
+            jobs.step,
+            "accepted with jobs.device cuda: auto or reference, as the compiled step runs on CPUs",
+        )
     if not grid.modes:
         yield Mistake(("grid", "modes"), [], "accepted: one mode or more")
     free = [mode for mode in grid.modes if mode != "equivariant"]
@@ -320,7 +368,7 @@ def _misfits(configuration: Configuration) -> Iterator[Mistake]:
         )
     for name in ("modes", "gammas"):
         values = getattr(grid, name)
-        for value in sorted({value for value in values if values.count(value) > 1}):
+        for value in sorted(value for value, count in Counter(values).items() if count > 1):
             yield Mistake(
                 ("grid", name), values, f"accepted: each once; {_show(value)} is repeated"
             )
@@ -418,6 +466,8 @@ def _source(key: tuple[int | str, ...], layers: Mapping[str, Mapping[Any, Any]])
 
 
 def _show(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]  # as YAML writes them
     return _shorten.repr(list(value) if isinstance(value, tuple) else value)
 
 

@@ -2,8 +2,8 @@ rule fetch:
     input:
         # ancient: fetch adds the sums of a data set that it sees for the first time
         sums=ancient("workflow/checksums.txt"),
-        # of a folder of one's own; a function, so that braces in its name are no wildcards
-        folder=lambda wildcards: data_files(chosen.data),
+        # of a folder of one's own
+        folder=data_files(chosen.data),
     output:
         data=DATA,
     log:
