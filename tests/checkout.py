@@ -26,6 +26,7 @@ def copy_repository(to: Path) -> Path:
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, to / part, ignore=ignored)
         else:
+            to.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / part, to / part)
     return to
 

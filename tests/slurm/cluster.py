@@ -1,0 +1,212 @@
+"""A SLURM cluster of two nodes on this machine, in a folder of its own."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Self
+
+NODES = ("one", "two")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
+# Of each node; SLURM does not count GPUs that have no device, but asks no more of it than to exist.
+GPUS, CPUS, MEGABYTES = ("/dev/null", "/dev/zero"), 2, 16_000
+
+# A node counts as lost, and a job that was asked to end is killed, after seconds, not minutes.
+CONFIGURATION = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+AccountingStorageType=accounting_storage/none
+ReturnToService=2
+SlurmdTimeout=6
+KillWait=5
+MinJobAge=300
+GresTypes=gpu
+SlurmdParameters=config_overrides
+PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=INFINITE
+"""
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}"
+    " CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus} State=UNKNOWN\n"
+)
+
+
+def missing_programs() -> list[str]:
+    """The programs of SLURM that this machine lacks."""
+    path = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin"
+    return [program for program in PROGRAMS if not shutil.which(program, path=path)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def processes(*marks: str) -> Iterator[int]:
+    """The processes in whose environment every mark stands."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes()
+        except OSError:  # it has ended, or is another user's
+            continue
+        if all(mark.encode() in environment for mark in marks):
+            yield int(folder.name)
+
+
+def kill(*marks: str) -> None:
+    """End the processes in whose environment every mark stands, and those that they start."""
+    while pids := list(processes(*marks)):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+class Cluster:
+    """Nodes "one" and "two"; a context: on leaving it nothing of it is left running.
+
+    Args:
+        folder: for its configuration, state and logs; must not be there yet.
+        environment: that the commands of SLURM and all jobs get, besides what makes them find it.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.environment = {
+            **environment,
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            # sbin: the daemons; bin: srun, below
+            "PATH": f"{folder / 'bin'}{os.pathsep}{environment['PATH']}{os.pathsep}/usr/sbin",
+        }
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.callback(self.stop)
+            self._configure()
+            self._start("munged", "--foreground", *self._munge_files())
+            self._wait(lambda: (self.folder / "munge.socket").exists(), "munged")
+            self._start("slurmctld", "-D")
+            for name in NODES:
+                self.start_node(name)
+            self._wait(lambda: self.idle_nodes() == set(NODES), "the nodes")
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Kill every daemon and every process of every job."""
+        kill(f"{self.folder}/")
+        for daemon in self._daemons.values():
+            daemon.wait()
+
+    def start_node(self, name: str) -> None:
+        self._start("slurmd", "-D", "-N", name, label=name)
+
+    def kill_node(self, name: str) -> None:
+        """As a power cut would: its daemon and all that it runs."""
+        self._daemons[name].kill()
+        self._daemons[name].wait()
+        # The children of slurmd have its environment, those of jobs SLURM's name of the node.
+        kill(f"EQUIREG_DAEMON={self.folder}/{name}\0")
+        kill(f"{self.folder}/", f"SLURMD_NODENAME={name}\0")
+
+    def run(self, *words: str) -> str:
+        """What a command of SLURM says."""
+        return subprocess.run(
+            words, env=self.environment, check=True, text=True, stdout=subprocess.PIPE, timeout=60
+        ).stdout
+
+    def idle_nodes(self) -> set[str]:
+        try:
+            return set(self.run("sinfo", "-h", "-N", "-t", "idle", "-o", "%N").split())
+        except subprocess.CalledProcessError:  # slurmctld does not answer yet
+            return set()
+
+    def jobs(self) -> list[dict[str, str]]:
+        """SLURM's record of every job that it remembers, one per task of an array."""
+        lines = self.run("scontrol", "show", "jobs", "--oneliner").splitlines()
+        pairs = ([word.partition("=") for word in line.split()] for line in lines)
+        return [{key: value for key, _, value in line} for line in pairs if "JobId" in line[0]]
+
+    def _configure(self) -> None:
+        host = socket.gethostname().split(".")[0]
+        user = getpass.getuser()
+        self.folder.mkdir()
+        for name in ("state", "bin", *NODES):
+            (self.folder / name).mkdir()
+        text = CONFIGURATION.format(host=host, port=free_port(), user=user, folder=self.folder)
+        for name in NODES:
+            text += NODE.format(
+                name=name, host=host, port=free_port(), cpus=CPUS, memory=MEGABYTES, gpus=len(GPUS)
+            )
+        (self.folder / "slurm.conf").write_text(text)
+        (self.folder / "gres.conf").write_text(
+            "".join(f"Name=gpu File={device}\n" for device in GPUS)
+        )
+        # The plugin calls srun without SLURM_CONF: it counts on a configuration in /etc/slurm.
+        srun = self.folder / "bin" / "srun"
+        srun.write_text(
+            f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun")} "$@"\n'
+        )
+        srun.chmod(0o755)
+
+    def _munge_files(self) -> list[str]:
+        key = self.folder / "munge.key"
+        key.write_bytes(secrets.token_bytes(128))
+        key.chmod(0o600)
+        names = {"socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+        return [
+            f"--key-file={key}",
+            *(f"--{option}={self.folder}/munge.{name}" for option, name in names.items()),
+        ]
+
+    def _start(self, *words: str, label: str = "") -> None:
+        label = label or words[0]
+        with open(self.folder / f"{label}.out", "ab") as said:
+            self._daemons[label] = subprocess.Popen(
+                words,
+                env=self.environment | {"EQUIREG_DAEMON": f"{self.folder}/{label}"},
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+
+    def _wait(self, ready: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + 30
+        while not ready():
+            if time.monotonic() > end:
+                logs = "\n".join(
+                    f"{log}:\n{log.read_text()[-2000:]}" for log in self.folder.glob("*.out")
+                )
+                raise TimeoutError(f"{what} did not start within 30 seconds\n{logs}")
+            time.sleep(0.2)

@@ -1,0 +1,77 @@
+"""snakemake --profile slurm, on a real SLURM."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import NODES, Cluster, missing_programs
+
+from checkout import ENVIRONMENT, SMALL, copy_repository, snakemake
+
+pytestmark = pytest.mark.slow
+
+# The first look after seconds instead of 40; every look finds several jobs of the small experiment.
+SOON = ("--slurm-init-seconds-before-status-checks", "2")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes, each with two counted GPUs; without accounting."""
+    if missing := missing_programs():
+        pytest.skip(f"needs SLURM (Debian: slurm-wlm, munge); {', '.join(missing)} not found")
+    # Not in pytest's folder: the path of a socket must be short, and munged wants it open to all.
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        Path(folder).chmod(0o755)
+        with Cluster(Path(folder, "cluster"), ENVIRONMENT) as running:
+            yield running
+
+
+def run_id(said: str) -> str:
+    """The name that the plugin gives to all SLURM jobs of a call of Snakemake."""
+    found = re.search(r"SLURM run ID: (\S+)", said)
+    assert found, said
+    return found[1]
+
+
+def test_the_small_experiment(cluster: Cluster, tmp_path: Path) -> None:
+    """To the figures; without accounting the plugin's default would wait for ever."""
+    folder = copy_repository(tmp_path / "checkout")
+    done = snakemake(
+        "--profile", "slurm", *SMALL, *SOON, cwd=folder, environment=cluster.environment
+    )
+    assert done.returncode == 0, done.stdout
+    assert (folder / "results/test/figures/figure2.pdf").stat().st_size > 0
+
+    jobs = [job for job in cluster.jobs() if job["JobName"] == run_id(done.stdout)]
+    assert {job["JobState"] for job in jobs} == {"COMPLETED"}
+    rules = {
+        rule: [job for job in jobs if job["Comment"].startswith(f"rule_{rule}")]
+        for rule in ("train", "evaluate", "aggregate")
+    }
+    assert {rule: len(found) for rule, found in rules.items()} == {
+        "train": 10,
+        "evaluate": 10,
+        "aggregate": 1,
+    }
+    assert len(jobs) == 21  # the light jobs ran beside Snakemake
+    # What the rule asks for two seeds and two epochs, and a MB for the list of an array's jobs.
+    asked = [
+        {key: job[key] for key in ("NumCPUs", "MinMemoryNode", "TimeLimit", "TresPerJob")}
+        for job in rules["train"]
+    ]
+    assert asked == 10 * [
+        {
+            "NumCPUs": "1",
+            "MinMemoryNode": "3101M",
+            "TimeLimit": "00:17:00",
+            "TresPerJob": "gres:gpu:1",
+        }
+    ]
+    assert not any("TresPerJob" in job for job in rules["evaluate"] + rules["aggregate"])
+    # Five jobs for each of two initial weights, which are ready together or one after the other.
+    assert len({job["ArrayJobId"] for job in rules["train"]}) <= 2
+    assert {job["NodeList"] for job in rules["train"]} == set(NODES)
