@@ -65,7 +65,7 @@ def wait_for(file: Path) -> None:
         time.sleep(0.01)
 
 
-LAST = {"aggregate": 1, "check": 1, "draw": 1}
+LAST = {"aggregate": 1, "check": 1, "compare": 1, "draw": 1}
 
 
 def test_the_paper(untouched: Path) -> None:
@@ -183,7 +183,8 @@ class TestFinished:
             ("jobs/draw", {"draw": 1}),
             ("jobs/check", {"check": 1}),
             ("jobs/fetch", {}),
-            ("settings", {"check": 1, "draw": 1}),
+            ("settings", {"check": 1, "compare": 1, "draw": 1}),
+            ("jobs/compare", {"compare": 1}),
             ("cli", {}),
         ],
     )
