@@ -12,46 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from equireg.cli import main
 from equireg.network import Network
 from equireg.settings import NetworkSettings, parse_seeds
 from equireg.weights import load_weights, save_weights
-
-DIGITS = Path(__file__).parent / "data" / "digits"
-NETWORK = ["--channels", "4", "--channels", "4"]
-SPEED = ["--batch-size", "10", "--epochs", "2", "--learning-rate", "0.05", "--risk-scale", "mean"]
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    monkeypatch.setattr("sys.argv", ["equireg", *map(str, words)])
-    try:
-        main()
-    except SystemExit as leaving:
-        if leaving.code:
-            raise RuntimeError(leaving.code) from leaving
-
-
-class Jobs:
-    """The commands of one experiment, in a folder of its own."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.monkeypatch = folder, monkeypatch
-        self.data = folder / "digits.safetensors"
-        self.run("fetch", "--name", "digits", "--folder", DIGITS, "--output", self.data)
-
-    def run(self, *words: object) -> None:
-        run(self.monkeypatch, *words)
-
-    def train(self, name: str, mode: str, gamma: str | None, seeds: str, *more: object) -> Path:
-        initial = self.folder / f"initial-{seeds}.safetensors"
-        self.run("initialize", "--seeds", seeds, "--output", initial, *NETWORK)
-        output = self.folder / name / "block.parquet"
-        penalty = [] if gamma is None else ["--gamma", gamma]
-        files = ["--data", self.data, "--initial", initial, "--output", output]
-        self.run(
-            "train", "--mode", mode, *penalty, "--seeds", seeds, *files, *NETWORK, *SPEED, *more
-        )
-        return output
+from experiment import NETWORK, Jobs
 
 
 @pytest.fixture

@@ -119,18 +119,26 @@ def train(
     training: TrainingSettings,
     job: JobSettings,
     mode: Annotated[Mode, typer.Option(help="Training mode.")],
-    gamma: Annotated[float | None, typer.Option(help="Penalty; none if equivariant.")] = None,
+    gamma: Annotated[
+        list[float] | None, typer.Option(help="Penalty, once per block; none if equivariant.")
+    ] = None,
     seeds: Seeds,
     data: DataFile,
     initial: Annotated[Path, typer.Option(help="Initial weights, written by initialize.")],
-    output: Annotated[Path, typer.Option(help="Parquet to write; the rest goes beside it.")],
+    output: Annotated[
+        list[Path], typer.Option(help="Parquet to write, once per block; the rest goes beside it.")
+    ],
+    parent: Annotated[int | None, typer.Option(help="Process whose end ends this one.")] = None,
 ) -> None:
-    """Train a block of runs: one mode, one gamma, some seeds."""
+    """Train blocks of runs, stacked: one mode, some gammas, some seeds.
+
+    Cut off, the same command goes on from its checkpoint.
+    """
     device = configure(job)
     from equireg.jobs.train import train
 
-    block = mode, gamma, parse_seeds(seeds)
-    train(*block, network, training, data, initial, output, device, job)
+    blocks = mode, gamma or [], parse_seeds(seeds)
+    train(*blocks, network, training, data, initial, output, device, job, parent)
 
 
 @app.command()

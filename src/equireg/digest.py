@@ -23,6 +23,7 @@ NEUTRAL = frozenset(
     {
         "equireg",  # the version
         "equireg.files",  # how files are made whole, not what is in them
+        "equireg.processes",  # who may write a result, and when one must stop
         "equireg.provenance",  # what is said about a result
         "equireg.settings",  # its values are parameters of the rules
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -31,6 +32,15 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp made it readable by its owner alone
         temporary.replace(path)
     finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(path: Path) -> None:
+    """Remove what ``atomic`` left beside ``path`` in processes that were killed.
+
+    The caller must be the only one that writes ``path``.
+    """
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.????????{path.suffix}"):
         temporary.unlink(missing_ok=True)
 
 

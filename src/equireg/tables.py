@@ -49,12 +49,13 @@ def trajectory_table(
     gamma: float | None,
     seeds: Sequence[int],
     metrics: Mapping[str, np.ndarray],
+    first: int = 0,
 ) -> pa.Table:
-    """Rows sorted by seed and step from ``metrics``, arrays of shape (seeds, steps)."""
+    """Rows sorted by seed and step from ``metrics``, arrays (seeds, steps) from ``first`` on."""
     count, steps = metrics["loss"].shape
     schema = trajectory_schema([name[9:] for name in metrics if name.startswith("distance_")])
     columns = run_columns(mode, gamma, np.repeat(np.asarray(seeds, np.int32), steps))
-    columns.append(pa.array(np.tile(np.arange(steps, dtype=np.int32), count)))
+    columns.append(pa.array(np.tile(np.arange(first, first + steps, dtype=np.int32), count)))
     columns += [pa.array(metrics[name].reshape(-1), pa.float32()) for name in schema.names[4:]]
     return pa.Table.from_arrays(columns, schema=schema)
 

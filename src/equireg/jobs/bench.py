@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from equireg.batches import batches, elements, turned
+from equireg.checkpoint import Checkpoint
 from equireg.jobs.initialize import draw_equivariant
-from equireg.jobs.train import Recorder, choose_trainer, perturbation
+from equireg.jobs.train import choose_trainer, perturbation
 from equireg.network import Network
+from equireg.recorder import Recorder
 from equireg.settings import JobSettings, NetworkSettings, TrainingSettings
 from equireg.step import start
 
@@ -106,7 +108,8 @@ def loop(
         count = rows.shape[1]
         with tempfile.TemporaryDirectory() as folder:
             layers, longer = list(network.layers), count + 1  # the end of a run would be reported
-            recorder = Recorder("augmented", GAMMA, seeds, layers, longer, Path(folder, "x"))
+            checkpoint = Checkpoint(Path(folder), "", "")
+            recorder = Recorder("augmented", [GAMMA], seeds, [], layers, longer, checkpoint)
             recorder.add(trainer.advance(rows, classes))
         return time.perf_counter() - began, count * len(seeds)
 

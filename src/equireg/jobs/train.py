@@ -1,27 +1,32 @@
-"""Train a block of runs and record every step."""
+"""Train blocks of runs and record every step."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 import math
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from equireg.batches import batches, elements, steps_per_epoch, turned
+from equireg.checkpoint import Checkpoint
 from equireg.compiled import Compiled, choose
 from equireg.dataset import load_dataset
-from equireg.files import sha256, write_json
+from equireg.files import remove_temporaries, sha256, write_json
 from equireg.graphed import Graphed
 from equireg.network import Network
-from equireg.provenance import provenance
+from equireg.processes import Stop, locked, stopping
+from equireg.provenance import processor, provenance
 from equireg.randomness import generator
+from equireg.recorder import Recorder, diverged
 from equireg.runtime import say
 from equireg.settings import (
     UNREAD,
@@ -32,35 +37,44 @@ from equireg.settings import (
     spell_gamma,
     spell_seeds,
 )
-from equireg.step import Reference, Runs, start
-from equireg.tables import distance_columns, trajectory_table, write_table
+from equireg.step import Reference, Runs, Trainer, start
+from equireg.tables import distance_columns
 from equireg.weights import load_weights, save_weights
 
-CHUNK = 100  # steps whose batches are gathered at once
+CHUNK = 1000  # steps whose batches are gathered at once
+PATIENCE = 0.5  # seconds of steps between two looks at whether to end
+SEGMENT = 120.0  # seconds of steps that a kill may cost, where an epoch takes longer
 
 
 def train(
     mode: Mode,
-    gamma: float | None,
+    gammas: Sequence[float],
     seeds: Sequence[int],
     settings: NetworkSettings,
     training: TrainingSettings,
     data: Path,
     initial: Path,
-    output: Path,
+    outputs: Sequence[Path],
     device: str,
     jobs: JobSettings,
+    parent: int | None = None,
 ) -> None:
-    """Train the runs of ``seeds`` and write what they recorded, their weights and provenance.
+    """Train a block of ``seeds`` per gamma, all at once; write what they recorded and became.
 
-    output: the trajectories' parquet; the weights (safetensors, with the final distances) and the
-    provenance (JSON) go beside it. Raises ValueError for settings that do not fit together, and
-    FloatingPointError, after writing ``<output stem>.diverged.parquet``, if a run diverges.
+    outputs: each block's trajectories (parquet); its weights (safetensors, with the final
+    distances) and provenance (JSON) go beside them. The equivariant mode has one block, no gamma.
+    After every epoch what was recorded and the state go to ``<first output's stem>.checkpoint/``,
+    from where the same call goes on if this one is cut off. parent: the process for which this one
+    works; it ends with it.
+
+    Raises ValueError for settings that do not fit together; FloatingPointError, after writing
+    ``<output's stem>.diverged.parquet``, if a run diverges; SystemExit, after saving the state, if
+    the process is told to end.
     """
-    check(mode, gamma, training)
-    if output.suffix != ".parquet":
-        raise ValueError(f"output is {output}; accepted: a name that ends in .parquet")
     began = time.perf_counter()
+    check(mode, gammas, training)
+    penalties: list[float | None] = list(gammas) or [None]
+    check_outputs(outputs, len(penalties))
     network = Network(settings)
     dataset = load_dataset(data, settings.image_size, settings.classes)
     if training.batch_size > len(dataset.train_labels):
@@ -68,29 +82,15 @@ def train(
             f"batch_size is {training.batch_size}; accepted: at most {len(dataset.train_labels)}, "
             f"the training images of {data}"
         )
-    noise = None
-    if mode != "equivariant":
-        draws = [perturbation(network, mode, seed, training.perturbation) for seed in seeds]
-        noise = {name: torch.stack([draw[name] for draw in draws]) for name in network.layers}
-    # In float64, so that the coordinates of a weight in E are exact; rounded to float32 once.
     weights, about = load_weights(initial, seeds, network.layers)
-    exact = start(network, weights, noise, [gamma or 0.0] * len(seeds))
+    exact = start_runs(network, weights, mode, penalties, seeds, training.perturbation)
     runs, network = exact.to(device, torch.float32), network.to(device, torch.float32)
-
     images, labels = dataset.train_images.to(device), dataset.train_labels.to(device)
     trainer = choose_trainer(
         network, runs, turned(images, elements(network.group, mode)), training, jobs
     )
-    steps = steps_per_epoch(len(labels), training) * training.epochs
-    chunks = batches(network.group, mode, seeds, labels, training, CHUNK)
-    recorder = Recorder(mode, gamma, seeds, list(network.layers), steps, output)
-    for rows, classes in chunks:
-        recorder.add(trainer.advance(rows, classes))
 
-    names = distance_columns(list(network.layers))
-    final = {name: trainer.distances()[:, i] for i, name in enumerate(names)}
-    trained = {**trainer.weights(), **final}
-    recorder.check_end(trained)
+    name = torch.cuda.get_device_name() if device == "cuda" else processor()
     chosen = dataclasses.asdict(training)
     origin = {
         "network": dataclasses.asdict(settings),
@@ -98,42 +98,99 @@ def train(
         "initialization": about,
         "data": {"file": data.name, "sha256": sha256(data)},
     }
-    save_weights(output.with_suffix(".safetensors"), seeds, trained, origin)
-    write_table(output, recorder.table())
-    recorder.kept.unlink(missing_ok=True)
-    write_json(
-        output.with_suffix(".json"),
-        {
-            "mode": mode,
-            "gamma": gamma,
-            "seeds": spell_seeds(list(seeds)),
-            **origin,
-            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-            "threads": jobs.threads,
-            "step": type(trainer).__name__.lower(),
-            "wall_seconds": round(time.perf_counter() - began, 3),
-            **provenance("equireg.jobs.train", "equireg.runtime"),
-        },
-    )
+    made = {
+        "mode": mode,
+        "seeds": spell_seeds(list(seeds)),
+        **origin,
+        "device": name if device == "cuda" else "cpu",
+        "threads": jobs.threads,
+        "step": type(trainer).__name__.lower(),
+        **provenance("equireg.jobs.train", "equireg.runtime"),
+    }
+    key = checkpoint_key(made, gammas=penalties, device=device, initial=sha256(initial))
+    epoch, layers = steps_per_epoch(len(labels), training), list(network.layers)
+    steps = epoch * training.epochs
+    with stopping(parent) as stop, hold(outputs, stop):
+        checkpoint = Checkpoint(checkpoint_folder(outputs[0]), key, name)
+        if state := checkpoint.resume():
+            trainer.restore(state)
+            say(f"resumed at step {checkpoint.step} of {steps} from {checkpoint.folder}")
+        recorder = Recorder(mode, penalties, seeds, outputs, layers, steps, checkpoint)
+        chunks = batches(network.group, mode, seeds, labels, training, CHUNK, checkpoint.step)
+        advance(trainer, recorder, chunks, epoch, stop)
+
+        final = dict(zip(distance_columns(layers), trainer.distances().unbind(1), strict=True))
+        trained = {**trainer.weights(), **final}
+        recorder.check_end(trained)
+        for block, (gamma, output) in enumerate(zip(penalties, outputs, strict=True)):
+            own = slice(block * len(seeds), (block + 1) * len(seeds))
+            weights = {layer: tensor[own] for layer, tensor in trained.items()}
+            save_weights(output.with_suffix(".safetensors"), seeds, weights, origin)
+            recorder.write(block, output, steps)
+            story = {
+                "gamma": gamma,
+                "processes": checkpoint.processes,
+                "wall_seconds": round(time.perf_counter() - began, 3),
+            }
+            write_json(output.with_suffix(".json"), {**made, **story})
+        if stop.asked:  # whoever told it to end may take these files for unfinished ones
+            stop.leave(f"ended at step {steps} of {steps}; the same command finishes at once")
+        for output in outputs:
+            shutil.rmtree(checkpoint_folder(output), ignore_errors=True)
+            diverged(output).unlink(missing_ok=True)
 
 
-def check(mode: Mode, gamma: float | None, training: TrainingSettings) -> None:
-    """Raise ValueError for a gamma that the mode does not take, or settings that cannot train."""
-    if (mode == "equivariant") != (gamma is None):
+def check(mode: Mode, gammas: Sequence[float], training: TrainingSettings) -> None:
+    """Raise ValueError for gammas that the mode does not take, or settings that cannot train."""
+    if (mode == "equivariant") != (not gammas):
         needs = "no gamma: it has no penalty" if mode == "equivariant" else "a gamma, 0 or more"
-        raise ValueError(f"gamma is {spell_gamma(gamma)}; mode {mode} takes {needs}")
+        given = ", ".join(map(spell_gamma, gammas)) or "none"
+        raise ValueError(f"gamma is {given}; mode {mode} takes {needs}")
     if not 0 < training.learning_rate < math.inf:
         raise ValueError(f"learning_rate is {training.learning_rate}; accepted: more than 0")
-    if gamma is not None and not 0 <= gamma * training.learning_rate <= 2:
-        raise ValueError(
-            f"gamma is {spell_gamma(gamma)}; accepted: 0 to {2 / training.learning_rate:g}, since "
-            "explicit steps are unstable where learning_rate * gamma > 2"
-        )
+    for gamma in gammas:
+        if not 0 <= gamma * training.learning_rate <= 2:
+            raise ValueError(
+                f"gamma is {spell_gamma(gamma)}; accepted: 0 to {2 / training.learning_rate:g}, "
+                "since explicit steps are unstable where learning_rate * gamma > 2"
+            )
     for name in ("batch_size", "epochs"):
         if getattr(training, name) < 1:
             raise ValueError(f"{name} is {getattr(training, name)}; accepted: 1 or more")
     if not 0 <= training.perturbation < math.inf:
         raise ValueError(f"perturbation is {training.perturbation}; accepted: 0 or more")
+
+
+def check_outputs(outputs: Sequence[Path], blocks: int) -> None:
+    """Raise ValueError unless there is a parquet of its own for each block."""
+    given = ", ".join(map(str, outputs))
+    if any(output.suffix != ".parquet" for output in outputs):
+        raise ValueError(f"output is {given}; accepted: a name that ends in .parquet")
+    if not len(outputs) == len(set(outputs)) == blocks:
+        raise ValueError(f"output is {given}; accepted: one for each gamma, {blocks} in all")
+
+
+def start_runs(
+    network: Network,
+    weights: Mapping[str, Tensor],
+    mode: Mode,
+    gammas: Sequence[float | None],
+    seeds: Sequence[int],
+    deviation: float,
+) -> Runs:
+    """The runs as they start, sorted by gamma as given, then by seed.
+
+    In float64, so that the coordinates of a weight in E are exact, to be rounded to float32 once.
+    """
+
+    def stacked(block: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: torch.cat([tensor] * len(gammas)) for name, tensor in block.items()}
+
+    noise = None
+    if mode != "equivariant":
+        draws = [perturbation(network, mode, seed, deviation) for seed in seeds]
+        noise = stacked({name: torch.stack([x[name] for x in draws]) for name in network.layers})
+    return start(network, stacked(weights), noise, [g or 0.0 for g in gammas for _ in seeds])
 
 
 def perturbation(network: Network, mode: Mode, seed: int, deviation: float) -> dict[str, Tensor]:
@@ -159,68 +216,59 @@ def choose_trainer(
     )
 
 
-class Recorder:
-    """What the runs of a block record, and how far they are."""
+def checkpoint_folder(output: Path) -> Path:
+    """Where the checkpoint of a job is kept whose first output this is."""
+    return output.with_suffix(".checkpoint")
 
-    def __init__(
-        self,
-        mode: Mode,
-        gamma: float | None,
-        seeds: Sequence[int],
-        layers: Sequence[str],
-        steps: int,
-        output: Path,
-    ) -> None:
-        self.run = mode, gamma, seeds
-        self.columns = ["loss", *distance_columns(layers)]
-        self.metrics = np.empty((len(self.columns), len(seeds), steps), np.float32)
-        self.kept, self.done = output.with_suffix(".diverged.parquet"), 0
-        self.began = self.said = time.perf_counter()
 
-    def add(self, recorded: Tensor) -> None:
-        """Keep the next steps, (runs, steps, columns).
+def checkpoint_key(made: Mapping[str, Any], **more: object) -> str:
+    """What determines a training's bits on one machine, as a SHA-256 sum.
 
-        Raises FloatingPointError, after writing what was recorded, if a run diverged.
-        """
-        first, self.done = self.done, self.done + recorded.shape[1]
-        self.metrics[:, :, first : self.done] = recorded.permute(2, 0, 1).cpu().numpy()
-        sound: np.ndarray = np.all(np.isfinite(self.metrics[:2, :, first : self.done]), 0)
-        if not sound.all():
-            step = int(np.argmin(sound.all(0)))
-            self.give_up(first + step, int(np.argmin(sound[:, step])))
-        self.report()
+    made: the provenance of its results. Not the threads, nor paths and names of files.
+    """
+    same = {name: made[name] for name in ("mode", "seeds", "network", "training", "step", "source")}
+    libraries = {name: made["libraries"][name] for name in ("torch", "numpy")}
+    bits = {**same, **more, "data": made["data"]["sha256"], "libraries": libraries}
+    return hashlib.sha256(json.dumps(bits, sort_keys=True).encode()).hexdigest()
 
-    def check_end(self, trained: Mapping[str, Tensor]) -> None:
-        """Hold what the last update made to the same: a row of ``trained`` must be finite."""
-        for run in range(len(self.run[2])):
-            if not all(tensor[run].isfinite().all() for tensor in trained.values()):
-                self.give_up(self.done, run)
 
-    def give_up(self, step: int, run: int) -> NoReturn:
-        """Write the steps up to ``step``, where ``run`` diverged, and raise FloatingPointError."""
-        self.done = min(step + 1, self.done)
-        write_table(self.kept, self.table())
-        mode, gamma, seeds = self.run
-        raise FloatingPointError(
-            f"mode {mode}, gamma {spell_gamma(gamma)}, seed {seeds[run]}: the loss or the distance "
-            f"is no longer finite at step {step}; what was recorded is in {self.kept}"
-        )
+@contextlib.contextmanager
+def hold(outputs: Sequence[Path], stop: Stop) -> Iterator[None]:
+    """Be the one process that writes these blocks; remove what one that was killed half wrote."""
+    with contextlib.ExitStack() as locks:
+        for output in sorted(outputs):  # sorted, so that two jobs never wait for each other
+            locks.enter_context(locked(output.with_suffix(".lock"), stop))
+            for suffix in (".parquet", ".safetensors", ".json", ".diverged.parquet"):
+                remove_temporaries(output.with_suffix(suffix))
+        yield
 
-    def report(self) -> None:
-        """Say every ten seconds, and at the end, how far the runs are and what is left."""
-        now, steps = time.perf_counter(), self.metrics.shape[2]
-        if now - self.said < 10 and self.done < steps:
-            return
-        self.said = now
-        loss, distance = self.metrics[:2, :, self.done - 1]
-        pace = (now - self.began) / self.done
-        say(
-            f"step {self.done}/{steps}  loss {loss.mean():.4f}  distance {np.median(distance):.3e}"
-            f"  {1e6 * pace / len(loss):.0f} us per run and step"
-            f"  {pace * (steps - self.done):.0f} s left"
-        )
 
-    def table(self) -> pa.Table:
-        """The trajectories recorded so far."""
-        metrics = self.metrics[:, :, : self.done]
-        return trajectory_table(*self.run, dict(zip(self.columns, metrics, strict=True)))
+def advance(
+    trainer: Trainer,
+    recorder: Recorder,
+    chunks: Iterable[tuple[Tensor, Tensor]],
+    epoch: int,
+    stop: Stop,
+) -> None:
+    """Train to the end, saving the state every ``epoch`` steps, and when told to end.
+
+    chunks: the batches of the seeds, which the blocks share. Looks up every ``PATIENCE`` seconds.
+    """
+    count = 1
+    for rows, classes in chunks:
+        while rows.shape[1]:
+            if stop.asked:
+                recorder.save(trainer.state())
+                stop.leave(
+                    f"ended at step {recorder.done} of {recorder.steps}; the same command goes on "
+                    "from there"
+                )
+            began = time.perf_counter()
+            count = min(count, rows.shape[1], epoch - recorder.done % epoch)
+            part = (x[:, :count].repeat(len(recorder.gammas), 1, 1) for x in (rows, classes))
+            recorder.add(trainer.advance(*part))
+            if recorder.done % epoch == 0 or time.perf_counter() - recorder.saved > SEGMENT:
+                recorder.save(trainer.state())
+            rows, classes = rows[:, count:], classes[:, count:]
+            pace = (time.perf_counter() - began) / count
+            count = max(1, min(10 * count, int(PATIENCE / pace)))
