@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -80,21 +81,28 @@ class Representation:
 
     def tensor(self, like: Tensor) -> Tensor:
         """The permutations as int64, or the matrices in the type of ``like``, on its device."""
-        dtype = torch.int64 if self.permutations is not None else like.dtype
-        key = (like.device, dtype)
-        if key not in self._tensors:
-            held = self.dense if self.permutations is None else self.permutations
-            self._tensors[key] = torch.tensor(np.asarray(held), dtype=dtype, device=like.device)
-        return self._tensors[key]
+        if self.permutations is not None:
+            return self._held("permutations", like.device, torch.int64)
+        return self._held("matrices", like.device, like.dtype)
 
-    def mean(self, like: Tensor) -> Tensor:
-        """Pi_G as a matrix, (d, d), in the type and on the device of ``like``."""
-        key = (like.device, like.dtype, "mean")
-        if key not in self._tensors:
-            self._tensors[key] = torch.tensor(self.matrices.mean(0), dtype=like.dtype).to(
-                like.device
-            )
-        return self._tensors[key]
+    def _held(self, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """An attribute as a tensor, kept for the next call."""
+        key = (name, device, dtype)
+        held = self._tensors.get(key)
+        if held is None:
+            array = np.ascontiguousarray(getattr(self, name))
+            held = self._tensors[key] = torch.from_numpy(array).to(device, dtype)
+        return held
+
+    @functools.cached_property
+    def mean(self) -> np.ndarray:
+        """Pi_G, the mean of rho(g) over the group (section II-A), (d, d)."""
+        return np.asarray(self.matrices.mean(0))
+
+    @functools.cached_property
+    def complement(self) -> np.ndarray:
+        """An orthonormal basis of the complement of the invariant vectors, (d, d - dim E)."""
+        return np.asarray(scipy.linalg.null_space(TensorProduct(self).basis()))
 
     def act(self, element: int, x: Tensor, axis: int = -1) -> Tensor:
         """rho(g) x for the element with this number, along one axis of ``x``."""
@@ -119,6 +127,13 @@ class Representation:
             return x.gather(-1, each.expand_as(x))
         return (each @ x.unsqueeze(-1)).squeeze(-1)
 
+    def equals(self, other: Representation) -> bool:
+        """Whether both act alike, whatever their names."""
+        return self.size == other.size and all(
+            np.array_equal(a, b) if a is not None and b is not None else a is b is None
+            for a, b in ((self.permutations, other.permutations), (self.dense, other.dense))
+        )
+
     def __add__(self, other: Representation) -> Representation:
         return direct_sum(self, other)
 
@@ -130,7 +145,7 @@ class Representation:
         return direct_sum(*[self] * copies, name=f"{copies} * {self.name}")
 
     def __mul__(self, other: Representation) -> Representation:
-        _same_group(self, other)
+        check_one_group(self.group, other.group)
         name = f"({self.name}) * ({other.name})"
         if self.permutations is not None and other.permutations is not None:
             joint = self.permutations[:, :, None] * other.size + other.permutations[:, None, :]
@@ -203,7 +218,7 @@ def from_generators(
 
 def direct_sum(*parts: Representation, name: str = "") -> Representation:
     """rho_1 + rho_2 + ..., which acts on the parts' entries side by side."""
-    _same_group(*parts)
+    check_one_group(*(part.group for part in parts))
     name = name or " + ".join(part.name for part in parts)
     group, starts = parts[0].group, np.cumsum([0, *(part.size for part in parts)])
     if all(part.permutations is not None for part in parts):
@@ -225,15 +240,26 @@ class TensorProduct:
     """
 
     def __init__(self, *axes: Representation) -> None:
-        _same_group(*axes)
+        check_one_group(*(axis.group for axis in axes))
         self.axes, self.group = axes, axes[0].group
         self.shape = tuple(axis.size for axis in axes)
         self._moved = [(i - len(axes), a) for i, a in enumerate(axes) if not a.is_trivial]
+        self._small: tuple[int, Representation] | None = None
+        if len(self._moved) == 1:
+            _, only = self._moved[0]
+            self._small = (
+                self._moved[0] if only.size <= SMALL or only.permutations is None else None
+            )
 
     @property
     def is_trivial(self) -> bool:
         """Whether every element acts as the identity."""
         return not self._moved
+
+    def equals(self, other: TensorProduct) -> bool:
+        """Whether both act alike, axis by axis."""
+        pairs = zip(self.axes, other.axes, strict=False)
+        return self.shape == other.shape and all(one.equals(two) for one, two in pairs)
 
     @property
     def dimension(self) -> int:
@@ -248,14 +274,24 @@ class TensorProduct:
 
     def project(self, x: Tensor) -> Tensor:
         """Pi_G x, the mean of rho(g) x over the group (section II-A); (..., *shape)."""
-        if len(self._moved) == 1:
-            axis, representation = self._moved[0]
-            if representation.size <= SMALL or representation.permutations is None:
-                return (x.movedim(axis, -1) @ representation.mean(x)).movedim(-1, axis)
+        if self.is_trivial:
+            return x.clone()
+        if self._small:
+            axis, representation = self._small
+            mean = representation._held("mean", x.device, x.dtype)
+            return (x.movedim(axis, -1) @ mean).movedim(-1, axis)
         total = x.clone()
-        for element in range(1, self.group.order if self._moved else 1):
-            total += self.act(element, x)
-        return total / self.group.order if self._moved else total
+        for element in range(1, self.group.order):
+            total = total + self.act(element, x)
+        return total / self.group.order
+
+    def squared_distance(self, x: Tensor) -> Tensor:
+        """|x - Pi_G x|^2, the squared distance to the invariant tensors; differentiable."""
+        if self._small:  # by coordinates: one product forwards, one backwards
+            axis, representation = self._small
+            basis = representation._held("complement", x.device, x.dtype)
+            return (x.movedim(axis, -1) @ basis).square().sum()
+        return (x - self.project(x)).square().sum()
 
     def basis(self) -> np.ndarray:
         """An orthonormal basis of the invariant tensors, (dimension, *shape), by averaging.
@@ -293,12 +329,12 @@ def hom(rho_in: Representation, rho_out: Representation) -> TensorProduct:
     return TensorProduct(rho_out, rho_in)
 
 
-def _same_group(*representations: Representation) -> None:
-    first, *others = (representation.group for representation in representations)
-    for group in others:
-        if group is not first and not np.array_equal(group.elements, first.elements):
+def check_one_group(*groups: Group) -> None:
+    """Raise ValueError unless all of these have the same elements."""
+    for group in groups[1:]:
+        if group is not groups[0] and not np.array_equal(group.elements, groups[0].elements):
             raise ValueError(
-                f"representations of {first.name} and of {group.name} meet; accepted: those of "
+                f"representations of {groups[0].name} and of {group.name} meet; accepted: those of "
                 "one group"
             )
 

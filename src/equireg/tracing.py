@@ -1,0 +1,579 @@
+"""Which representation acts on which parameter of a network, followed through one forward pass.
+
+A tensor between two layers carries ``Features``: the representation on its channels and the grid
+of its pixels. They are followed from the input through every function that is called; a layer's
+parameters are moved by the representations on its input and output. Functions that change the grid
+are tried on turned pixels: a stride that does not divide the grid evenly breaks its symmetry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from equireg.groups import Group
+from equireg.representations import (
+    Representation,
+    TensorProduct,
+    check_one_group,
+    direct_sum,
+    grid,
+    regular,
+    trivial,
+)
+
+Given = Representation | str | None  # what acts on channels; "trivial", "regular"; None: inferred
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CHANNELWISE = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.PReLU),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+)
+OVER_LAST_AXES = (nn.LayerNorm, nn.RMSNorm)
+LINEAR = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+PLACED = (*LINEAR, *CHANNELWISE, *OVER_LAST_AXES)
+ACCEPTED = "convolutions, Linear, batch, instance, group, layer and RMS normalization, PReLU"
+CONVOLVE = (
+    *(torch.conv1d, torch.conv2d, torch.conv3d),
+    *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
+)
+MOVES_AXES = ("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "__get__")
+GROUPS = 6  # position of this argument in all of them
+NEAR = 8  # how far from a layer's size sizes that work are looked for
+FAR = 32  # how far from the example's
+
+
+@dataclass(frozen=True)
+class Features:
+    """What acts on a tensor (samples, channels, *space), or on the same flattened."""
+
+    channels: Representation
+    space: tuple[int, ...]
+
+    @property
+    def pixels(self) -> Representation:
+        """The representation on the grid; trivial for a group that does not act on such grids."""
+        return on_grid(self.channels.group, self.space)
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A tensor of which it is not known what acts on it, since this function was called."""
+
+    function: str
+
+
+@dataclass(frozen=True)
+class Space:
+    """The action on a parameter: on ``parameter.view(action.shape)``."""
+
+    layer: str
+    module: nn.Module
+    parameter: str
+    action: TensorProduct
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass showed. broken: per layer, the grids before and after, and sizes."""
+
+    spaces: list[Space]
+    output: Features | Unknown
+    broken: dict[str, str]
+    unused: list[str]
+
+
+def on_grid(group: Group, space: tuple[int, ...]) -> Representation:
+    """The representation on the pixels of a grid, trivial if the group moves no such grid."""
+    if acts_on_grids(group, space):
+        return grid(group, space)
+    return trivial(group, math.prod(space))
+
+
+def acts_on_grids(group: Group, space: tuple[int, ...]) -> bool:
+    """Whether the group's matrices move the axes of such a grid."""
+    return bool(group.elements.shape[-1] == len(space))
+
+
+def trace(model: nn.Module, example: Tensor, features: Features, given: Mapping[str, Any]) -> Trace:
+    """Run ``model`` on ``example`` in evaluation mode and say what acts on its parameters.
+
+    given: per layer (input, output), or None for a layer to be left out. Raises ValueError for a
+    layer whose parameters cannot be placed, naming it and what to pass.
+    """
+    names = {name for name, _ in model.named_modules()}
+    for name in given:
+        if name not in names:
+            layers = ", ".join(n for n, m in model.named_modules() if isinstance(m, PLACED))
+            raise ValueError(f"representations: no layer {name!r}; accepted: {layers}")
+    training = {module: module.training for module in model.modules()}
+    tracer = Tracer(features.channels.group, given)
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            for hook in tracer.hooks(name, module):
+                stack.callback(hook.remove)
+        for module, mode in training.items():
+            stack.callback(setattr, module, "training", mode)
+        model.eval()
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        example = example.clone()
+        tracer.tag(example, features)
+        stack.enter_context(tracer)
+        output = model(example)
+    if not isinstance(output, Tensor):
+        found: Features | Unknown = Unknown(f"an output of type {type(output).__name__}")
+    else:
+        found = tracer.features(output) or Unknown("the model")
+    unused = [
+        name
+        for name, module in model.named_modules()
+        if _own(module) and name not in tracer.ran and not tracer.left_out(name)
+    ]
+    return Trace(
+        [s for spaces in tracer.spaces.values() for s in spaces], found, tracer.broken, unused
+    )
+
+
+class Tracer(TorchFunctionMode):
+    """Follows features through the functions and modules that run while it is entered."""
+
+    def __init__(self, group: Group, given: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.group, self.given = group, given
+        self.spaces: dict[str, list[Space]] = {}
+        self.broken: dict[str, str] = {}
+        self.ran: set[str] = set()
+        self._running: list[str] = []
+        self._tags: dict[int, tuple[Tensor, Features | Unknown]] = {}  # keeps ids from reuse
+
+    def tag(self, tensor: Tensor, features: Features | Unknown) -> None:
+        """Say what acts on ``tensor``."""
+        self._tags[id(tensor)] = tensor, features
+
+    def features(self, tensor: Tensor) -> Features | Unknown | None:
+        """What acts on ``tensor``; None: it does not come from the input."""
+        return self._tags.get(id(tensor), (None, None))[1]
+
+    def left_out(self, name: str) -> bool:
+        """Whether the user passed None for this layer or for one that holds it."""
+        parts = name.split(".")
+        prefixes = (".".join(parts[:i]) for i in range(1, len(parts) + 1))
+        return any(prefix in self.given and self.given[prefix] is None for prefix in prefixes)
+
+    # Functions
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        inputs = [(x, t) for x in _tensors((args, kwargs)) if (t := self.features(x))]
+        if inputs:
+            source, features = max(
+                inputs, key=lambda pair: (pair[0].numel(), isinstance(pair[1], Features))
+            )
+            for result in _tensors(out):
+                found = self._follow(func, args, kwargs, inputs, source, features, result)
+                self.tag(result, found)
+                if isinstance(features, Features) and isinstance(found, Features):
+                    self._check_grid(func, args, kwargs, source, features, found)
+        return out
+
+    def _follow(
+        self,
+        func: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        inputs: list[tuple[Tensor, Features | Unknown]],
+        source: Tensor,
+        features: Features | Unknown,
+        result: Tensor,
+    ) -> Features | Unknown:
+        """What acts on a function's result, from the shapes."""
+        if isinstance(features, Unknown):
+            return features
+        channels, space = features.channels, features.space
+        known = [(x, t) for x, t in inputs if isinstance(t, Features)]
+        if func in (torch.cat, torch.concat, torch.concatenate):
+            axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+            if axis % source.ndim == 1 and len(known) == len(list(_tensors(args[0]))):
+                return Features(direct_sum(*(t.channels for _, t in known)), space)
+        else:
+            for x, other in known:
+                if x.shape == source.shape and not other.channels.equals(channels):
+                    raise ValueError(
+                        f"{self._where(func)} puts {other.channels.name} and {channels.name} "
+                        "together; pass the same output representation for the layers before it"
+                    )
+        pixels, rest = math.prod(space), tuple(result.shape[2:])
+        if result.ndim < 2 or len(result) != len(source) or _name(func) in MOVES_AXES:
+            return Unknown(_name(func))
+        if result.shape == source.shape:
+            return features
+        if result.shape[1] == channels.size and len(rest) in (0, len(space)):
+            return Features(channels, rest)
+        if result.shape[1:] in ((channels.size, pixels), (channels.size * pixels,)):
+            return features
+        if channels.is_trivial and result.ndim == source.ndim == 2 + len(space):
+            return Features(trivial(self.group, result.shape[1]), rest)
+        return Unknown(_name(func))
+
+    def _check_grid(
+        self,
+        func: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        source: Tensor,
+        before: Features,
+        after: Features,
+    ) -> None:
+        """Try whether a function that changes the grid commutes with the group on pixels."""
+        shape = source.shape[2:]
+        if shape != before.space or not acts_on_grids(self.group, after.space):
+            return
+        convolves = func in CONVOLVE
+        if shape == after.space and not convolves:
+            return
+        channels = source.shape[:2]
+        if convolves:  # one channel will do, and a symmetric filter: this one need not be, yet
+            try:
+                args, kwargs = self._one_channel(args, kwargs)
+            except ValueError:  # the filter has no symmetric shape; _spaces says what to do
+                return
+            channels = torch.Size((1, 1))
+
+        def commutes(space: tuple[int, ...]) -> bool:
+            def run(pixels: Tensor) -> Tensor:
+                def swap(x: Tensor) -> Tensor:
+                    if x is source:
+                        return pixels
+                    return x.float() if x.is_floating_point() else x
+
+                return next(_tensors(func(*_map(swap, args), **_map(swap, kwargs))))
+
+            pixels = torch.rand(*channels, *space, generator=torch.Generator().manual_seed(0))
+            return self._commutes(run, pixels.to(source.device))
+
+        if not commutes(before.space):
+            side, works = max(shape), list[int]()
+            for one in sorted(
+                range(max(1, side - NEAR), side + NEAR + 1), key=lambda n: abs(n - side)
+            ):
+                try:
+                    if len(works) < 3 and commutes((one,) * len(shape)):
+                        works.append(one)
+                except RuntimeError:  # too small for the filter
+                    continue
+            self.broken[self._where(func)] = (
+                f"{_times(before.space)} to {_times(after.space)} pixels is not symmetric under "
+                f"{self.group.name}"
+                + (f"; here {', '.join(map(str, sorted(works)))} would be" if works else "")
+            )
+
+    def _one_channel(self, args: Any, kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a convolution, for one channel and a random symmetric filter."""
+        names = ("input", "weight", "bias")
+        args, kwargs = list(args), {**dict(zip(names, args, strict=False)), **kwargs}
+        weight = kwargs["weight"]
+        kernel = on_grid(self.group, tuple(weight.shape[2:]))
+        random = torch.rand(kernel.size, generator=torch.Generator().manual_seed(1))
+        symmetric = TensorProduct(kernel).project(random).view(1, 1, *weight.shape[2:])
+        kwargs |= {"weight": symmetric.to(weight.device), "bias": None}
+        if len(args) > GROUPS:
+            args[GROUPS] = 1
+        elif "groups" in kwargs:
+            kwargs["groups"] = 1
+        return [kwargs.pop(n) for n in names] + args[len(names) :], kwargs
+
+    def _commutes(self, run: Callable[[Tensor], Tensor], pixels: Tensor) -> bool:
+        """Whether ``run`` commutes with the generators on these pixels."""
+        plain = run(pixels)
+        try:
+            before, after = (grid(self.group, tuple(x.shape[2:])) for x in (pixels, plain))
+        except ValueError:
+            return False
+        bound = 1e-3 * float(plain.abs().max())
+        for step in self.group.cayley[:, 0].tolist():
+            turned = run(before.act(step, pixels.flatten(2)).view_as(pixels)).flatten(2)
+            if not torch.allclose(turned, after.act(step, plain.flatten(2)), rtol=0, atol=bound):
+                return False
+        return True
+
+    def _where(self, func: Any) -> str:
+        layer = next((name for name in reversed(self._running) if name), "")
+        return f"{layer} ({_name(func)})" if layer else _name(func)
+
+    # Modules
+
+    def hooks(self, name: str, module: nn.Module) -> Iterator[Any]:
+        """Hooks that tell the tracer which module runs, and on what."""
+
+        def enter(module: nn.Module, args: Any) -> None:
+            self._running.append(name)
+
+        def leave(module: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+            self._place(name, module, args, kwargs, out)
+            self._running.pop()
+
+        yield module.register_forward_pre_hook(enter, prepend=True)
+        yield module.register_forward_hook(leave, with_kwargs=True)
+
+    def _place(
+        self, name: str, module: nn.Module, args: Any, kwargs: dict[str, Any], out: Any
+    ) -> None:
+        """Say what acts on a module's parameters and on its output."""
+        self.ran.add(name)
+        results, source = list(_tensors(out)), next(_tensors((args, kwargs)), None)
+        if self.left_out(name):
+            if isinstance(module, LINEAR) and results:
+                rest = tuple(results[0].shape[2:])
+                self.tag(results[0], Features(trivial(self.group, results[0].shape[1]), rest))
+        elif isinstance(module, PLACED) and source is not None:
+            placed, after = self._spaces(name, module, source, self.features(source), results[0])
+            spaces = [Space(name, module, p, action) for p, action in placed.items()]
+            for one, two in zip(self.spaces.setdefault(name, spaces), spaces, strict=True):
+                if not one.action.equals(two.action):
+                    raise ValueError(f"layer {name!r} runs twice, on different representations")
+            if after:
+                self.tag(results[0], after)
+        elif own := _own(module):
+            raise ValueError(
+                f"layer {name!r}: it is not known how the group acts on {', '.join(own)} of a "
+                f"{type(module).__name__}; accepted: {ACCEPTED}; pass "
+                f"representations={{{name!r}: None}} to leave it out"
+            )
+        elif name in self.given:
+            channels = self._chosen(name, 1, results[0].shape[1], None)
+            self.tag(results[0], Features(channels, tuple(results[0].shape[2:])))
+
+    def _chosen(
+        self, name: str, end: int, size: int, found: Representation | None
+    ) -> Representation:
+        """The representation on a layer's input (0) or output (1): given, found or trivial."""
+        end_name = ("input", "output")[end]
+        given = self.given.get(name, (None, None))
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise ValueError(
+                f"layer {name!r}: representations are {given!r}; accepted: a pair "
+                "(input, output), or None to leave the layer out"
+            )
+        rho: Given = given[end]
+        if isinstance(rho, str):
+            unit = {"trivial": trivial, "regular": regular}.get(rho)
+            if unit is None or size % unit(self.group).size:
+                raise ValueError(
+                    f"layer {name!r}: {end_name} is {rho!r} for {size} channels; accepted: "
+                    f"'trivial', a Representation, or 'regular' for multiples of {self.group.order}"
+                )
+            rho = size // unit(self.group).size * unit(self.group)
+        if rho is None:
+            return found or trivial(self.group, size)
+        check_one_group(self.group, rho.group)
+        if rho.size != size:
+            raise ValueError(
+                f"layer {name!r}: {end_name} {rho.name} acts on {rho.size} entries, but the layer "
+                f"has {size}; pass sums and multiples of representations, such as 2 * rho"
+            )
+        if found is not None and not rho.equals(found):
+            raise ValueError(
+                f"layer {name!r}: its input is given as {rho.name}, but the layers before it make "
+                f"it {found.name}; pass the same for their output (for the network's, input=)"
+            )
+        return rho
+
+    def _spaces(
+        self,
+        name: str,
+        module: Any,
+        source: Tensor,
+        found: Features | Unknown | None,
+        result: Tensor,
+    ) -> tuple[dict[str, TensorProduct], Features | None]:
+        """The actions on a layer's parameters, and what acts on its output where that changes."""
+        known = found if isinstance(found, Features) else None
+        if isinstance(module, nn.Linear):
+            return self._linear(name, module, source, found, result)
+        if isinstance(module, CHANNELWISE):
+            return self._channelwise(name, module, known), None
+        if isinstance(module, OVER_LAST_AXES):
+            shape = tuple(module.normalized_shape)
+            axes = [trivial(self.group, math.prod(shape))]
+            if known and shape in ((known.channels.size, *known.space), (_size(known),)):
+                axes = [known.channels, known.pixels]
+            elif known and shape == known.space:
+                axes = [known.pixels]
+            return self._permuted(name, module, axes), None
+
+        space, kernel = tuple(source.shape[2:]), tuple(module.kernel_size)
+        rho_in = self._chosen(name, 0, module.in_channels, known.channels if known else None)
+        rho_out = self._chosen(name, 1, module.out_channels, None)
+        rows, columns = (rho_in, rho_out) if isinstance(module, TRANSPOSED) else (rho_out, rho_in)
+        try:
+            pixels = on_grid(self.group, kernel)
+            on_grid(self.group, space)
+        except ValueError as error:
+            raise ValueError(
+                f"layer {name!r}: {error}; take another group, or pass "
+                f"representations={{{name!r}: None}} to leave it out"
+            ) from None
+        if module.groups == 1:
+            weight = TensorProduct(rows, columns, pixels)
+        elif rows.is_trivial and columns.is_trivial:
+            inner = trivial(self.group, columns.size // module.groups)
+            weight = TensorProduct(rows, inner, pixels)
+        else:
+            weight = TensorProduct(_grouped(name, rows, columns, module.groups) * pixels)
+        after = Features(rho_out, tuple(result.shape[2:]))
+        bias = {} if module.bias is None else {"bias": TensorProduct(rho_out)}
+        return {"weight": weight, **bias}, after
+
+    def _linear(
+        self,
+        name: str,
+        module: nn.Linear,
+        source: Tensor,
+        found: Features | Unknown | None,
+        result: Tensor,
+    ) -> tuple[dict[str, TensorProduct], Features | None]:
+        size = module.in_features
+        rho_out = self._chosen(name, 1, module.out_features, None)
+        given = self.given.get(name, (None, None))[0] is not None
+        if source.ndim > 2:  # over the last axis; the others are not its business
+            columns = [self._chosen(name, 0, size, None)]
+        elif isinstance(found, Features) and size == _size(found):
+            columns = [found.channels, found.pixels]
+            if given:
+                whole = found.channels * found.pixels if found.space else found.channels
+                columns = [self._chosen(name, 0, size, whole)]
+        elif found is None or given:
+            columns = [self._chosen(name, 0, size, None)]
+        else:
+            function = found.function if isinstance(found, Unknown) else "the layers before it"
+            raise ValueError(
+                f"layer {name!r}: it is not known what acts on its {size} inputs after {function}; "
+                f"pass representations={{{name!r}: ('trivial', None)}} if the group leaves them "
+                "as they are, or the Representation that moves them"
+            )
+        after = Features(rho_out, ()) if source.ndim == 2 else None
+        bias = {} if module.bias is None else {"bias": TensorProduct(rho_out)}
+        return {"weight": TensorProduct(rho_out, *columns), **bias}, after
+
+    def _channelwise(
+        self, name: str, module: Any, known: Features | None
+    ) -> dict[str, TensorProduct]:
+        size = getattr(module, "num_features", None) or getattr(module, "num_channels", None)
+        size = size or module.num_parameters
+        axes = [trivial(self.group, size)]
+        if known and size == known.channels.size:
+            axes = [known.channels]
+        elif known and size == _size(known):
+            axes = [known.channels, known.pixels]
+        elif known and not known.channels.is_trivial and size > 1:
+            raise ValueError(
+                f"layer {name!r}: {size} parameters for {known.channels.size} channels"
+            )
+        return self._permuted(name, module, axes)
+
+    def _permuted(
+        self, name: str, module: nn.Module, axes: list[Representation]
+    ) -> dict[str, TensorProduct]:
+        """Parameters and statistics that scale and shift entry by entry."""
+        names = ("weight", "bias", "running_mean", "running_var")
+        held = [n for n in names if isinstance(getattr(module, n, None), Tensor)]
+        if held and any(axis.permutations is None for axis in axes):
+            raise ValueError(
+                f"layer {name!r}: {type(module).__name__} works entry by entry, which only "
+                f"permutations commute with; its input is {axes[0].name}"
+            )
+        return {n: TensorProduct(*axes) for n in held}
+
+
+def working_size(
+    model: nn.Module, example: Tensor, features: Features, given: Mapping[str, Any]
+) -> int | None:
+    """The side nearest to the example's at which no layer breaks the grid's symmetry, if any."""
+    side = max(example.shape[2:])
+    for step in (s for distance in range(1, FAR + 1) for s in (distance, -distance)):
+        space = (side + step,) * (example.ndim - 2)
+        if side + step < 1:
+            continue
+        try:
+            resized = example.new_zeros(1, example.shape[1], *space)
+            if not trace(model, resized, Features(features.channels, space), given).broken:
+                return side + step
+        except (RuntimeError, ValueError):  # the network takes no images of this size
+            continue
+    return None
+
+
+def _grouped(
+    name: str, rows: Representation, columns: Representation, groups: int
+) -> Representation:
+    """What acts on the (rows, columns / groups) channels of a grouped convolution."""
+    if rows.permutations is None or columns.permutations is None:
+        raise ValueError(
+            f"layer {name!r}: groups is {groups}; accepted for representations that are no "
+            "permutations: 1"
+        )
+    fan_out, fan_in = rows.size // groups, columns.size // groups
+    row = np.arange(rows.size)[:, None]
+    column = row // fan_out * fan_in + np.arange(fan_in)
+    moved_row = rows.permutations[:, :, None]
+    inner = columns.permutations[:, column] - moved_row // fan_out * fan_in
+    if (inner < 0).any() or (inner >= fan_in).any():
+        raise ValueError(
+            f"layer {name!r}: the group moves channels between the {groups} groups of the "
+            "convolution otherwise at its input than at its output"
+        )
+    joint = (moved_row * fan_in + inner).reshape(rows.group.order, -1)
+    return Representation(rows.group, f"{groups} groups", joint)
+
+
+def _own(module: nn.Module) -> list[str]:
+    """The parameters of a module itself, not of those in it; computed ones are seen in place."""
+    if isinstance(module, nn.utils.parametrize.ParametrizationList):
+        return []
+    return [name for name, _ in module.named_parameters(recurse=False)]
+
+
+def _size(features: Features) -> int:
+    return features.channels.size * math.prod(features.space)
+
+
+def _name(func: Any) -> str:
+    return str(getattr(func, "__name__", func))
+
+
+def _times(space: tuple[int, ...]) -> str:
+    return " x ".join(map(str, space))
+
+
+def _tensors(nested: Any) -> Iterator[Tensor]:
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, dict):
+        yield from _tensors(list(nested.values()))
+    elif isinstance(nested, (tuple, list)):
+        for item in nested:
+            yield from _tensors(item)
+
+
+def _map(function: Callable[[Tensor], Tensor], nested: Any) -> Any:
+    if isinstance(nested, Tensor):
+        return function(nested)
+    if isinstance(nested, dict):
+        return {key: _map(function, item) for key, item in nested.items()}
+    if isinstance(nested, (tuple, list)):
+        items = (_map(function, item) for item in nested)
+        return tuple(items) if isinstance(nested, tuple) else list(items)
+    return nested
