@@ -58,14 +58,18 @@ def write_block(experiment: Path, block: Block, steps: int, perturbation: float 
     metrics = {name: np.stack([run[name] for run in runs]) for name in runs[0]}
     path = experiment / block.path.with_name(block.name + ".parquet")
     write_table(path, trajectory_table(block.mode, block.gamma, block.seeds, metrics))
-    final = pa.array(metrics["distance"][:, -1])
+    write_evaluation(experiment, block, metrics["distance"][:, -1])
+
+
+def write_evaluation(experiment: Path, block: Block, final_distances: np.ndarray) -> None:
+    """The evaluation of one block, with the distances (seeds,) after its last step."""
     accuracy = pa.array([0.9 + seed / 1000 for seed in block.seeds], pa.float32())
-    columns = [*run_columns(block.mode, block.gamma, np.array(block.seeds)), final, accuracy]
+    runs = run_columns(block.mode, block.gamma, np.array(block.seeds))
+    columns = [*runs, pa.array(final_distances), accuracy]
     extra = [pa.field(name, pa.float32()) for name in ("final_distance", "test_accuracy")]
-    schema = pa.schema([*RUN_FIELDS, *extra])
     write_table(
-        path.with_name(block.name + ".evaluation.parquet"),
-        pa.Table.from_arrays(columns, schema=schema),
+        experiment / block.path.with_name(block.name + ".evaluation.parquet"),
+        pa.Table.from_arrays(columns, schema=pa.schema([*RUN_FIELDS, *extra])),
     )
 
 

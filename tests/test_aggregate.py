@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from equireg.jobs import aggregate as job
 from equireg.jobs.aggregate import QUANTILES, aggregate, quantiles
 from equireg.plan import Block
 from equireg.settings import GridSettings
@@ -51,10 +52,30 @@ def test_trajectories_hold_every_step_sorted(made: Path) -> None:
         np.testing.assert_array_equal(some[name], values)
 
 
-def test_a_run_is_a_row_group(made: Path) -> None:
-    metadata = pq.ParquetFile(made / "trajectories.parquet").metadata
-    groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    assert groups == [STEPS] * 25
+def test_row_groups_hold_whole_runs(
+    made: Path, experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "ROWS", 4 * STEPS + 1)
+    aggregate(experiment, GRID)
+    file = pq.ParquetFile(experiment / "trajectories.parquet")
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    assert groups == [4 * STEPS] * 6 + [STEPS]
+    found, expected = (
+        pd.read_parquet(folder / "trajectories.parquet").astype({"mode": str})
+        for folder in (experiment, made)
+    )
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+
+
+@pytest.mark.parametrize("values", [1, 7, 100])
+def test_quantiles_do_not_depend_on_how_many_are_computed_at_once(
+    made: Path, experiment: Path, monkeypatch: pytest.MonkeyPatch, values: int
+) -> None:
+    monkeypatch.setattr(job, "VALUES", values)
+    aggregate(experiment, GRID)
+    assert pq.read_table(experiment / "summary.parquet").equals(
+        pq.read_table(made / "summary.parquet")
+    )
 
 
 def test_columns_are_typed_tightly(made: Path) -> None:

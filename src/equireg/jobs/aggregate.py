@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -36,21 +36,24 @@ SUMMARY_SCHEMA = pa.schema(
     ]
 )
 
-CHUNK = 8192  # steps whose quantiles are computed at once: bounds the copies that sorting makes
+# What is in memory at a time, however many runs there are.
+ROWS = 1 << 20  # of a row group, about: the footer has an entry per row group and column
+VALUES = 1 << 21  # distances whose quantiles are computed at once
 
 
 def aggregate(experiment: Path, grid: GridSettings) -> None:
     """Gather the blocks of ``grid`` below ``experiment`` into its three tables.
 
-    trajectories.parquet: every run's steps, sorted by mode, gamma, seed and step, one row group per
-    run; does not depend on how the seeds were cut into blocks. summary.parquet: quantiles of the
-    distance to E over the seeds, per mode, gamma and step (the paper's figure 2).
+    trajectories.parquet: every run's steps, sorted by mode, gamma, seed and step, in row groups of
+    whole runs; does not depend on how the seeds were cut into blocks. summary.parquet: quantiles of
+    the distance to E over the seeds, per mode, gamma and step (the paper's figure 2).
     evaluation.parquet: a row per run, with start_distance, at step 0, and highest_distance, the
     largest recorded in the run or after its last step.
 
-    One run and the distances of one (mode, gamma) are in memory at a time. Raises ValueError where
-    a file of a block is missing, damaged, or holds other runs than it should, or a number that is
-    not finite; then no table is written.
+    A row group or ``VALUES`` distances are in memory at a time; the distances of one (mode, gamma)
+    wait for their quantiles in a temporary file in ``experiment``, which has no name. Raises
+    ValueError where a file of a block is missing, damaged, or holds other runs than it should, or a
+    number that is not finite; then no table is written.
     """
     planned = blocks(grid)
     if not planned:
@@ -61,27 +64,29 @@ def aggregate(experiment: Path, grid: GridSettings) -> None:
     starts: list[float] = []
     highest: list[float] = []
 
-    with ExitStack() as stack:
-        trajectories = stack.enter_context(
-            parquet_writer(stack.enter_context(atomic(experiment / "trajectories.parquet")), schema)
-        )
-        summary = stack.enter_context(
-            parquet_writer(
-                stack.enter_context(atomic(experiment / "summary.parquet")), SUMMARY_SCHEMA
-            )
-        )
+    with (
+        atomic(experiment / "trajectories.parquet") as trajectories_file,
+        atomic(experiment / "summary.parquet") as summary_file,
+        parquet_writer(trajectories_file, schema) as trajectories,
+        parquet_writer(summary_file, SUMMARY_SCHEMA) as summary,
+    ):
+        waiting: list[pa.Table] = []
         for (mode, gamma), group in itertools.groupby(planned, lambda b: (b.mode, b.gamma)):
-            members = list(group)
-            distances = np.empty((sum(len(block.seeds) for block in members), steps), np.float32)
-            rows = iter(distances)
-            for block in members:
-                for run in _runs(_file(experiment, block), block, schema, steps):
-                    trajectories.write_table(run)
-                    row = next(rows)
-                    row[:] = run["distance"].to_numpy()
-                    starts.append(float(row[0]))
-                    highest.append(float(row.max()))
-            summary.write_table(summarize(mode, gamma, distances))
+            with tempfile.TemporaryFile(dir=experiment) as distances:
+                for block in group:
+                    for run in _runs(_file(experiment, block), block, schema, steps):
+                        waiting.append(run)
+                        if len(waiting) >= ROWS // steps:
+                            trajectories.write_table(pa.concat_tables(waiting))
+                            waiting = []
+                        distance = run["distance"].to_numpy()
+                        distances.write(distance)
+                        starts.append(float(distance[0]))
+                        highest.append(float(distance.max()))
+                for first, part in _by_steps(distances, steps):
+                    summary.write_table(summarize(mode, gamma, part, first))
+        if waiting:
+            trajectories.write_table(pa.concat_tables(waiting))
     ends = evaluation["final_distance"].to_numpy()  # after the last step, which no row records
     evaluation = evaluation.append_column("start_distance", pa.array(starts, pa.float64()))
     evaluation = evaluation.append_column(
@@ -92,21 +97,38 @@ def aggregate(experiment: Path, grid: GridSettings) -> None:
 
 def quantiles(distances: np.ndarray) -> dict[str, np.ndarray]:
     """Quantiles over the seeds, linearly interpolated: (seeds, steps) -> name: (steps,) float32."""
-    result = np.empty((len(QUANTILES), distances.shape[1]), np.float32)
-    for start in range(0, distances.shape[1], CHUNK):
-        part = distances[:, start : start + CHUNK].astype(np.float64)
-        result[:, start : start + CHUNK] = np.quantile(part, list(QUANTILES.values()), axis=0)
-    return dict(zip(QUANTILES, result, strict=True))
+    levels = list(QUANTILES.values())
+    result = np.quantile(distances.astype(np.float64), levels, axis=0, overwrite_input=True)
+    return dict(zip(QUANTILES, result.astype(np.float32), strict=True))
 
 
-def summarize(mode: Mode, gamma: float | None, distances: np.ndarray) -> pa.Table:
-    """The rows of summary.parquet of one (mode, gamma) from its distances, (seeds, steps)."""
+def summarize(mode: Mode, gamma: float | None, distances: np.ndarray, first: int = 0) -> pa.Table:
+    """The rows of summary.parquet of one (mode, gamma) from its distances, (seeds, steps).
+
+    first: the step that they begin with.
+    """
     count, steps = distances.shape
-    step = np.arange(steps, dtype=np.int32)
+    step = np.arange(first, first + steps, dtype=np.int32)
     columns = [*run_columns(mode, gamma, step)[:2], pa.array(step)]
     columns.append(pa.repeat(pa.scalar(count, pa.int32()), steps))
     columns += [pa.array(values) for values in quantiles(distances).values()]
     return pa.Table.from_arrays(columns, schema=SUMMARY_SCHEMA)
+
+
+def _by_steps(distances: BinaryIO, steps: int) -> Iterator[tuple[int, np.ndarray]]:
+    """All seeds' distances at some steps at a time, (seeds, some), with the first of the steps.
+
+    distances: a file of float32, (seeds, steps).
+    """
+    size = np.dtype(np.float32).itemsize
+    seeds = distances.tell() // (steps * size)
+    some = max(1, VALUES // seeds)
+    for first in range(0, steps, some):
+        part = np.empty((seeds, min(some, steps - first)), np.float32)
+        for seed, row in enumerate(part):
+            distances.seek((seed * steps + first) * size)
+            row[:] = np.frombuffer(distances.read(row.nbytes), np.float32)
+        yield first, part
 
 
 def _file(experiment: Path, block: Block, suffix: str = ".parquet") -> Path:
