@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from checkout import ENVIRONMENT, SMALL, copy_repository, snakemake
 from equireg.checkpoint import Checkpoint
 from equireg.jobs import train as job
 from equireg.step import Trainer
@@ -339,14 +341,54 @@ def test_a_run_that_diverges_again_does_so_soon(
     assert kept.read_bytes() == first
 
 
-def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match=r"No space left on device: '.*from-step-000000000"):
-        Checkpoint(tmp_path, "key", "x").add(torch.zeros(1, 1, 1), {})
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    """As on a full disk; nothing is left of it, and it can be written later."""
+    checkpoint, rows = Checkpoint(tmp_path, "key", "x"), torch.zeros(1, 1000, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"from-step-0+\.safetensors cannot be written: .* large"):
+            checkpoint.add(rows, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
+    checkpoint.add(rows, {})
+    assert checkpoint.step == 1000
+
+
+@pytest.mark.slow
+def test_a_killed_snakemake_s_training_ends_and_goes_on(tmp_path: Path) -> None:
+    folder = copy_repository(tmp_path)
+    block = "results/test/runs/nominal/gamma-1e2/seeds-002-002"
+    words = *SMALL, "--config", "training={'epochs': 400}", "--cores", "1", f"{block}.parquet"
+    files = {suffix: folder / f"{block}.{suffix}" for suffix in ("parquet", "lock", "checkpoint")}
+    running = subprocess.Popen(
+        [sys.executable, "-m", "snakemake", *words],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until(lambda: any(files["checkpoint"].glob("from-*")))
+    assert files["lock"].exists()
+    running.kill()
+    running.wait()
+    until(lambda: not files["lock"].exists())
+    assert not files["parquet"].exists()
+    said = (folder / "results/test/logs/train/nominal/gamma-1e2/seeds-002-002.log").read_text()
+    assert "SIGHUP: ended at step" in said
+
+    assert snakemake(*words, "--unlock", cwd=folder).returncode == 0
+    made = []
+    for _ in range(2):
+        done = snakemake(*words, cwd=folder)
+        assert done.returncode == 0, done.stdout
+        made.append(files["parquet"].read_bytes())
+        written = json.loads(files["parquet"].with_suffix(".json").read_text())
+        assert len(written["processes"]) == 3 - len(made)  # two, then one that was not disturbed
+        assert not files["checkpoint"].exists()
+        files["parquet"].unlink()
+    assert made[0] == made[1]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from equireg.files import atomic
@@ -95,9 +95,9 @@ class Checkpoint:
         entry = json.dumps({**about, "sha256": _sum(about, tensors)})
         try:
             with atomic(segment.file) as temporary:
-                temporary.write_bytes(save(tensors, {"about": entry}))
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(segment.file)) from error
+                save_file(tensors, temporary, {"about": entry})
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"{segment.file} cannot be written: {error}") from error
         self.segments.append(segment)
 
     def rows(self, run: int, first: int, last: int) -> list[Tensor]:

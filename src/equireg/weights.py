@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from equireg.files import atomic
@@ -24,7 +24,7 @@ def save_weights(
     # One entry: the order of several would change from file to file.
     metadata = {"about": json.dumps(about, sort_keys=True)}
     with atomic(path) as temporary:
-        save_file({**contents, "seeds": torch.tensor(seeds)}, temporary, metadata)
+        temporary.write_bytes(save({**contents, "seeds": torch.tensor(seeds)}, metadata))
 
 
 def load_weights(

@@ -55,7 +55,8 @@ rule train:
     shell:
         "python -m equireg train {params.block} --data {input.data} --initial {input.initial}"
         " --output {output.trajectory} {params.options}"
-        " --threads {threads} --device {resources.device} --step {resources.step} > {log} 2>&1"
+        " --threads {threads} --device {resources.device} --step {resources.step}"
+        " --parent $PPID > {log} 2>&1"
 
 
 rule evaluate:
