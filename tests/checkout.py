@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,3 +45,11 @@ def snakemake(
         stderr=subprocess.STDOUT,
         timeout=timeout,
     )
+
+
+def wait_for(file: Path, seconds: float = 60) -> None:
+    """Return once the file is there."""
+    end = time.monotonic() + seconds
+    while not file.exists():
+        assert time.monotonic() < end, file
+        time.sleep(0.01)

@@ -8,13 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from checkout import ENVIRONMENT, SMALL, SUFFIXES, copy_repository, snakemake
+from checkout import ENVIRONMENT, SMALL, SUFFIXES, copy_repository, snakemake, wait_for
 
 NOTHING = "Nothing to be done"
 
@@ -55,14 +54,6 @@ def edited(file: Path, text: str) -> Iterator[None]:
         yield
     finally:
         file.write_text(before, encoding="utf-8")
-
-
-def wait_for(file: Path) -> None:
-    """Return once the file is there."""
-    end = time.monotonic() + 60
-    while not file.exists():
-        assert time.monotonic() < end, file
-        time.sleep(0.01)
 
 
 LAST = {"aggregate": 1, "check": 1, "compare": 1, "draw": 1}

@@ -17,8 +17,9 @@ from typing import Self
 
 NODES = ("one", "two")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
-# Of each node; SLURM does not count GPUs that have no device, but asks no more of it than to exist.
-GPUS, CPUS, MEGABYTES = ("/dev/null", "/dev/zero"), 2, 16_000
+# Of each node. One core: so both are in use. SLURM does not count GPUs that have no device, but
+# asks of it no more than to exist.
+CPUS, MEGABYTES, GPUS = 1, 16_000, ("/dev/null", "/dev/zero")
 
 # A node counts as lost, and a job that was asked to end is killed, after seconds, not minutes.
 CONFIGURATION = """\
@@ -151,11 +152,12 @@ class Cluster:
         except subprocess.CalledProcessError:  # slurmctld does not answer yet
             return set()
 
-    def jobs(self) -> list[dict[str, str]]:
-        """SLURM's record of every job that it remembers, one per task of an array."""
+    def jobs(self, name: str) -> list[dict[str, str]]:
+        """SLURM's records of the jobs of this name, one per task of an array."""
         lines = self.run("scontrol", "show", "jobs", "--oneliner").splitlines()
         pairs = ([word.partition("=") for word in line.split()] for line in lines)
-        return [{key: value for key, _, value in line} for line in pairs if "JobId" in line[0]]
+        records = ({key: value for key, _, value in line} for line in pairs)
+        return [record for record in records if record.get("JobName") == name]
 
     def _configure(self) -> None:
         host = socket.gethostname().split(".")[0]

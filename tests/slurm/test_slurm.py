@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +12,20 @@ from pathlib import Path
 import pytest
 from cluster import NODES, Cluster, missing_programs
 
-from checkout import ENVIRONMENT, SMALL, copy_repository, snakemake
+from checkout import ENVIRONMENT, SMALL, copy_repository, snakemake, wait_for
 
 pytestmark = pytest.mark.slow
 
+# Two trainings, long enough to be hit in the middle.
+TRAININGS = (
+    *SMALL,
+    "--until",
+    "train",
+    "--config",
+    "training={epochs: 1500}",
+    "grid={modes: [nominal], gammas: [0], seeds: 2, seeds_per_job: 1}",
+)
+BLOCKS = [f"results/test/runs/nominal/gamma-0/seeds-{seed:03d}-{seed:03d}" for seed in (0, 1)]
 # The first look after seconds instead of 40; every look finds several jobs of the small experiment.
 SOON = ("--slurm-init-seconds-before-status-checks", "2")
 
@@ -46,7 +58,7 @@ def test_the_small_experiment(cluster: Cluster, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert (folder / "results/test/figures/figure2.pdf").stat().st_size > 0
 
-    jobs = [job for job in cluster.jobs() if job["JobName"] == run_id(done.stdout)]
+    jobs = cluster.jobs(run_id(done.stdout))
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
     rules = {
         rule: [job for job in jobs if job["Comment"].startswith(f"rule_{rule}")]
@@ -75,3 +87,42 @@ def test_the_small_experiment(cluster: Cluster, tmp_path: Path) -> None:
     # Five jobs for each of two initial weights, which are ready together or one after the other.
     assert len({job["ArrayJobId"] for job in rules["train"]}) <= 2
     assert {job["NodeList"] for job in rules["train"]} == set(NODES)
+
+
+def test_a_node_fails_and_a_job_is_requeued(cluster: Cluster, tmp_path: Path) -> None:
+    """In mid-run: both trainings go on from their checkpoints, to the bytes of undisturbed ones."""
+    calm = copy_repository(tmp_path / "calm")
+    done = snakemake(*TRAININGS, "--cores", "2", cwd=calm)
+    assert done.returncode == 0, done.stdout
+
+    folder, said = copy_repository(tmp_path / "disturbed"), tmp_path / "said"
+    with open(said, "w") as output:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "snakemake", "--profile", "slurm", *TRAININGS, *SOON],
+            cwd=folder,
+            env=cluster.environment,
+            stdout=output,
+            stderr=output,
+        )
+    for block in BLOCKS:
+        wait_for(folder / f"{block}.checkpoint" / "from-step-000000000.safetensors", 180)
+    on = {job["NodeList"]: job["JobId"] for job in cluster.jobs(run_id(said.read_text()))}
+    assert set(on) == set(NODES)
+    cluster.run("scontrol", "requeue", on["two"])
+    cluster.kill_node("one")
+    try:
+        assert running.wait(timeout=300) == 0, said.read_text()
+    finally:
+        running.kill()
+        cluster.start_node("one")
+
+    jobs = cluster.jobs(run_id(said.read_text()))
+    assert {job["JobId"] for job in jobs} == set(on.values())  # SLURM ran them again, nobody else
+    assert [(job["JobState"], job["Restarts"]) for job in jobs] == [("COMPLETED", "1")] * 2
+    assert {job["NodeList"] for job in jobs} == {"two"}
+    for block in BLOCKS:
+        log = (folder / block.replace("/runs/", "/logs/train/")).with_suffix(".log")
+        assert "resumed at step" in log.read_text()
+        for suffix in ("parquet", "safetensors"):
+            file = f"{block}.{suffix}"
+            assert (folder / file).read_bytes() == (calm / file).read_bytes()
