@@ -11,12 +11,13 @@ from torch import Tensor
 
 from equireg import compiled
 from equireg.batches import batches, elements, turned
-from equireg.compiled import Compiled, CompiledForward, UnavailableError, choose
+from equireg.compiled import Compiled, CompiledForward, choose
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
 from equireg.jobs.initialize import draw_equivariant
 from equireg.jobs.train import perturbation
 from equireg.network import Network
+from equireg.packed import UnavailableError
 from equireg.settings import DataSettings, Mode, NetworkSettings, TrainingSettings
 from equireg.step import Reference, Runs, Trainer, start
 

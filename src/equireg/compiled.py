@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import math
 import os
 import platform
 import shutil
@@ -21,11 +20,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from equireg.files import atomic, sha256, write_text
 from equireg.network import Network
+from equireg.packed import Packed, UnavailableError, orbits_of, pack, with_total
 from equireg.projections import LayerSpace
 from equireg.runtime import say
 from equireg.settings import LANES, NetworkSettings, Step
@@ -43,11 +42,7 @@ Fast = TypeVar("Fast")
 Plain = TypeVar("Plain")
 
 
-class UnavailableError(Exception):
-    """Why the compiled step cannot be taken here."""
-
-
-class Compiled:
+class Compiled(Packed):
     """Trains a block of runs with the compiled step; see ``step.Trainer`` for its calls.
 
     Raises UnavailableError where there is no compiler, or the network or device does not fit.
@@ -63,27 +58,17 @@ class Compiled:
         threads: int = 1,
     ) -> None:
         self.library = library_for(network, images)
-        self.network, self.images, self.threads = network, images, threads
+        super().__init__(network, runs)
+        self.images, self.threads = images, threads
         self.learning_rate, self.scale = learning_rate, scale
-        self.gamma, self.free = runs.gamma, runs.free
         self.spaces = [_Orbits(space) for space in network.layers.values()]
-
-        outside, inside = {}, {}
-        for name, space in network.layers.items():  # run by run, as in step.start
-            outside[name] = torch.stack([b @ space.complement.mT for b in runs.complement[name]])
-            inside[name] = torch.stack([a @ space.equivariant.mT for a in runs.equivariant[name]])
-        self.outside = _pack(outside)
-        self.whole = _pack({name: inside[name] + outside[name] for name in inside})
-        # One more coordinate per grid, of the group of entries that have no part in E.
-        self.inside = _pack({name: F.pad(a, (0, 1)) for name, a in runs.equivariant.items()})
-        self.squares = runs.distances()[:, 1:].square().float().contiguous()
 
     def advance(self, rows: Tensor, labels: Tensor) -> Tensor:
         runs, steps, batch = rows.shape
         rows, labels = rows.contiguous(), labels.contiguous()
         recorded = torch.empty(runs, steps, 1 + len(self.spaces))
         spaces = (_Space * len(self.spaces))(*(orbits.space for orbits in self.spaces))
-        state = self.state().values()
+        state = self._held().values()
 
         def run(i: int) -> None:
             gamma, free = float(self.gamma[i]), float(self.free[i])
@@ -97,29 +82,7 @@ class Compiled:
 
         with ThreadPoolExecutor(self.threads) as pool:  # a call releases the interpreter's lock
             list(pool.map(run, range(runs)))
-        squares = recorded[..., 1:]
-        distances = torch.cat([squares.sum(-1, keepdim=True), squares], -1).sqrt()
-        return torch.cat([recorded[..., :1], distances], -1)
-
-    def weights(self) -> dict[str, Tensor]:
-        layers = self.network.layers.items()
-        sizes = [math.prod(space.shape) for _, space in layers]
-        parts = self.whole.split(sizes, 1)
-        return {
-            name: _unpack(part, name, space.shape)
-            for part, (name, space) in zip(parts, layers, strict=True)
-        }
-
-    def distances(self) -> Tensor:
-        return torch.cat([self.squares.sum(1, keepdim=True), self.squares], 1).sqrt()
-
-    def state(self) -> dict[str, Tensor]:
-        names = "inside", "outside", "whole", "squares"  # the order of ``train`` in compiled.cpp
-        return {name: getattr(self, name) for name in names}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        for name, held in self.state().items():
-            held.copy_(state[name])
+        return torch.cat([recorded[..., :1], with_total(recorded[..., 1:])], -1)
 
 
 def choose(
@@ -157,7 +120,7 @@ class CompiledForward:
     ) -> None:
         self.library = library_for(network, images)
         self.classes, self.threads = network.settings.classes, threads
-        self.whole = _pack({name: weight.flatten(-2) for name, weight in weights.items()})
+        self.whole = pack({name: weight.flatten(-2) for name, weight in weights.items()})
 
     def __call__(self, images: Tensor) -> Tensor:
         """Every run's logits of images (count, side, side): (runs, count, classes)."""
@@ -180,26 +143,6 @@ def library_for(network: Network, images: Tensor) -> ctypes.CDLL:
     return library(network.settings)
 
 
-def _pack(layers: dict[str, Tensor]) -> Tensor:
-    """The order of compiled.cpp: (runs, rows, columns, n) per layer -> (runs, every number)."""
-    flat = [x.permute(0, 3, *_inner(name)).flatten(1).float() for name, x in layers.items()]
-    return torch.cat(flat, 1).contiguous()
-
-
-def _unpack(packed: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
-    """A layer's weights from their part of ``_pack``."""
-    first, second = _inner(name)
-    inner = shape[first - 1], shape[second - 1]
-    grids = packed.view(len(packed), math.prod(shape[2:]), *inner)
-    axes = (2, 3) if first == 1 else (3, 2)
-    return grids.permute(0, *axes, 1).reshape(len(packed), *shape)
-
-
-def _inner(name: str) -> tuple[int, int]:
-    """The axes of the weights that lie innermost: channels of the output last, or of the input."""
-    return (1, 2) if name == "linear" else (2, 1)
-
-
 class _Space(ctypes.Structure):
     """``Space`` of compiled.cpp."""
 
@@ -213,14 +156,8 @@ class _Orbits:
     """A layer's orbits for compiled.cpp: ``space``, and the arrays that it points to."""
 
     def __init__(self, space: LayerSpace) -> None:
-        indicators = space.equivariant.double().numpy()
-        groups = [np.flatnonzero(column) for column in indicators.T]
-        expected = [len(group) ** -0.5 for group in groups]
-        if not np.allclose(indicators.sum(0) * expected, 1):
-            raise UnavailableError("E is not spanned by orbits of the weights")
-        # What the support leaves of the orbits that it cuts, as one group without a part in E.
-        trained = np.flatnonzero((space.complement != 0).any(1).numpy())
-        cut = np.setdiff1d(trained, np.concatenate([trained[:0], *groups]))
+        groups, cut = orbits_of(space)
+        # What the support leaves of the orbits that it cuts: one group without a part in E.
         lists = [*groups, cut]
         self.arrays = [
             np.array(values, np.int32)

@@ -61,7 +61,7 @@ def evaluate(
     images, labels = dataset.test_images.to(device), dataset.test_labels.to(device)
     moved = {name: weight.to(device) for name, weight in weights.items()}
     forward = choose(
-        jobs.step,
+        jobs.step if device == "cpu" else "reference",
         lambda: CompiledForward(network, moved, images, jobs.threads),
         lambda: reference_forward(network.to(device, torch.float32), moved),
     )

@@ -21,6 +21,7 @@ from equireg.checkpoint import Checkpoint
 from equireg.compiled import Compiled, choose
 from equireg.dataset import load_dataset
 from equireg.files import remove_temporaries, sha256, write_json
+from equireg.fused import Fused, fused
 from equireg.graphed import Graphed
 from equireg.network import Network
 from equireg.processes import Stop, locked, stopping
@@ -204,15 +205,17 @@ def perturbation(network: Network, mode: Mode, seed: int, deviation: float) -> d
 
 def choose_trainer(
     network: Network, runs: Runs, images: Tensor, training: TrainingSettings, jobs: JobSettings
-) -> Compiled | Reference:
-    """What trains the block: the compiled step or the reference."""
+) -> Compiled | Fused | Reference:
+    """What trains the block: the step compiled for the device, or the reference."""
     scale = 1 / training.batch_size if training.risk_scale == "batch" else 1.0
     arguments = network, runs, images, training.learning_rate, scale
-    plain = Graphed if images.device.type == "cuda" and jobs.step != "reference" else Reference
+    if images.device.type == "cuda":
+        plain = Reference if jobs.step == "reference" else Graphed
+        return choose(jobs.step, lambda: fused(*arguments), lambda: plain(*arguments))
     return choose(
         jobs.step,
         lambda: Compiled(*arguments, threads=jobs.threads),
-        lambda: plain(*arguments),
+        lambda: Reference(*arguments),
     )
 
 
