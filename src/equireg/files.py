@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -12,18 +13,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk, a used-up quota
+REMEDY = "make room and run the workflow again"
+
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success flush it and rename it to ``path``.
 
     After an error the temporary file is removed and whatever ``path`` was before stays as it was.
+    Raises OSError, which names ``path``, where the disk is full, whatever wrote to it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
@@ -31,8 +39,15 @@ def atomic(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp made it readable by its owner alone
         temporary.replace(path)
+    except Exception as error:
+        # Not every library says it by an OSError, and none of them names the file.
+        full = next((number for number in FULL if os.strerror(number) in str(error)), None)
+        if full and REMEDY not in str(error):
+            raise OSError(full, f"{os.strerror(full)}; {REMEDY}", str(path)) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary:
+            temporary.unlink(missing_ok=True)
 
 
 def remove_temporaries(path: Path) -> None:
