@@ -1,6 +1,8 @@
-"""Compiles the fused kernel for a GPU that need not be there; prints what it takes of one, as JSON.
+"""Compiles the fused kernel as a training job would, for a GPU that need not be there.
 
-python tests/compile_fused.py <compute capability, as in 90> <programs: ALONE or SHARED>
+    python tests/compile_fused.py <compute capability, as in 90> <programs: ALONE or SHARED>
+
+Prints what it takes of the GPU, as JSON. Everything is the job's but the driver, and the launch.
 """
 
 from __future__ import annotations
@@ -11,36 +13,66 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
-from equireg import fused
-from equireg.fused_kernel import train
+from equireg import fused, fused_kernel
+from equireg.jobs.initialize import draw_equivariant
 from equireg.network import Network
 from equireg.settings import NetworkSettings
-
-TYPES = {
-    "images": "*u8",
-    "table": "*i32",
-    **dict.fromkeys(("rows", "labels"), "*i64"),
-    **dict.fromkeys(("steps", "batch", "group"), "i32"),
-    **dict.fromkeys(("scale", "rate"), "fp32"),
-}
+from equireg.step import start
 
 
-def main(capability: int, options: dict[str, int]) -> None:
-    constants, _ = fused.plan(Network(NetworkSettings()))
-    signature = {
-        name: "constexpr" if name in constants else TYPES.get(name, "*fp32")
-        for name in train.arg_names
+class Driver:
+    """Of a GPU with a compute capability, as far as a compilation asks for it."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class Compiling:
+    """In place of the kernel: what is called is compiled, and kept."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+        self.compiled: list[Any] = []
+
+    def __getitem__(self, grid: tuple[int]) -> Any:
+        def call(*arguments: Any, **options: Any) -> None:
+            self.compiled.append(self.kernel.warmup(*arguments, grid=grid, **options))
+
+        return call
+
+
+def main(capability: int, programs: str) -> None:
+    driver.set_active(Driver(capability))
+    kernel = fused_kernel.train = Compiling(fused_kernel.train)
+    network = Network(NetworkSettings())
+    initial = {
+        name: draw_equivariant(space, name, 0, "gaussian")[None]
+        for name, space in network.layers.items()
     }
-    aligned = [(i,) for i, name in enumerate(train.arg_names) if signature[name].startswith("*")]
-    attributes = {place: [["tt.divisibility", 16]] for place in aligned}
-    source = ASTSource(fn=train, signature=signature, constexprs=constants, attrs=attributes)
-    target = GPUTarget("cuda", capability, 32)
-    compiled = triton.compile(source, target=target, options=options)
+    runs = start(network, initial, None, [0.0]).to("cpu", torch.float32)
+    images = torch.zeros(1, 28 * 28, dtype=torch.uint8)
+    trainer = fused.Fused(network.to("cpu", torch.float32), runs, images, 1e-3, 0.1)
+    trainer.options = getattr(fused, programs)
+    for steps, batch in ((100, 10), (50, 10), (16, 16), (1, 1)):
+        rows = torch.zeros(1, steps, batch, dtype=torch.int64)
+        trainer.advance(rows, rows)
+    compiled = kernel.compiled[0]
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -48,17 +80,16 @@ def main(capability: int, options: dict[str, int]) -> None:
         command = [str(tool), "--dump-resource-usage", file.name]
         usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = dict(re.findall(r"(REG|STACK):(\d+)", usage))
-    ptx = compiled.asm["ptx"]
     result = {
+        "compilations": len({id(one) for one in kernel.compiled}),
         "registers": int(found["REG"]),
         "stack": int(found["STACK"]),
         "shared": compiled.metadata.shared,
-        "barriers": len(re.findall(r"\bbar(?:rier)?\.sync", ptx)),
-        "uncoherent loads": len(re.findall(r"ld\.global\.nc", ptx)),
-        "tensor cores": len(re.findall(r"\bw?gmma|\bmma\.sync|wgmma", ptx)),
+        "uncoherent loads": compiled.asm["ptx"].count("ld.global.nc"),
+        "tensor cores": compiled.asm["ptx"].count("mma"),
     }
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), getattr(fused, sys.argv[2]))
+    main(int(sys.argv[1]), sys.argv[2])
