@@ -9,7 +9,7 @@ CONFIG ?=
 PRESET := $(if $(CONFIG),--configfile $(CONFIG))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures quick status test bench lint format clean
+.PHONY: help setup figures quick report status test bench lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,6 +21,10 @@ figures: setup ## run the paper's experiment (config.yaml) and draw its figures,
 
 quick: setup ## the same at reduced scale, about a minute, into results/quick/
 	$(ENTER) snakemake --configfile workflow/presets/quick.yaml --cores all
+
+report: figures ## run what is missing and write Snakemake's report, one HTML file, into results/paper/report.html
+	$(ENTER) name=$$(python -m equireg status $(PRESET) --name) && \
+	snakemake $(PRESET) --report results/$$name/report.html --report-stylesheet workflow/report/style.css
 
 status: setup ## print which runs are done, running, stopped, failed or missing, and the logs to read
 	$(ENTER) python -m equireg status $(PRESET)

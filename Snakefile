@@ -27,6 +27,9 @@ except ConfigurationError as error:
 configfile: "config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 # A job finds this checkout's package, whatever environment it runs in: `--sdm conda` clears
 # PYTHONPATH before this.
 shell.prefix(f"export PYTHONPATH={shlex.quote(SOURCES)}; ")
@@ -52,6 +55,7 @@ localrules:
     draw,
     check,
     compare,
+    overview,
 
 
 # Everything that README promises, so that a file deleted by hand is made anew.
@@ -74,9 +78,11 @@ rule all:
         page=f"{RESULTS}/figures/figure2.html",
         claims=f"{RESULTS}/claims.md",
         comparison=f"{RESULTS}/comparison.md",
+        overview=f"{RESULTS}/overview.html",
 
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"

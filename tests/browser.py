@@ -20,9 +20,11 @@ def shown(page: Path, profile: Path, script: str = "") -> str:
     """
     copy = profile / "page.html"
     listen = """<script>
-    const root = document.documentElement;
-    addEventListener("error", event => root.setAttribute("errors", event.message));
-    addEventListener("unhandledrejection", event => root.setAttribute("errors", event.reason));
+    addEventListener("error", e => document.documentElement.setAttribute("errors", e.message));
+    addEventListener(
+        "unhandledrejection",
+        e => document.documentElement.setAttribute("errors", e.reason)
+    );
     </script>"""
     content = page.read_text(encoding="utf-8")
     copy.write_text(f"{listen}{content}<script>{script}</script>", encoding="utf-8")

@@ -22,7 +22,7 @@ JOBS = {  # the commands that each conda environment runs
     "data": ["fetch"],
     "training": ["initialize", "train", "evaluate"],
     "tables": ["aggregate", "check"],
-    "figures": ["draw", "compare"],
+    "figures": ["draw", "compare", "overview"],
 }
 
 

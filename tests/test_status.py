@@ -74,7 +74,7 @@ def test_every_state(tmp_path: Path) -> None:
     assert rows(said) == {
         ("equivariant", "none"): ["2", "2", "50", "%"],
         ("nominal", "1e-2"): ["2", "2", "25", "%"],
-        ("nominal", "1e0"): ["4", "50", "%"],
+        ("nominal", "1e0"): ["4", "62", "%"],
     }
     lines = [line.strip() for line in said.splitlines()]
     assert f"{folder}: 2 of 12 runs done, about 2 min of training left" in lines
@@ -102,6 +102,13 @@ def test_failures_of_other_jobs_are_named(tmp_path: Path, name: str) -> None:
     file.write_text("equireg: no space left on device\n")
     said = printed(tmp_path, GRID)
     assert f"failed: equireg: no space left on device\n    see {file}\n" in said
+
+
+def test_a_job_that_was_told_to_end_has_stopped(tmp_path: Path) -> None:
+    block = blocks(GRID)[0]
+    log(tmp_path, block, "train", STEP + "SIGTERM: ended at step 300 of 1000; it goes on there\n")
+    found = progress(tmp_path, block)
+    assert (found.state, found.share, found.seconds) == ("stopped", 0.25, None)
 
 
 def test_a_log_without_a_line_is_a_job_that_starts(tmp_path: Path) -> None:

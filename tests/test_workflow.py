@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from browser import needs_browser, shown
 from checkout import ENVIRONMENT, SMALL, SUFFIXES, copy_repository, snakemake, wait_for
 
 NOTHING = "Nothing to be done"
@@ -56,7 +58,7 @@ def edited(file: Path, text: str) -> Iterator[None]:
         file.write_text(before, encoding="utf-8")
 
 
-LAST = {"aggregate": 1, "check": 1, "compare": 1, "draw": 1}
+LAST = {"aggregate": 1, "check": 1, "compare": 1, "draw": 1, "overview": 1}
 
 
 def test_the_paper(untouched: Path) -> None:
@@ -171,11 +173,12 @@ class TestFinished:
             ("jobs/initialize", {"initialize": 2, "train": 10, "evaluate": 10, **LAST}),
             ("jobs/evaluate", {"evaluate": 10, **LAST}),
             ("jobs/aggregate", LAST),
-            ("jobs/draw", {"draw": 1}),
-            ("jobs/check", {"check": 1}),
+            ("jobs/draw", {"draw": 1, "overview": 1}),
+            ("jobs/check", {"check": 1, "overview": 1}),
+            ("jobs/compare", {"compare": 1, "overview": 1}),
+            ("jobs/overview", {"overview": 1}),
             ("jobs/fetch", {}),
-            ("settings", {"check": 1, "compare": 1, "draw": 1}),
-            ("jobs/compare", {"compare": 1}),
+            ("settings", {"check": 1, "compare": 1, "draw": 1, "overview": 1}),
             ("cli", {}),
         ],
     )
@@ -244,7 +247,7 @@ class TestFinished:
         said = snakemake(*SMALL, "--dry-run", "--workflow-profile", "none", cwd=finished).stdout
         assert "IncompleteFilesException" in said  # the default profile says what to do with them
         for profile in ((), ("--profile", "slurm")):
-            assert planned(*SMALL, *profile, cwd=finished) == {"check": 1}
+            assert planned(*SMALL, *profile, cwd=finished) == {"check": 1, "overview": 1}
         done = snakemake(*SMALL, "--cores", "1", cwd=finished)
         assert done.returncode == 0, done.stdout
         assert claims.read_bytes() == before
@@ -311,3 +314,41 @@ def test_a_deleted_file_is_made_anew(finished: Path, name: str) -> None:
         away.rename(file)
     assert jobs
     assert jobs.get("train", 0) == (0 if "evaluation" in name or "summary" in name else 1)
+
+
+VISIT = """
+const pause = () => new Promise(done => setTimeout(done, 100))
+const find = async choose => { while (!choose()) await pause(); return choose() }
+const named = text => [...document.querySelectorAll("#app a")].find(x => x.innerText === text)
+const seen = document.documentElement.dataset
+async function visit() {
+    await find(() => named("Result") && document.querySelector("#rulegraph canvas, #rulegraph svg"))
+    seen.home = document.querySelector("#app").innerText
+    named("Result").click()
+    const view = await find(() => document.querySelector("#app table a"))
+    seen.menu = document.querySelector("#app").innerText
+    view.click()
+    seen.frame = (await find(() => document.querySelector("iframe"))).src.slice(0, 15)
+}
+visit()
+"""
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_report_in_a_browser(finished: Path, tmp_path: Path) -> None:
+    """Written and shown without a network; clicked through to the overview."""
+    report = finished / "results/test/report.html"
+    style = ("--report-stylesheet", "workflow/report/style.css")
+    offline = {**ENVIRONMENT, **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")}
+    done = snakemake(*SMALL, "--report", str(report), *style, cwd=finished, environment=offline)
+    assert done.returncode == 0, done.stdout
+    assert "(ERROR" not in done.stdout  # of the captions' text
+    assert not re.search(r"<(script|link|img)[^>]* (src|href)=.http", report.read_text())
+    dom = shown(report, tmp_path, VISIT)
+    root = html.unescape(dom[dom.index("<html") : dom.index(">", dom.index("<html"))])
+    assert "errors=" not in root
+    for text in ("Statistics", "Figures", "Result", "Tables", "experiment: test", "epochs: 2"):
+        assert text in root.partition("data-home=")[2]
+    assert "figure, claims and numbers" in root.partition("data-menu=")[2]
+    assert 'data-frame="data:text/html;"' in root

@@ -215,6 +215,20 @@ def compare(
 
 
 @app.command()
+def overview(
+    *,
+    experiment: Annotated[str, typer.Option(help="Name of the experiment.")],
+    figure: Annotated[Path, typer.Option(help="PNG of the figure.")],
+    document: Annotated[list[Path], typer.Option(help="Markdown to show, once per document.")],
+    output: Output,
+) -> None:
+    """Write one page with the figure, the claims and the numbers."""
+    from equireg.jobs.overview import overview
+
+    overview(experiment, figure, document, output)
+
+
+@app.command()
 @options(JobSettings)
 def bench(
     *,
@@ -237,6 +251,7 @@ def status(
     configfile: Annotated[
         list[Path] | None, typer.Option(help="Preset laid over config.yaml, as for snakemake.")
     ] = None,
+    name: Annotated[bool, typer.Option(help="Print the experiment's name alone.")] = False,
 ) -> None:
     """Show which runs of an experiment are done, running, stopped, failed or missing."""
     from rich.console import Console
@@ -244,7 +259,11 @@ def status(
     from equireg.config import load
     from equireg.jobs.status import status
 
-    status(load(["config.yaml", *(configfile or [])]), Path("results"), Console())
+    configuration = load(["config.yaml", *(configfile or [])])
+    if name:
+        print(configuration.experiment)
+    else:
+        status(configuration, Path("results"), Console())
 
 
 def main() -> None:

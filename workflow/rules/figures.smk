@@ -4,8 +4,18 @@ rule draw:
         summary=f"{RESULTS}/summary.parquet",
     output:
         pdf=f"{RESULTS}/figures/figure2.pdf",
-        png=report(f"{RESULTS}/figures/figure2.png", category="Figures"),
-        page=report(f"{RESULTS}/figures/figure2.html", category="Figures"),
+        png=report(
+            f"{RESULTS}/figures/figure2.png",
+            caption="../report/figure2.rst",
+            category="Figures",
+            labels={"shows": "distance to E along training", "as": "image"},
+        ),
+        page=report(
+            f"{RESULTS}/figures/figure2.html",
+            caption="../report/figure2_page.rst",
+            category="Figures",
+            labels={"shows": "distance to E along training", "as": "page to move about in"},
+        ),
     log:
         f"{RESULTS}/logs/draw/figure2.log",
     benchmark:
@@ -32,9 +42,19 @@ rule compare:
             f"results/{name}/evaluation.parquet" for name in (chosen.experiment, *chosen.compare)
         ],
     output:
-        table=report(f"{RESULTS}/comparison.md", category="Comparison"),
+        table=report(
+            f"{RESULTS}/comparison.md",
+            caption="../report/comparison_table.rst",
+            category="Tables",
+            labels={"shows": "trained networks against gamma", "as": "Markdown"},
+        ),
         pdf=f"{RESULTS}/figures/comparison.pdf",
-        png=report(f"{RESULTS}/figures/comparison.png", category="Comparison"),
+        png=report(
+            f"{RESULTS}/figures/comparison.png",
+            caption="../report/comparison.rst",
+            category="Figures",
+            labels={"shows": "trained networks against gamma", "as": "image"},
+        ),
     log:
         f"{RESULTS}/logs/compare.log",
     benchmark:

@@ -33,7 +33,12 @@ rule check:
         summary=f"{RESULTS}/summary.parquet",
         evaluation=f"{RESULTS}/evaluation.parquet",
     output:
-        claims=report(f"{RESULTS}/claims.md", category="Claims"),
+        claims=report(
+            f"{RESULTS}/claims.md",
+            caption="../report/claims.rst",
+            category="Tables",
+            labels={"shows": "the paper's claims, checked", "as": "Markdown"},
+        ),
     log:
         f"{RESULTS}/logs/check.log",
     benchmark:

@@ -84,13 +84,15 @@ def progress(folder: Path, block: Block) -> Progress:
     log = (logs / ("evaluate" if trained else "train") / below).with_suffix(".log")
     lines = last_lines(log)
     said = lines[-1] if lines else ""
-    steps = None if trained else PROGRESS.match(said)
+    steps = None if trained else next(filter(None, map(PROGRESS.match, reversed(lines))), None)
     share = int(steps[1]) / int(steps[2]) if steps else float(trained)
     seconds = float(steps[3]) if steps else None
     if trained and base.with_name(f"{base.name}.evaluation.parquet").is_file():
         return Progress(block, "done", 1.0, None, said, log)
     if failure := failed(lines):
         return Progress(block, "failed", share, None, failure, log)
+    if told_to_end(lines):
+        return Progress(block, "stopped", share, None, said, log)
     if not log.is_file():
         return Progress(block, "missing", share, None, said, log)
     silent = time.time() - log.stat().st_mtime > SILENT
@@ -130,6 +132,11 @@ def failed(lines: list[str]) -> str:
         return ""
     broken = any(line.startswith("Traceback (most recent call last)") for line in lines)
     return lines[-1] if broken or lines[-1].startswith("equireg: ") else ""
+
+
+def told_to_end(lines: list[str]) -> bool:
+    """Whether a job ended because a signal told it to, as the end of its log says."""
+    return bool(lines) and re.match(r"SIG[A-Z0-9]+: ", lines[-1]) is not None
 
 
 def table(grid: Iterable[Progress]) -> Table:

@@ -1,0 +1,30 @@
+rule overview:
+    input:
+        figure=f"{RESULTS}/figures/figure2.png",
+        documents=[f"{RESULTS}/claims.md", f"{RESULTS}/comparison.md"],
+    output:
+        page=report(
+            f"{RESULTS}/overview.html",
+            caption="../report/overview.rst",
+            category="Result",
+            labels={"shows": "figure, claims and numbers", "as": "page"},
+        ),
+    log:
+        f"{RESULTS}/logs/overview.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/overview.tsv"
+    conda:
+        "../../envs/figures.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        experiment=chosen.experiment,
+        documents=lambda wildcards, input: [f"--document {name}" for name in input.documents],
+        source=source_digest("equireg.jobs.overview"),
+    message:
+        "Write the overview"
+    shell:
+        "python -m equireg overview --experiment {params.experiment} --figure {input.figure}"
+        " {params.documents} --output {output.page} > {log} 2>&1"
