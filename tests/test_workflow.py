@@ -12,10 +12,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from browser import needs_browser, shown
-from checkout import ENVIRONMENT, SMALL, SUFFIXES, copy_repository, snakemake, wait_for
+from checkout import ENVIRONMENT, ROOT, SMALL, SUFFIXES, copy_repository, snakemake, wait_for
 
 NOTHING = "Nothing to be done"
 
@@ -161,6 +162,17 @@ class TestFinished:
         assert (folder / "claims.md").read_text().strip()
         assert len(list(folder.glob("logs/train/**/*.log"))) == 10
         assert len(list(folder.glob("benchmarks/train/**/*.tsv"))) == 10
+
+    @pytest.mark.parametrize("name", ["trajectories", "summary", "evaluation"])
+    def test_the_data_dictionary(self, finished: Path, name: str) -> None:
+        """docs/data.md has every column of the table and no other."""
+        text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+        said = text.split(f"## {name}.parquet")[1].split("\n## ")[0]
+        cells = re.findall(r"^\| (`.*?) \|", said, re.MULTILINE)
+        names = [word for cell in cells for word in re.findall(r"`(.+?)`", cell)]
+        layers = ("conv1", "conv2", "linear")
+        spelled = {word.replace("<layer>", layer) for word in names for layer in layers}
+        assert spelled == set(pq.read_schema(finished / f"results/test/{name}.parquet").names)
 
     def test_nothing(self, finished: Path) -> None:
         assert planned(*SMALL, cwd=finished) == {}
