@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ import torch
 
 from equireg.batches import elements, turned
 from equireg.graphed import Graphed, cuda_graph
+from equireg.jobs import train
 from equireg.jobs.initialize import draw_equivariant
-from equireg.jobs.train import perturbation
+from equireg.jobs.train import choose_trainer, perturbation
 from equireg.network import Network
-from equireg.settings import NetworkSettings
+from equireg.packed import UnavailableError
+from equireg.settings import JobSettings, NetworkSettings, TrainingSettings
 from equireg.step import Reference, Runs, start
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -66,6 +70,31 @@ def test_a_failed_recording_is_said_and_does_no_harm(capsys: pytest.CaptureFixtu
     compare(record, "cpu")
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "step: kernel by kernel; no CUDA graph: operation not permitted"
+
+
+def test_what_a_gpu_gets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The fused step, else the recorded one; the plain one if it is asked for."""
+    network = Network(SETTINGS)
+    images = SimpleNamespace(device=SimpleNamespace(type="cuda"))
+
+    def choice(step: Literal["auto", "compiled", "reference"]) -> object:
+        arguments = network, runs(network, "cpu"), images, TrainingSettings()
+        return choose_trainer(*arguments, JobSettings(step=step))  # type: ignore[arg-type]
+
+    assert type(choice("reference")) is Reference
+    monkeypatch.setattr(train, "fused", lambda *arguments: "fused")
+    assert choice("auto") == choice("compiled") == "fused"
+
+    def unavailable(*arguments: object) -> None:
+        raise UnavailableError("its step differs")
+
+    monkeypatch.setattr(train, "fused", unavailable)
+    assert type(choice("auto")) is Graphed
+    assert "the compiled one cannot be taken, as its step differs" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="step is 'compiled', but its step differs"):
+        choice("compiled")
 
 
 @needs_gpu

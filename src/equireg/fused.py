@@ -57,7 +57,7 @@ class Fused(Packed):
             *(self.table, self.gamma, self.free),
             *self._held().values(),
             *(self.gradient, self.scratch, recorded),
-            *(self.scale / batch, self.learning_rate),
+            *(float(self.scale / batch), float(self.learning_rate)),
             **self.constants,
             **self.options,
         )
