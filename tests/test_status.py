@@ -16,7 +16,9 @@ from equireg.plan import Block, blocks
 from equireg.settings import GridSettings
 
 GRID = GridSettings(("equivariant", "nominal"), (1e-2, 1.0), "0-3", seeds_per_job=2)
-STEP = "step 250/1000  loss 0.5  distance 8.7e-01  100 us per run and step  30 s left\n"
+STEP = (
+    "step 250/1000  loss 0.5  distance 8.7e-01  900 steps/s  100 us per run and step  30 s left\n"
+)
 
 
 def write(folder: Path, block: Block, *suffixes: str) -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,6 +174,13 @@ class TestFinished:
         layers = ("conv1", "conv2", "linear")
         spelled = {word.replace("<layer>", layer) for word in names for layer in layers}
         assert spelled == set(pq.read_schema(finished / f"results/test/{name}.parquet").names)
+
+    def test_the_readmes_table(self, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The columns that it reads are there."""
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+        (code,) = re.findall(r"^    import pandas as pd\n(?:    .*\n)+", text, re.MULTILINE)
+        monkeypatch.chdir(finished)
+        exec(textwrap.dedent(code).replace("results/paper", "results/test"), {})
 
     def test_nothing(self, finished: Path) -> None:
         assert planned(*SMALL, cwd=finished) == {}

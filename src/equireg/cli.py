@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from equireg.runtime import configure
+from equireg.runtime import configure, wipe
 from equireg.settings import (
     DataSettings,
     GridSettings,
@@ -271,4 +271,4 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"equireg: {error}")
+        sys.exit(f"{wipe()}equireg: {error}")

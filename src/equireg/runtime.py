@@ -39,9 +39,15 @@ def configure(jobs: JobSettings) -> str:
     return jobs.device
 
 
-def say(line: str) -> None:
-    """A line in the job's log."""
-    print(line, file=sys.stderr, flush=True)
+def say(line: str, passing: bool = False) -> None:
+    """A line in the job's log; on a terminal, the next one takes the place of a passing one."""
+    end = "" if passing and wipe() else "\n"
+    print(f"{wipe()}{line}", end=end, file=sys.stderr, flush=True)
+
+
+def wipe() -> str:
+    """What removes a passing line from a terminal; nothing for a log."""
+    return "\r\x1b[K" if sys.stderr.isatty() else ""
 
 
 def keep_memory() -> None:

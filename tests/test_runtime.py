@@ -1,0 +1,24 @@
+"""What a job says, in a log and on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+SAYING = "from equireg.runtime import say; say('step 1', passing=True); say('step 2')"
+
+
+def test_a_log_has_every_line() -> None:
+    done = subprocess.run([sys.executable, "-c", SAYING], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "step 1\nstep 2\n")
+
+
+def test_a_terminal_shows_one_line_that_changes() -> None:
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", SAYING], stderr=theirs, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 1000).decode()
+    os.close(ours)
+    assert shown == "\r\x1b[Kstep 1\r\x1b[Kstep 2\r\n"
