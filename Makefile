@@ -6,6 +6,9 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 ENTER := . $(VENV)/bin/activate &&
 CONFIG ?=
+ifneq ($(CONFIG),$(wildcard $(CONFIG)))
+$(error equireg: CONFIG is $(CONFIG); no such file here)
+endif
 PRESET := $(if $(CONFIG),--configfile $(CONFIG))
 
 .DEFAULT_GOAL := help
@@ -57,6 +60,7 @@ $(INSTALLED): envs/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("equireg: needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { echo "equireg: $(PYTHON) cannot make environments: install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.lock \
+		|| { echo "equireg: not every package could be installed, for the reason above; they need a way to a package index and 6 GB here; then the same command again goes on" >&2; exit 1; }
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -171,3 +171,30 @@ def test_a_python_that_is_not_there(tmp_path: Path) -> None:
     done = make("setup", "PYTHON=python-none", cwd=tmp_path)
     assert done.returncode != 0
     assert "equireg: python-none is not installed" in done.stderr
+
+
+@needs_make
+@pytest.mark.slow
+def test_packages_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing answers at the index; the next call begins again."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs/requirements.lock").write_text("numpy==1.0\n")
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    for _ in range(2):
+        done = make("setup", f"PYTHON={sys.executable}", cwd=tmp_path)
+        assert done.returncode != 0
+        *_, said, last = done.stderr.splitlines()
+        assert said.startswith("equireg: not every package could be installed")
+        assert last.startswith("make: ***")
+
+
+@needs_make
+def test_a_preset_that_is_not_there() -> None:
+    done = make("figures", "CONFIG=typo.yaml")
+    assert done.returncode != 0
+    assert "equireg: CONFIG is typo.yaml; no such file here.  Stop." in done.stderr
+    assert done.stdout == ""

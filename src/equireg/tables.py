@@ -92,7 +92,8 @@ def open_parquet(path: Path, columns: Sequence[str] = ()) -> Iterator[pq.Parquet
             found = file.schema_arrow.names
             if missing := [name for name in columns if name not in found]:
                 raise ValueError(
-                    f"{path} has no column {', '.join(missing)}; its columns: {', '.join(found)}"
+                    f"{path} has no column {', '.join(missing)}; its columns: {', '.join(found)}; "
+                    f"if an older version wrote it, {REMEDY}"
                 )
             yield file
     except FileNotFoundError as error:
