@@ -14,8 +14,8 @@ sys.path.insert(0, SOURCES)
 
 from equireg.config import ConfigurationError, load
 from equireg.digest import source_digest
-from equireg.plan import block_options, blocks, data_files, options, train_options
-from equireg.settings import MODES
+from equireg.plan import blocks, blocks_options, data_files, options, seeds_option, train_options
+from equireg.settings import MODES, spell_gamma
 
 # Refused in a line per mistake; an exception would print a traceback.
 try:

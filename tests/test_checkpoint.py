@@ -341,6 +341,40 @@ def test_a_run_that_diverges_again_does_so_soon(
     assert kept.read_bytes() == first
 
 
+def test_of_several_blocks_the_one_that_diverges_is_kept(jobs: Jobs) -> None:
+    def diverge(recorded: Tensor) -> None:
+        recorded[3, -1, 1] = float("inf")  # the second gamma's second seed
+
+    watch(jobs, 60, diverge)
+    more = ["--gamma", "1", "--output", jobs.output("b")]
+    with pytest.raises(RuntimeError, match=r"augmented, gamma 1e0, seed 1: .* at step 59"):
+        jobs.train("a", *BLOCK, *more)
+    table = pq.read_table(jobs.output("b").with_suffix(".diverged.parquet"))
+    assert set(table["gamma"].to_pylist()) == {1.0}
+    assert not jobs.output("a").with_suffix(".diverged.parquet").exists()
+
+
+def test_several_blocks_share_a_checkpoint(jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
+    """And none is left of the time when they were trained one by one."""
+    more = ["--gamma", "1", "--output", jobs.output("b")]
+    jobs.train("a", *BLOCK, *more)
+    whole = {name: jobs.output(name).read_bytes() for name in ("a", "b")}
+    interrupt(jobs, "b", 45)
+    capsys.readouterr()
+    jobs.monkeypatch.setattr(job, "PATIENCE", 0.0)
+    with jobs.monkeypatch.context() as patch:
+        patch.setattr(jobs, "monkeypatch", patch)
+        watch(jobs, 45, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(RuntimeError, match="143"):
+            jobs.train("a", *BLOCK, *more)
+    assert jobs.output("a").with_suffix(".checkpoint").is_dir()
+    jobs.train("a", *BLOCK, *more)
+    assert "resumed at step 45 of 60" in capsys.readouterr().err
+    assert {name: jobs.output(name).read_bytes() for name in ("a", "b")} == whole
+    for name in ("a", "b"):
+        same(jobs.output(name), jobs.output(name))
+
+
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     """As on a full disk; nothing is left of it, and it can be written later."""
     checkpoint, rows = Checkpoint(tmp_path, "key", "x"), torch.zeros(1, 1000, 1)

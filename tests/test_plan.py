@@ -14,10 +14,11 @@ import pytest
 from equireg.plan import (
     DATA_FILES,
     Block,
-    block_options,
     blocks,
+    blocks_options,
     data_files,
     options,
+    seeds_option,
     train_options,
 )
 from equireg.settings import (
@@ -128,12 +129,20 @@ def test_the_files_of_a_folder(tmp_path: Path) -> None:
     assert data_files(data) == [str(folder / name) for name in (raw, f"{gzipped}.gz", both)]
 
 
-def test_block_options() -> None:
-    assert (
-        block_options("000-009", "augmented", "1e-2") == "--mode augmented --gamma 1e-2 --seeds 0-9"
+def test_seeds_option() -> None:
+    assert seeds_option("000-009") == "--seeds 0-9"
+    assert seeds_option("007-007") == "--seeds 7"
+
+
+def test_blocks_options() -> None:
+    paths = [f"results/x/runs/augmented/gamma-{gamma}/seeds-000-009" for gamma in ("1e-2", "0")]
+    files = [f"{path}.{suffix}" for suffix in ("parquet", "safetensors", "json") for path in paths]
+    assert blocks_options(files) == (
+        "--mode augmented --gamma 1e-2 --gamma 0 --seeds 0-9"
+        f" --output {paths[0]}.parquet --output {paths[1]}.parquet"
     )
-    assert block_options("007-007", "equivariant", "none") == "--mode equivariant --seeds 7"
-    assert block_options(seeds="000-002") == "--seeds 0-2"
+    alone = "results/x/runs/equivariant/gamma-none/seeds-007-007.parquet"
+    assert blocks_options([alone]) == f"--mode equivariant --seeds 7 --output {alone}"
 
 
 def test_options_spell_every_field() -> None:

@@ -119,3 +119,16 @@ def test_a_log_without_a_line_is_a_job_that_starts(tmp_path: Path) -> None:
     assert progress(tmp_path, block).state == "running"
     log(tmp_path, block, "train", "", age=2 * SILENT)
     assert progress(tmp_path, block).said == "it said nothing"
+
+
+def test_all_gammas_of_a_mode_in_one_job(tmp_path: Path) -> None:
+    """Their log is that of each block, unless the block was trained alone later."""
+    alone = blocks(GRID)[2]
+    file = tmp_path / "logs/train/nominal" / f"{alone.name}.log"
+    file.parent.mkdir(parents=True)
+    file.write_text(STEP)
+    states = [progress(tmp_path, block).state for block in blocks(GRID)]
+    assert states == ["missing", "missing", "running", "missing", "running", "missing"]
+    assert progress(tmp_path, alone).log == file
+    log(tmp_path, alone, "train", STEP, age=-1)
+    assert progress(tmp_path, alone).log != file

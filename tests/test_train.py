@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from equireg.network import Network
 from equireg.settings import NetworkSettings, parse_seeds
 from equireg.weights import load_weights, save_weights
 from experiment import NETWORK, Jobs
+
+HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
 
 
 @pytest.fixture
@@ -55,6 +59,39 @@ def test_equal_bytes_and_independence_of_the_block(jobs: Jobs) -> None:
     for name in ("loss", "distance", "distance_linear"):
         expected = pq.read_table(alone)[name].to_numpy()
         assert np.allclose(rows[name].to_numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        NETWORK,
+        pytest.param(
+            ["--channels", "16"],
+            marks=pytest.mark.skipif(not HAS_COMPILER, reason="needs a C++ compiler"),
+        ),
+    ],
+    ids=["reference", "compiled"],
+)
+def test_all_gammas_at_once(jobs: Jobs, network: list[str]) -> None:
+    """The files are those of single blocks: to the bit if compiled, else to rounding."""
+    jobs.network = network
+    gammas = ["1e-2", "0", "1"]  # in any order
+    more = [("--gamma", gamma, "--output", jobs.output(gamma)) for gamma in gammas[1:]]
+    jobs.train("1e-2", "augmented", "1e-2", "0-1", *itertools.chain(*more))
+    for gamma in gammas:
+        together, alone = jobs.output(gamma), jobs.train("alone", "augmented", gamma, "0-1")
+        written = [json.loads(x.with_suffix(".json").read_text()) for x in (together, alone)]
+        for story in written:
+            del story["wall_seconds"]
+        assert written[0] == written[1]
+        assert written[0]["step"] == ("reference" if network == NETWORK else "compiled")
+        if network == NETWORK:
+            loss, expected = (pq.read_table(x)["loss"].to_numpy() for x in (together, alone))
+            assert np.allclose(loss, expected, rtol=1e-4)
+        else:
+            for suffix in (".parquet", ".safetensors"):
+                found, expected = (x.with_suffix(suffix).read_bytes() for x in (together, alone))
+                assert found == expected
 
 
 def test_modes_are_paired_by_seed(jobs: Jobs) -> None:
@@ -234,6 +271,12 @@ def test_divergence_names_the_run_and_keeps_what_it_recorded(jobs: Jobs) -> None
         (["--mode", "nominal", "--gamma", "1", "--threads", "0"], "threads is 0"),
         (["--mode", "nominal", "--gamma", "1", "--image-size", "32"], "32x32"),
         (["--mode", "nominal", "--gamma", "1", "--output", "x.json"], "ends in .parquet"),
+        (
+            ["--mode", "nominal", "--gamma", "1", "--output", "x.parquet"],
+            "for each gamma, 1 in all",
+        ),
+        (["--mode", "nominal", "--gamma", "1", "--gamma", "2"], "one for each gamma, 2 in all"),
+        (["--mode", "equivariant", "--gamma", "1", "--gamma", "2"], "gamma is 1e0, 2e0; mode"),
     ],
 )
 def test_refused(jobs: Jobs, words: list[str], message: str) -> None:

@@ -60,6 +60,7 @@ def edited(file: Path, text: str) -> Iterator[None]:
         file.write_text(before, encoding="utf-8")
 
 
+GAMMAS = "1e-2", "1e2"  # of the smallest experiment
 LAST = {"aggregate": 1, "check": 1, "compare": 1, "draw": 1, "overview": 1}
 
 
@@ -81,6 +82,23 @@ def test_one_seed_per_job_and_the_profile_for_slurm(untouched: Path) -> None:
     assert "results/paper/runs/nominal/gamma-0/seeds-003-003.parquet" in done.stdout
 
 
+def test_all_gammas_in_one_job(untouched: Path) -> None:
+    """All gammas of a mode; the equivariant mode has none."""
+    stacked = "--config", "jobs={'stack_gammas': True}"
+    jobs = planned(*stacked, cwd=untouched)
+    assert jobs == {
+        "fetch": 1,
+        "initialize": 3,
+        "train": 3,
+        "train_stacked": 6,
+        "evaluate": 27,
+        **LAST,
+    }
+    said = snakemake("--dry-run", "--profile", "slurm", *stacked, cwd=untouched).stdout
+    gammas = "--gamma 1e-4 --gamma 1e-2 --gamma 1e0 --gamma 1e2"
+    assert f"equireg train --mode nominal {gammas} --seeds 10-19 --output " in said
+
+
 def test_without_the_equivariant_mode_there_is_no_twin(untouched: Path) -> None:
     grid = "grid={'seeds': 3, 'modes': [augmented, nominal]}"
     done = snakemake("--dry-run", "--config", grid, cwd=untouched)
@@ -93,7 +111,7 @@ def test_the_default_profile_shows_commands(untouched: Path) -> None:
     """Without an option: so that they can be pasted."""
     said = snakemake("--dry-run", cwd=untouched).stdout
     assert "profiles/default" in said
-    assert re.search(r"python -m equireg train --mode equivariant --seeds 0-9 --data ", said)
+    assert re.search(r"python -m equireg train --mode equivariant --seeds 0-9 --output ", said)
     assert re.search(r"python -m equireg train --mode nominal --gamma 1e-2 --seeds 10-19 ", said)
 
 
@@ -280,6 +298,7 @@ class TestFinished:
             "grid={'gammas': [0.01, 100.0]}",
             "grid={'seeds': [2, 1, 0]}",
             "jobs={'threads': 2, 'device': cpu}",
+            "jobs={'stack_gammas': True}",
             "network={'allow_incompatible_support': True}",
         ],
     )
@@ -306,6 +325,27 @@ class TestFinished:
         for suffix in ("parquet", "safetensors"):
             for file in folder.glob(f"results/**/*.{suffix}"):
                 assert file.read_bytes() == (finished / file.relative_to(folder)).read_bytes(), file
+
+    def test_the_same_bytes_with_all_gammas_in_one_job(
+        self, finished: Path, tmp_path: Path
+    ) -> None:
+        """And what was made so is not made anew one by one."""
+        folder = copy_repository(tmp_path)
+        runs = "results/test/runs/augmented"
+        wanted = [f"{runs}/gamma-{gamma}/seeds-000-001.evaluation.parquet" for gamma in GAMMAS]
+        stacked = "--config", "jobs={'stack_gammas': True}"
+        done = snakemake(*SMALL, *stacked, "--cores", "1", wanted[0], cwd=folder)
+        assert done.returncode == 0, done.stdout
+        assert [path.name for path in folder.glob("results/test/logs/train/augmented/*")] == [
+            "seeds-000-001.log"
+        ]
+        for gamma in GAMMAS:
+            for suffix in ("parquet", "safetensors"):
+                file = Path(runs, f"gamma-{gamma}", f"seeds-000-001.{suffix}")
+                assert (folder / file).read_bytes() == (finished / file).read_bytes(), file
+        said = snakemake(*SMALL, "--dry-run", *wanted, cwd=folder).stdout
+        counts = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
+        assert counts == {"evaluate": "1", "total": "1"}
 
     def test_a_pasted_command_does_what_the_job_did(self, finished: Path, tmp_path: Path) -> None:
         """In a shell with this environment, from Snakemake's own record of the job."""

@@ -29,9 +29,9 @@ from equireg.settings import (
     DataSettings,
     GridSettings,
     InitializationSettings,
-    JobSettings,
     NetworkSettings,
     TrainingSettings,
+    WorkflowJobSettings,
     parse_seeds,
     spell_seeds,
 )
@@ -54,7 +54,7 @@ class Configuration:
     initialization: InitializationSettings = field(default_factory=InitializationSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     grid: GridSettings = field(default_factory=GridSettings)
-    jobs: JobSettings = field(default_factory=JobSettings)
+    jobs: WorkflowJobSettings = field(default_factory=WorkflowJobSettings)
 
 
 class ConfigurationError(ValueError):

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,14 +95,24 @@ def block_name(seeds: tuple[int, ...]) -> str:
     return f"seeds-{seeds[0]:03d}-{seeds[-1]:03d}"
 
 
-def block_options(seeds: str, mode: str | None = None, gamma: str = "none") -> str:
-    """A block's options from the parts of its path.
+def seeds_option(seeds: str) -> str:
+    """The option for a block's seeds as its path spells them: ``000-009`` -> ``--seeds 0-9``."""
+    return _spell({"seeds": spell_seeds(parse_seeds(seeds))})
 
-    ``("000-009", "augmented", "1e-2")`` -> ``--mode augmented --gamma 1e-2 --seeds 0-9``; the
-    equivariant mode, whose gamma is ``none`` in paths, has no ``--gamma``.
+
+def blocks_options(outputs: Sequence[str]) -> str:
+    """The options of a training job from what its blocks write, parquet files among others.
+
+    ``[".../augmented/gamma-1e-2/seeds-000-009.parquet", ...]`` -> ``--mode augmented --gamma 1e-2
+    --seeds 0-9 --output .../seeds-000-009.parquet``: a gamma and an output per block, no gamma for
+    the equivariant mode, in whose path it is ``none``. The blocks differ in gamma alone.
     """
-    penalty = None if gamma == "none" else gamma
-    return _spell({"mode": mode, "gamma": penalty, "seeds": spell_seeds(parse_seeds(seeds))})
+    paths = [Path(output) for output in outputs if output.endswith(".parquet")]
+    gammas = [path.parent.name.removeprefix("gamma-") for path in paths]
+    penalties = tuple(gamma for gamma in gammas if gamma != "none")
+    mode, seeds = paths[0].parent.parent.name, paths[0].stem.removeprefix("seeds-")
+    blocks = _spell({"mode": mode, "gamma": penalties}), seeds_option(seeds)
+    return " ".join([*blocks, _spell({"output": tuple(map(str, paths))})])
 
 
 def data_files(data: DataSettings) -> list[str]:

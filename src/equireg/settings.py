@@ -111,6 +111,13 @@ class JobSettings:
     step: Step = _option("auto", "auto: the compiled training step where it can be taken.")
 
 
+@dataclass(frozen=True)
+class WorkflowJobSettings(JobSettings):
+    """How every job of a workflow runs, and which blocks one training job takes."""
+
+    stack_gammas: bool = _option(False, "A training job takes all gammas of a mode and its seeds.")
+
+
 def spell_gamma(gamma: float | None) -> str:
     """The one spelling of a gamma in paths and texts: ``1e-2``, ``2.5e0``, ``0``, ``none``.
 

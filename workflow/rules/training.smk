@@ -12,14 +12,20 @@ rule initialize:
         mem_mb=2000,
         runtime=10,
     params:
-        block=lambda wildcards: block_options(seeds=wildcards.seeds),
+        seeds=lambda wildcards: seeds_option(wildcards.seeds),
         options=options(chosen.network, chosen.initialization),
         source=source_digest("equireg.jobs.initialize"),
     message:
         "Draw the initial weights of seeds {wildcards.seeds}"
     shell:
-        "python -m equireg initialize {params.block} {params.options} --output {output.initial}"
+        "python -m equireg initialize {params.seeds} {params.options} --output {output.initial}"
         " > {log} 2>&1"
+
+
+def runs(wildcards):
+    """How many runs a training job takes: a block's, or those of a block for each gamma."""
+    blocks = 1 if "gamma" in wildcards.keys() else len(chosen.grid.gammas)
+    return blocks * chosen.grid.seeds_per_job
 
 
 rule train:
@@ -43,20 +49,43 @@ rule train:
         step=chosen.jobs.step,
         # 10 seeds for 10 epochs took 1.1 GB and a minute of one core, and 2 GB and 7 minutes with
         # the reference step; exact augmentation and D4 multiply the images.
-        mem_mb=lambda wildcards, attempt: attempt * (3000 + 50 * chosen.grid.seeds_per_job),
+        mem_mb=lambda wildcards, attempt: attempt * (3000 + 50 * runs(wildcards)),
         runtime=lambda wildcards, attempt: attempt
-        * (15 + chosen.grid.seeds_per_job * chosen.training.epochs // 2),
+        * (15 + runs(wildcards) * chosen.training.epochs // 2),
     params:
-        block=lambda wildcards: block_options(**wildcards),
+        # From the output: such a parameter is no reason to train anew, and it differs with
+        # stack_gammas.
+        blocks=lambda wildcards, output: blocks_options(output),
         options=lambda wildcards: train_options(chosen.network, chosen.training, wildcards.mode),
         source=source_digest("equireg.jobs.train", "equireg.runtime"),
     message:
         "Train {wildcards.mode}, gamma {wildcards.gamma}, seeds {wildcards.seeds}"
     shell:
-        "python -m equireg train {params.block} --data {input.data} --initial {input.initial}"
-        " --output {output.trajectory} {params.options}"
+        "python -m equireg train {params.blocks} --data {input.data} --initial {input.initial}"
+        " {params.options}"
         " --threads {threads} --device {resources.device} --step {resources.step}"
         " --parent $PPID > {log} 2>&1"
+
+
+if chosen.jobs.stack_gammas:
+    STACK = [
+        f"{RESULTS}/runs/{{mode}}/gamma-{spell_gamma(gamma)}/seeds-{{seeds}}"
+        for gamma in chosen.grid.gammas
+    ]
+
+    ruleorder: train_stacked > train  # the equivariant mode has no gamma
+
+    use rule train as train_stacked with:
+        output:
+            trajectory=[f"{block}.parquet" for block in STACK],
+            weights=[f"{block}.safetensors" for block in STACK],
+            provenance=[f"{block}.json" for block in STACK],
+        log:
+            f"{RESULTS}/logs/train/{{mode}}/seeds-{{seeds}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/train/{{mode}}/seeds-{{seeds}}.tsv"
+        message:
+            "Train {wildcards.mode}, every gamma, seeds {wildcards.seeds}"
 
 
 rule evaluate:

@@ -82,6 +82,9 @@ def progress(folder: Path, block: Block) -> Progress:
     below = block.path.relative_to("runs")
     trained = all(base.with_name(f"{base.name}.{suffix}").is_file() for suffix in TRAINED)
     log = (logs / ("evaluate" if trained else "train") / below).with_suffix(".log")
+    stacked = logs / "train" / block.mode / f"{block.name}.log"  # one job for all gammas
+    if not trained and stacked.is_file() and not newer(log, stacked):
+        log = stacked
     lines = last_lines(log)
     said = lines[-1] if lines else ""
     steps = None if trained else next(filter(None, map(PROGRESS.match, reversed(lines))), None)
@@ -100,6 +103,11 @@ def progress(folder: Path, block: Block) -> Progress:
     if silent:
         return Progress(block, "stopped", share, None, said, log)
     return Progress(block, "running", share, seconds, said, log)
+
+
+def newer(one: Path, other: Path) -> bool:
+    """Whether a file was written after another one, which is there."""
+    return one.is_file() and one.stat().st_mtime > other.stat().st_mtime
 
 
 def minutes_left(grid: Sequence[Progress]) -> float | None:
