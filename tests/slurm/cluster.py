@@ -21,7 +21,8 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontr
 # asks of it no more than to exist.
 CPUS, MEGABYTES, GPUS = 1, 16_000, ("/dev/null", "/dev/zero")
 
-# A node counts as lost, and a job that was asked to end is killed, after seconds, not minutes.
+# Seconds instead of minutes until a job starts, a node counts as lost, a job that was asked to end
+# is killed.
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -45,7 +46,8 @@ AccountingStorageType=accounting_storage/none
 ReturnToService=2
 SlurmdTimeout=6
 KillWait=5
-MinJobAge=300
+SchedulerParameters=sched_interval=2,bf_interval=2
+MinJobAge=3600
 GresTypes=gpu
 SlurmdParameters=config_overrides
 PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=INFINITE
