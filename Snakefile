@@ -14,7 +14,15 @@ sys.path.insert(0, SOURCES)
 
 from equireg.config import ConfigurationError, load
 from equireg.digest import source_digest
-from equireg.plan import blocks, blocks_options, data_files, options, seeds_option, train_options
+from equireg.plan import (
+    blocks,
+    blocks_options,
+    data_files,
+    options,
+    runs_per_job,
+    seeds_option,
+    train_options,
+)
 from equireg.settings import MODES, spell_gamma
 
 # Refused in a line per mistake; an exception would print a traceback.

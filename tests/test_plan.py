@@ -18,6 +18,7 @@ from equireg.plan import (
     blocks_options,
     data_files,
     options,
+    runs_per_job,
     seeds_option,
     train_options,
 )
@@ -177,3 +178,9 @@ def test_plan_needs_no_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_job_takes_a_block_or_one_for_each_gamma() -> None:
+    grid = GridSettings(gammas=(0.0, 1e-2, 1.0), seeds_per_job=10)
+    assert runs_per_job(grid, stacked=False) == 10
+    assert runs_per_job(grid, stacked=True) == 30

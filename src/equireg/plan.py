@@ -90,6 +90,11 @@ def seed_blocks(grid: GridSettings) -> list[tuple[int, ...]]:
     return [tuple(run) for _, group in aligned for run in consecutive(list(group))]
 
 
+def runs_per_job(grid: GridSettings, stacked: bool) -> int:
+    """How many runs a training job takes at most: a block's, or a block's for each gamma."""
+    return grid.seeds_per_job * (len(grid.gammas) if stacked else 1)
+
+
 def block_name(seeds: tuple[int, ...]) -> str:
     """``(0, ..., 9)`` -> ``seeds-000-009``."""
     return f"seeds-{seeds[0]:03d}-{seeds[-1]:03d}"

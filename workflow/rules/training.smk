@@ -22,12 +22,6 @@ rule initialize:
         " > {log} 2>&1"
 
 
-def runs(wildcards):
-    """How many runs a training job takes: a block's, or those of a block for each gamma."""
-    blocks = 1 if "gamma" in wildcards.keys() else len(chosen.grid.gammas)
-    return blocks * chosen.grid.seeds_per_job
-
-
 rule train:
     input:
         data=DATA,
@@ -49,9 +43,15 @@ rule train:
         step=chosen.jobs.step,
         # 10 seeds for 10 epochs took 1.1 GB and a minute of one core, and 2 GB and 7 minutes with
         # the reference step; exact augmentation and D4 multiply the images.
-        mem_mb=lambda wildcards, attempt: attempt * (3000 + 50 * runs(wildcards)),
+        mem_mb=lambda wildcards, attempt: attempt
+        * (3000 + 50 * runs_per_job(chosen.grid, stacked="gamma" not in wildcards.keys())),
         runtime=lambda wildcards, attempt: attempt
-        * (15 + runs(wildcards) * chosen.training.epochs // 2),
+        * (
+            15
+            + runs_per_job(chosen.grid, stacked="gamma" not in wildcards.keys())
+            * chosen.training.epochs
+            // 2
+        ),
     params:
         # From the output: such a parameter is no reason to train anew, and it differs with
         # stack_gammas.
