@@ -75,4 +75,5 @@ def turned(images: Tensor, elements: np.ndarray) -> Tensor:
     if len(elements) == 1:
         return flat
     permutations = torch.from_numpy(grid_permutations(elements, images.shape[-1]))
-    return torch.stack([flat[:, p] for p in permutations.to(images.device)], 1).flatten(0, 1)
+    every = flat.index_select(1, permutations.flatten().to(flat.device))
+    return every.view(-1, flat.shape[1])

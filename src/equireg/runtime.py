@@ -28,7 +28,8 @@ def configure(jobs: JobSettings) -> str:
 
     torch.set_num_threads(jobs.threads)
     torch.set_flush_denormal(True)  # a denormal costs a hundred times a normal number
-    torch.use_deterministic_algorithms(True)
+    # torch.use_deterministic_algorithms, without its import of Inductor, which takes a second
+    torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a check on our code, at 15 %
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
