@@ -87,9 +87,8 @@ def test(forward: Forward, group: Group, images: Tensor, labels: Tensor) -> dict
 
     Per run: test_loss and test_accuracy on the upright images; test_accuracy_turned over all turns
     by the group; prediction_change, the share of (image, element other than the identity) whose
-    predicted class is not the upright image's; equivariance_error, how far the logits of an image's
-    turns are from their mean, root mean square, relative to the logits:
-    |Phi(g x) - mean_h Phi(h x)| / |Phi(g x)|, 0 for an invariant network and at most 1.
+    predicted class is not the upright image's; equivariance_error, the root of the mean of
+    |Phi(g x) - Phi(x)|^2 over these pairs, over that of |Phi(x)|^2 (see ``Equivariance.error``).
     """
     loss, right, changed, spread, size = [], [], [], [], []
     for some, truth in zip(images.split(IMAGES_AT_ONCE), labels.split(IMAGES_AT_ONCE), strict=True):
@@ -104,8 +103,8 @@ def test(forward: Forward, group: Group, images: Tensor, labels: Tensor) -> dict
         predicted = logits.argmax(-1)  # (elements, runs, images)
         right.append((predicted == truth).sum(2))
         changed.append((predicted[1:] != predicted[0]).sum((0, 2)))
-        spread.append((logits - logits.mean(0)).square().double().sum((0, 2, 3)))
-        size.append(logits.square().double().sum((0, 2, 3)))
+        spread.append((logits[1:] - upright).square().double().sum((0, 2, 3)))
+        size.append(upright.square().double().sum((1, 2)) * max(group.order - 1, 1))
     count = len(images)
     rights = torch.stack(right).sum(0).double() / count
     return {
