@@ -12,7 +12,7 @@ endif
 PRESET := $(if $(CONFIG),--configfile $(CONFIG))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures quick report status test bench lint format clean
+.PHONY: help setup figures quick report theory status test bench lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,6 +28,10 @@ quick: setup ## the same at reduced scale, about a minute, into results/quick/
 report: figures ## run what is missing and write Snakemake's report, one HTML file, into results/paper/report.html
 	$(ENTER) name=$$(python -m equireg status $(PRESET) --name) && \
 	snakemake $(PRESET) --report results/$$name/report.html --report-stylesheet workflow/report/style.css
+
+theory: setup ## measure every statement of the paper, with C4 and with D4, into results/paper/theory.md and results/group-d4/theory.md
+	$(ENTER) snakemake theory --cores all
+	$(ENTER) snakemake theory --configfile workflow/presets/group-d4.yaml --cores all
 
 status: setup ## print which runs are done, running, stopped, failed or missing, and the logs to read
 	$(ENTER) python -m equireg status $(PRESET)

@@ -20,6 +20,7 @@ from equireg.plan import (
     data_files,
     options,
     runs_per_job,
+    seen_blocks,
     seeds_option,
     train_options,
 )
@@ -94,3 +95,4 @@ include: "workflow/rules/training.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/theory.smk"

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 CONDA = sorted((ROOT / "envs").glob("*.yaml"))
 JOBS = {  # the commands that each conda environment runs
     "data": ["fetch"],
+    "theory": ["theory"],
     "training": ["initialize", "train", "evaluate"],
     "tables": ["aggregate", "check"],
     "figures": ["draw", "compare", "overview"],

@@ -20,6 +20,7 @@ from equireg.plan import (
     options,
     runs_per_job,
     seeds_option,
+    seen_blocks,
     train_options,
 )
 from equireg.settings import (
@@ -184,3 +185,13 @@ def test_a_job_takes_a_block_or_one_for_each_gamma() -> None:
     grid = GridSettings(gammas=(0.0, 1e-2, 1.0), seeds_per_job=10)
     assert runs_per_job(grid, stacked=False) == 10
     assert runs_per_job(grid, stacked=True) == 30
+
+
+def test_seen_blocks_are_the_first_seeds_at_the_smallest_gamma() -> None:
+    grid = GridSettings(gammas=(1.0, 1e-2), seeds="3-8", seeds_per_job=4)
+    assert [(b.mode, b.gamma, b.seeds) for b in seen_blocks(grid)] == [
+        ("equivariant", None, (3,)),
+        ("augmented", 1e-2, (3,)),
+        ("nominal", 1e-2, (3,)),
+    ]
+    assert seen_blocks(GridSettings(modes=("equivariant",), gammas=()))[0].gamma is None

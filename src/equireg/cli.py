@@ -229,6 +229,30 @@ def overview(
 
 
 @app.command()
+@options(NetworkSettings, JobSettings)
+def theory(
+    *,
+    network: NetworkSettings,
+    job: JobSettings,
+    data: DataFile,
+    block: Annotated[
+        list[Path] | None, typer.Option(help="Parquet of a trained block, its weights beside it.")
+    ] = None,
+    output: Output,
+    report: Annotated[Path, typer.Option(help="Report to write, as Markdown.")],
+    figure: Annotated[
+        list[Path] | None,
+        typer.Option(help="theory_rates, theory_plateau or theory_spectrum; once per format."),
+    ] = None,
+) -> None:
+    """Measure every statement of the paper: facts, theorems, remarks."""
+    configure(job)
+    from equireg.jobs.theory import theory
+
+    theory(network, data, block or [], output, report, figure or [])
+
+
+@app.command()
 @options(JobSettings)
 def bench(
     *,

@@ -95,6 +95,17 @@ def runs_per_job(grid: GridSettings, stacked: bool) -> int:
     return grid.seeds_per_job * (len(grid.gammas) if stacked else 1)
 
 
+def seen_blocks(grid: GridSettings) -> list[Block]:
+    """The blocks of the first seeds, at the smallest gamma: trained points for the theory."""
+    every = blocks(grid)
+    lowest = min(grid.gammas, default=None)
+    first = every[0].seeds if every else ()
+    return sorted(
+        (b for b in every if b.seeds == first and b.gamma in (None, lowest)),
+        key=lambda block: MODES.index(block.mode),
+    )
+
+
 def block_name(seeds: tuple[int, ...]) -> str:
     """``(0, ..., 9)`` -> ``seeds-000-009``."""
     return f"seeds-{seeds[0]:03d}-{seeds[-1]:03d}"

@@ -1,0 +1,99 @@
+"""Theory: every statement of the paper measured, on its network and on a perceptron."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from equireg.dataset import load_dataset
+from equireg.runtime import say
+from equireg.settings import NetworkSettings
+from equireg.style import check_outputs
+from equireg.tables import write_table
+from equireg.theory.cases import Case, convolutional_cases, perceptron_case
+from equireg.theory.facts import all_facts
+from equireg.theory.figures import Landscape, draw_figures
+from equireg.theory.flows import settle
+from equireg.theory.measurement import Measurement, table
+from equireg.theory.report import write_report
+from equireg.theory.spectrum import spectrum
+from equireg.theory.symmetry import projections, representations
+from equireg.theory.theorems import (
+    Settled,
+    follow,
+    plateaus,
+    remark_1,
+    remark_2,
+    stationary,
+    theorem_1,
+    theorem_2,
+    theorem_3,
+)
+
+TRAJECTORIES = 2  # of Theorem 1's thousand steps, from the first points
+
+
+def theory(
+    settings: NetworkSettings,
+    data: Path,
+    blocks: Sequence[Path],
+    output: Path,
+    report: Path,
+    figures: Sequence[Path],
+) -> None:
+    """Write the table of all measurements, the report and the figures.
+
+    blocks: trajectories' parquets of trained runs, their weights beside them; the first seed of
+    each is used. figures: files named ``theory_rates``, ``theory_plateau`` or ``theory_spectrum``.
+    Raises ValueError if the files do not belong together, or for other names.
+    """
+    check_outputs(list(figures))
+    dataset = load_dataset(data, settings.image_size, settings.classes)
+    measured: list[Measurement] = []
+    landscapes: list[Landscape] = []
+    for case in (*convolutional_cases(settings, dataset, blocks), perceptron_case()):
+        measured += at_points(case)
+        if case.flow is not None:
+            found, landscape = along_flows(case)
+            measured += found
+            landscapes.append(landscape)
+    write_table(output, table(measured))
+    write_report(report, measured)
+    draw_figures(landscapes, figures)
+
+
+def at_points(case: Case) -> Iterator[Measurement]:
+    """The statements that need no flow."""
+    model = case.facts.model
+    say(f"{model.network} network, {model.group.name}, {model.support} support: facts")
+    yield from representations(model)
+    yield from projections(model)
+    yield from all_facts(case.facts, case.points)
+
+
+def along_flows(case: Case) -> tuple[list[Measurement], Landscape]:
+    """Theorems 1 to 3 and the remarks, and what the figures show of them."""
+    assert case.flow is not None
+    assert case.start is not None
+    flow = case.flow
+    measured: list[Measurement] = []
+    for name, point in itertools.islice(case.points.items(), TRAJECTORIES):
+        say(f"Theorem 1 from {name}")
+        measured += theorem_1(flow, point, name)
+
+    say("the spectrum")
+    spectra = [spectrum(flow.plain(), name, point) for name, point in case.points.items()]
+    settled = Settled.at(flow, "settled in E", settle(flow, case.start))
+    measured += [stationary(settled), *theorem_2(settled)]
+    spectra.append(spectrum(flow.plain(), settled.name, settled.point))
+
+    say("Theorem 3")
+    rates = [follow(settled, gamma) for gamma in settled.gammas]
+    measured += theorem_3(settled, rates)
+
+    say("Remarks 1 and 2")
+    mu, levels = plateaus(settled)
+    measured += remark_1(settled, mu, levels)
+    measured += remark_2(settled)
+    return measured, Landscape(settled, rates, mu, levels, spectra)

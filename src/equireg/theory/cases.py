@@ -1,0 +1,98 @@
+"""The networks, data and points on which the statements are measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from equireg.dataset import Dataset
+from equireg.network import Network
+from equireg.randomness import generator
+from equireg.settings import NetworkSettings, Support, spell_gamma
+from equireg.tables import open_parquet
+from equireg.theory.models import convolutional, graphs, perceptron
+from equireg.theory.risks import Risk
+from equireg.weights import load_weights
+
+TURNED = 256  # images that the flows see, counting every turn
+FACTS = 4  # times as many for the statements at single points
+STIFFNESS = 10.0  # of the anchor that holds the part in E of the paper's network
+NODES, CHANNELS, GRAPHS, DECAY = 5, (2, 2), 64, 1e-2  # the perceptron's
+SUPPORTS: tuple[Support, ...] = ("full", "cross", "lopsided")
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A network with its risks and points.
+
+    facts: the nominal risk for statements at single points; points: coordinates in E, by name.
+    flow, start: the nominal risk whose equivariant flow settles near ``start``; None where flows
+    are not followed.
+    """
+
+    facts: Risk
+    points: dict[str, Tensor]
+    flow: Risk | None = None
+    start: Tensor | None = None
+
+
+def convolutional_cases(
+    settings: NetworkSettings, dataset: Dataset, blocks: Sequence[Path]
+) -> list[Case]:
+    """The paper's network on a random subset of the training images: first as it is configured.
+
+    Then, with the facts alone, on the other supports, a lopsided one among them. blocks: parquets
+    of trained runs of this network, their weights beside them. Raises ValueError for a group of
+    one element, whose E is all of L.
+    """
+    network = Network(settings)
+    if network.group.order == 1:
+        raise ValueError(f"group is {settings.group!r}; accepted: one with more elements than one")
+    count = FACTS * TURNED // network.group.order
+    chosen = generator(0, "theory", "images").permutation(len(dataset.train_labels))[:count]
+    inputs = dataset.train_images[chosen].flatten(1).double() / 255
+    labels = dataset.train_labels[chosen].long()
+
+    cases = []
+    others = [s for s in SUPPORTS if s != settings.support and settings.kernel_size > 1]
+    for support in (settings.support, *others):
+        changed = dataclasses.replace(settings, support=support, allow_incompatible_support=True)
+        model = convolutional(Network(changed))
+        risk = Risk(model, inputs, labels)
+        points = {"random": risk.coordinates.of(model.start(0))}
+        if support != settings.support or support == "lopsided":
+            cases.append(Case(risk, points))
+            continue
+        for block in blocks:
+            name, point = trained(block, risk)
+            points[name] = point
+        start = list(points.values())[min(1, len(blocks))]
+        few = slice(0, count // FACTS)
+        inside = risk.coordinates.split(start)[0]
+        flow = Risk(model, inputs[few], labels[few], anchor=inside, stiffness=STIFFNESS)
+        cases.append(Case(risk, points, flow, start))
+    return cases
+
+
+def trained(block: Path, risk: Risk) -> tuple[str, Tensor]:
+    """The name and the part in E of the final weights of a block's first seed."""
+    with open_parquet(block, ["mode", "gamma", "seed"]) as file:
+        first = file.read_row_group(0, columns=["mode", "gamma", "seed"]).slice(0, 1).to_pylist()[0]
+    path = block.with_suffix(".safetensors")
+    weights, _ = load_weights(path, [first["seed"]], risk.model.layers)
+    point = risk.coordinates.of({n: weights[n][0].double() for n in risk.model.layers})
+    penalty = "" if first["gamma"] is None else f", gamma {spell_gamma(first['gamma'])}"
+    name = f"trained, {first['mode']}{penalty}, seed {first['seed']}"
+    return name, risk.coordinates.join(inside=risk.coordinates.split(point)[0])
+
+
+def perceptron_case() -> Case:
+    """The perceptron on random graphs, with weight decay: its minima in E are strict."""
+    model = perceptron(NODES, CHANNELS, classes=2)
+    risk = Risk(model, *graphs(NODES, GRAPHS, seed=0))
+    start = risk.coordinates.of(model.start(0))
+    return Case(risk, {"random": start}, dataclasses.replace(risk, decay=DECAY), start)

@@ -1,0 +1,75 @@
+"""Gradient descent on the regularized risk, and points where the equivariant flow stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.sparse.linalg import cg
+from torch import Tensor
+
+from equireg.theory.risks import Risk
+from equireg.theory.spectrum import block_operator, operator
+
+STATIONARY = 1e-9  # norm of the gradient in E at which a point counts as settled
+
+
+def descend(
+    risk: Risk, start: Tensor, gamma: float, step: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the points of A <- A - step (Pi_L grad R(A) + gamma Pi_{E-perp} A), the start first.
+
+    With each point its gradient Pi_L grad R(A), without the penalty. Never ends.
+    """
+    coordinates, point = risk.coordinates, start.clone()
+    while True:
+        gradient = risk.gradient(point)
+        yield point, gradient
+        outside = coordinates.split(point)[1]
+        point = point - step * (gradient + coordinates.join(outside=gamma * outside))
+
+
+def settle(risk: Risk, start: Tensor) -> Tensor:
+    """A stationary point of the equivariant flow: L-BFGS on R in the coordinates of E, then Newton.
+
+    The last steps are Newton's with conjugate gradients, to a gradient below ``STATIONARY``.
+    """
+    coordinates = risk.coordinates
+
+    def on_e(x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = risk.value_and_gradient(coordinates.join(torch.from_numpy(x)))
+        return value, coordinates.split(gradient)[0].numpy()
+
+    found = minimize(
+        on_e,
+        coordinates.split(start)[0].numpy(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 2000, "maxfun": 2000, "ftol": 0, "gtol": 1e-7, "maxcor": 30},
+    )
+    point = coordinates.join(torch.from_numpy(found.x))
+    for _ in range(5):
+        inside = coordinates.split(risk.gradient(point))[0]
+        if inside.norm() < STATIONARY:
+            break
+        hessian = block_operator(risk, point, "equivariant")
+        newton, _ = cg(hessian, -inside.numpy(), rtol=1e-4)
+        point = point + coordinates.join(torch.from_numpy(newton))
+    return point
+
+
+def plateau(risk: Risk, point: Tensor, gamma: float) -> Tensor:
+    """Y with (Pi hess R(A) + gamma) Y = -Pi grad R(A) on the complement of TE, for A in E.
+
+    To first order where the nominal flow levels off (Remark 1); needs gamma + mu' > 0.
+    """
+    coordinates = risk.coordinates
+    block = block_operator(risk, point, "complement")
+    shifted = operator(block.shape[0], lambda y: torch.from_numpy(block @ y.numpy()) + gamma * y)
+    push = coordinates.split(risk.gradient(point))[1].numpy()
+    found, failed = cg(shifted, -push, rtol=1e-8, maxiter=2000)
+    if failed:
+        return torch.full((block.shape[0],), torch.nan, dtype=torch.float64)
+    return torch.from_numpy(found)

@@ -1,0 +1,144 @@
+"""Risks as functions of coordinates, with their gradients and Hessians.
+
+A point A of L is a vector of coordinates, (dim TL,): of all layers those in TE first, then those
+in its complement. The bases are orthonormal, so that gradients and Hessians in coordinates are
+those of the paper, projected by Pi_L, and their blocks are those on TE and on its complement.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equireg.theory.models import Model
+
+
+class Coordinates:
+    """The orthonormal coordinates of a model's TL = TE + TE-perp; float64 vectors."""
+
+    def __init__(self, model: Model) -> None:
+        self.layers = model.layers
+        sizes = [space.dimensions for space in self.layers.values()]
+        self.equivariant, self.complement = (sum(dims) for dims in zip(*sizes, strict=True))
+        self.dimension = self.equivariant + self.complement
+
+    def of(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """The coordinates of weights, (*shape) per layer."""
+        pairs = [space.coordinates(weights[name]) for name, space in self.layers.items()]
+        return torch.cat([part.flatten() for side in zip(*pairs, strict=True) for part in side])
+
+    def weights(self, point: Tensor) -> dict[str, Tensor]:
+        """The layers A with these coordinates; the inverse of ``of`` on L."""
+        sides = point.split([self.equivariant, self.complement])
+        parts = []
+        for side, coordinates in enumerate(sides):
+            sizes = [space.dimensions[side] for space in self.layers.values()]
+            parts.append(coordinates.split(sizes))
+        return {
+            name: space.weight(*(part.view(*space.shape[:2], -1) for part in pair))
+            for (name, space), pair in zip(
+                self.layers.items(), zip(*parts, strict=True), strict=True
+            )
+        }
+
+    def split(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        """The coordinates in TE and in its complement; views."""
+        inside, outside = point.split([self.equivariant, self.complement])
+        return inside, outside
+
+    def join(self, inside: Tensor | None = None, outside: Tensor | None = None) -> Tensor:
+        """The point with these coordinates; 0 where none are given."""
+        if inside is None:
+            inside = torch.zeros(self.equivariant, dtype=torch.float64)
+        if outside is None:
+            outside = torch.zeros(self.complement, dtype=torch.float64)
+        return torch.cat([inside, outside])
+
+    def distance(self, point: Tensor) -> float:
+        """|Pi_{E-perp} A|, the distance to E."""
+        return float(self.split(point)[1].norm())
+
+
+@dataclass(frozen=True, eq=False)
+class Risk:
+    """R(A) = the mean of the loss over inputs + decay/2 |A|^2 + stiffness/2 |Pi_E A - A_0|^2.
+
+    The loss is the cross entropy of the logits; inputs: (count, entries), labels: (count,); anchor:
+    the coordinates of A_0 in E. Both further terms are invariant, as the representations are
+    unitary, so that all of the paper holds with them. They make minima in E exist, and strict:
+    images that can be told apart have none, and cross entropy does not see the same vector added to
+    all rows of the last layer. The second leaves the Hessian on the complement as it is.
+    """
+
+    model: Model
+    inputs: Tensor
+    labels: Tensor
+    decay: float = 0.0
+    anchor: Tensor | None = None
+    stiffness: float = 0.0
+
+    @functools.cached_property
+    def coordinates(self) -> Coordinates:
+        """The coordinates that points are given in."""
+        return Coordinates(self.model)
+
+    def augmented(self) -> Risk:
+        """R_aug: the mean of R over data moved by each element, exact (section II-B)."""
+        labels = self.labels.repeat_interleave(self.model.group.order)
+        return replace(self, inputs=self.model.moved(self.inputs), labels=labels)
+
+    def plain(self) -> Risk:
+        """The same without decay and anchor."""
+        return replace(self, decay=0.0, anchor=None)
+
+    def of_weights(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """The loss and the decay of weights that need not lie in L."""
+        logits = self.model.forward(weights, self.inputs)
+        squares = torch.stack([weight.square().sum() for weight in weights.values()])
+        return F.cross_entropy(logits, self.labels) + self.decay / 2 * squares.sum()
+
+    def value(self, point: Tensor) -> Tensor:
+        """R(A)."""
+        coordinates = self.coordinates
+        value = self.of_weights(coordinates.weights(point))
+        if self.anchor is not None:
+            away = coordinates.split(point)[0] - self.anchor
+            value = value + self.stiffness / 2 * away.square().sum()
+        return value
+
+    def gradient(self, point: Tensor) -> Tensor:
+        """Pi_L grad R(A), (dim TL,)."""
+        return self.value_and_gradient(point)[1]
+
+    def value_and_gradient(self, point: Tensor) -> tuple[float, Tensor]:
+        """R(A) and Pi_L grad R(A)."""
+        leaf = point.detach().requires_grad_()
+        value = self.value(leaf)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        return value.item(), gradient
+
+    def hessian(self, point: Tensor) -> Callable[[Tensor], Tensor]:
+        """X -> Pi_L hess R(A) X, for X in TL, (dim TL,).
+
+        The gradient's graph is kept, so that a product costs one pass through it; it holds about
+        half a megabyte per image of 28 x 28 pixels.
+        """
+        leaf = point.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.value(leaf), leaf, create_graph=True)
+
+        def product(direction: Tensor) -> Tensor:
+            (found,) = torch.autograd.grad(gradient, leaf, direction, retain_graph=True)
+            return found
+
+        return product
+
+    def weight_gradient(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """grad R(A) in all entries of the layers, not projected onto TL."""
+        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+        found = torch.autograd.grad(self.of_weights(leaves), list(leaves.values()))
+        return dict(zip(leaves, found, strict=True))
