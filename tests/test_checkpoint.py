@@ -252,6 +252,23 @@ def test_another_training_s_checkpoint_is_set_aside(
     same(found, jobs.train("b", *block))
 
 
+def test_a_training_that_is_told_to_end_at_once_touches_nothing(
+    jobs: Jobs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C may have reached the compiler as well, and so have chosen another step."""
+    checkpoint = interrupt(jobs, "a", 45)
+    before = {file: file.read_bytes() for file in checkpoint.iterdir()}
+    with jobs.monkeypatch.context() as patch:
+        patch.setattr(jobs, "monkeypatch", patch)
+        patch.setattr("equireg.provenance.source_digest", lambda *_: "another")
+        patch.setattr(job, "turned", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(job, "choose_trainer", lambda *_: None)
+        with pytest.raises(RuntimeError, match="130"):
+            jobs.train("a", *BLOCK)
+    assert "SIGINT: ended before the first step" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in checkpoint.iterdir()} == before
+
+
 def test_threads_and_places_may_differ(jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = interrupt(jobs, "a", 45)
     moved = jobs.output("b").with_suffix(".checkpoint")

@@ -96,7 +96,7 @@ class Checkpoint:
         try:
             with atomic(segment.file) as temporary:
                 save_file(tensors, temporary, {"about": entry})
-        except (OSError, SafetensorError) as error:
+        except SafetensorError as error:
             raise OSError(f"{segment.file} cannot be written: {error}") from error
         self.segments.append(segment)
 

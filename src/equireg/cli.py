@@ -134,11 +134,14 @@ def train(
 
     Cut off, the same command goes on from its checkpoint.
     """
-    device = configure(job)
-    from equireg.jobs.train import train
+    from equireg.processes import stopping
 
-    blocks = mode, gamma or [], parse_seeds(seeds)
-    train(*blocks, network, training, data, initial, output, device, job, parent)
+    with stopping(parent) as stop:
+        device = configure(job)
+        from equireg.jobs.train import train
+
+        blocks = mode, gamma or [], parse_seeds(seeds)
+        train(*blocks, network, training, data, initial, output, device, job, stop)
 
 
 @app.command()

@@ -24,7 +24,7 @@ from equireg.files import remove_temporaries, sha256, write_json
 from equireg.fused import Fused, fused
 from equireg.graphed import Graphed
 from equireg.network import Network
-from equireg.processes import Stop, locked, stopping
+from equireg.processes import Stop, locked
 from equireg.provenance import processor, provenance
 from equireg.randomness import generator
 from equireg.recorder import Recorder, diverged
@@ -58,15 +58,14 @@ def train(
     outputs: Sequence[Path],
     device: str,
     jobs: JobSettings,
-    parent: int | None = None,
+    stop: Stop,
 ) -> None:
     """Train a block of ``seeds`` per gamma, all at once; write what they recorded and became.
 
     outputs: each block's trajectories (parquet); its weights (safetensors, with the final
     distances) and provenance (JSON) go beside them. The equivariant mode has one block, no gamma.
     After every epoch what was recorded and the state go to ``<first output's stem>.checkpoint/``,
-    from where the same call goes on if this one is cut off. parent: the process for which this one
-    works; it ends with it.
+    from where the same call goes on if this one is cut off. stop: says when to end early.
 
     Raises ValueError for settings that do not fit together; FloatingPointError, after writing
     ``<output's stem>.diverged.parquet``, if a run diverges; SystemExit, after saving the state, if
@@ -111,7 +110,7 @@ def train(
     key = checkpoint_key(made, gammas=penalties, device=device, initial=sha256(initial))
     epoch, layers = steps_per_epoch(len(labels), training), list(network.layers)
     steps = epoch * training.epochs
-    with stopping(parent) as stop, hold(outputs, stop):
+    with hold(outputs, stop):
         checkpoint = Checkpoint(checkpoint_folder(outputs[0]), key, name)
         if state := checkpoint.resume():
             trainer.restore(state)
@@ -243,6 +242,8 @@ def hold(outputs: Sequence[Path], stop: Stop) -> Iterator[None]:
             locks.enter_context(locked(output.with_suffix(".lock"), stop))
             for suffix in (".parquet", ".safetensors", ".json", ".diverged.parquet"):
                 remove_temporaries(output.with_suffix(suffix))
+        if stop.asked:  # it may have ended the compiler, so that the step is another one
+            stop.leave("ended before the first step; nothing was changed")
         yield
 
 
