@@ -235,6 +235,21 @@ def test_penalty_and_its_gradient(name: str) -> None:
     assert sum(d**2 for d in distance.layers.values()) == pytest.approx(total)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_added_gradients_are_those_of_the_penalty(name: str) -> None:
+    eq, model, example = build(name)
+    model.eval()
+    (model(example).square().mean() + 0.3 / 2 * eq.penalty()).backward()
+    expected = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    model(example).square().mean().backward()
+    eq.add_penalty_gradients_(0.3)
+    for weight, gradient in zip(model.parameters(), expected, strict=True):
+        assert weight.grad is not None
+        assert gradient is not None
+        assert torch.allclose(weight.grad, gradient, atol=1e-12)
+
+
 def test_penalty_is_twice_differentiable() -> None:
     eq, model, _ = build("regular C4")
     weights = list(model.parameters())
@@ -495,6 +510,10 @@ def test_half_precision(dtype: torch.dtype) -> None:
     weight = next(model.parameters())
     assert weight.grad is not None
     assert weight.grad.dtype == dtype
+    held = weight.grad.clone()
+    weight.grad.zero_()
+    eq.add_penalty_gradients_(2)
+    assert torch.equal(weight.grad, held)
     before = eq.distance().total
     eq.project_()
     assert eq.distance().total < 1e-2 * before

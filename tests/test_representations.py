@@ -33,6 +33,8 @@ from equireg.representations import (
 
 C4, D4, S3, S4 = point_group("C4"), point_group("D4"), symmetric(3), symmetric(4)
 O = point_group("O", 3)  # noqa: E741 - the group's name
+# The rotations of a cube on its faces: right, left, top, bottom, front, back.
+CUBE = permutation_group("Cube", [[5, 4, 2, 3, 0, 1], [0, 1, 5, 4, 2, 3]])
 SIGN_OF_S3 = from_generators(S3, [[[-1]], [[1]]], "sign")
 TURN = from_generators(C4, [[[0, -1], [1, 0]]], "turn")
 
@@ -139,6 +141,28 @@ def test_known_dimensions(rho_in: Representation, rho_out: Representation, dimen
     assert hom(rho_in, rho_out).dimension == dimension
 
 
+# Found by emlp 1.0.3 with the same generators, spans equal to 1e-15.
+@pytest.mark.parametrize(
+    ("rho", "dimensions"),
+    [
+        (defining(S3), (2, 5, 14)),
+        (defining(S4), (2, 5, 15)),
+        (defining(cyclic(5)), (5, 25, 125)),
+        (defining(dihedral(5)), (3, 13, 63)),
+        (defining(C4), (2, 0, 8)),
+        (defining(D4), (1, 0, 4)),
+        (defining(CUBE), (3, 12, 60)),
+    ],
+    ids=lambda r: r.group.name if isinstance(r, Representation) else "",
+)
+def test_dimensions_that_emlp_finds(rho: Representation, dimensions: tuple[int, ...]) -> None:
+    spaces = hom(rho, rho), hom(rho * rho, rho), hom(rho * rho, rho * rho)
+    assert tuple(space.dimension for space in spaces) == dimensions
+    assert tuple(len(space.basis()) for space in spaces) == dimensions
+
+
+# The spans of e2cnn 0.2.3 and escnn 1.0.11 too, with rings at 0, 1 and sqrt(2) and no band limit;
+# their default limit leaves out the corners, and so a third of these dimensions.
 @pytest.mark.parametrize(
     ("group", "trivial_to_trivial", "trivial_to_regular", "regular_to_regular"),
     [(C4, 3, 9, 36), (D4, 3, 9, 72)],

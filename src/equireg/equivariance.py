@@ -166,6 +166,26 @@ class Equivariance:
         """
         return torch.stack([_squared(space, tensor) for space, tensor in self._parameters()]).sum()
 
+    @torch.no_grad()
+    def add_penalty_gradients_(self, gamma: float) -> None:
+        """Add gamma Pi_{E-perp} A to the gradients, in place, between ``backward`` and the step.
+
+        The same as gamma / 2 times ``penalty`` in the loss, at about a third of its cost, which
+        shows where images are small and layers large. Not for gradients that are still scaled
+        (``GradScaler``): unscale them first.
+        """
+        for space, tensor in self._parameters():
+            if tensor.grad is None:
+                tensor.grad = torch.zeros_like(tensor)
+            precise = _precise(tensor.grad)
+            with torch.autocast(tensor.device.type, enabled=False):
+                total, weights = (
+                    x.reshape(space.action.shape) for x in (precise, _precise(tensor))
+                )
+                space.action.add_complement_(total, weights, gamma)
+            if total.data_ptr() != tensor.grad.data_ptr():  # a copy: other type or layout
+                tensor.grad.copy_(total.reshape(tensor.shape))
+
     def distance(self) -> Distance:
         """The distance of the weights to E, in total and per layer."""
         layers: dict[str, float] = {}

@@ -23,7 +23,8 @@ from equireg.groups import Group, grid_permutations, permutation_matrices
 from equireg.projections import null_space_basis
 
 TOLERANCE = 1e-8  # of orthogonality and of the homomorphism, per matrix entry
-SMALL = 64  # up to this dimension, one product with the d x d mean is faster than order gathers
+SMALL = 64  # up to this dimension, a product with a d x d matrix is faster than a gather
+LARGE = 2**24  # up to this many numbers, a tensor product of representations is formed
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +99,28 @@ class Representation:
     def mean(self) -> np.ndarray:
         """Pi_G, the mean of rho(g) over the group (section II-A), (d, d)."""
         return np.asarray(self.matrices.mean(0))
+
+    @functools.cached_property
+    def orbits(self) -> np.ndarray:
+        """The number of the orbit of each entry, (d,)."""
+        assert self.permutations is not None
+        return np.unique(self.permutations.min(0), return_inverse=True)[1]
+
+    @functools.cached_property
+    def members(self) -> np.ndarray:
+        """The entries of each orbit, one per element of the group, (orbits, order)."""
+        assert self.permutations is not None
+        return self.permutations[:, np.unique(self.orbits, return_index=True)[1]].T
+
+    @functools.cached_property
+    def shares(self) -> np.ndarray:
+        """The length of each orbit, as a share of the group's order, (orbits,)."""
+        return np.bincount(self.orbits) / self.group.order
+
+    @functools.cached_property
+    def away(self) -> np.ndarray:
+        """I - Pi_G, (d, d)."""
+        return np.asarray(np.eye(self.size) - self.mean)
 
     @functools.cached_property
     def complement(self) -> np.ndarray:
@@ -244,12 +267,33 @@ class TensorProduct:
         self.axes, self.group = axes, axes[0].group
         self.shape = tuple(axis.size for axis in axes)
         self._moved = [(i - len(axes), a) for i, a in enumerate(axes) if not a.is_trivial]
-        self._small: tuple[int, Representation] | None = None
-        if len(self._moved) == 1:
-            _, only = self._moved[0]
-            self._small = (
-                self._moved[0] if only.size <= SMALL or only.permutations is None else None
-            )
+
+    @functools.cached_property
+    def _joint(self) -> Representation | None:
+        """The tensor product of the axes that are moved, where forming it pays."""
+        moved = [axis for _, axis in self._moved]
+        size = math.prod(axis.size for axis in moved)
+        dense = any(axis.permutations is None for axis in moved)
+        entries = self.group.order * (size**2 if dense else size)
+        if not moved or (len(moved) > 1 and entries > LARGE):
+            return None
+        return functools.reduce(Representation.__mul__, moved)
+
+    @property
+    def _by_matrix(self) -> bool:
+        joint = self._joint
+        return joint is not None and (joint.size <= SMALL or joint.permutations is None)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """The axes that are moved, flattened into the last one; (..., d)."""
+        axes = [axis for axis, _ in self._moved]
+        return x.movedim(axes, list(range(-len(axes), 0))).flatten(-len(axes))
+
+    def _tensor(self, rows: Tensor, like: Tensor) -> Tensor:
+        """The inverse of ``_rows``."""
+        axes = [axis for axis, _ in self._moved]
+        shape = (*rows.shape[:-1], *(like.shape[axis] for axis in axes))
+        return rows.reshape(shape).movedim(list(range(-len(axes), 0)), axes)
 
     @property
     def is_trivial(self) -> bool:
@@ -276,22 +320,44 @@ class TensorProduct:
         """Pi_G x, the mean of rho(g) x over the group (section II-A); (..., *shape)."""
         if self.is_trivial:
             return x.clone()
-        if self._small:
-            axis, representation = self._small
-            mean = representation._held("mean", x.device, x.dtype)
-            return (x.movedim(axis, -1) @ mean).movedim(-1, axis)
-        total = x.clone()
-        for element in range(1, self.group.order):
-            total = total + self.act(element, x)
-        return total / self.group.order
+        if self._joint is None:
+            total = x.clone()
+            for element in range(1, self.group.order):
+                total = total + self.act(element, x)
+            return total / self.group.order
+        rows = self._rows(x)
+        if self._by_matrix:
+            return self._tensor(rows @ self._joint._held("mean", x.device, x.dtype), x)
+        orbits = self._joint._held("orbits", x.device, torch.int64)
+        return self._tensor(self._members(rows).mean(-1).index_select(-1, orbits), x)
 
     def squared_distance(self, x: Tensor) -> Tensor:
         """|x - Pi_G x|^2, the squared distance to the invariant tensors; differentiable."""
-        if self._small:  # by coordinates: one product forwards, one backwards
-            axis, representation = self._small
-            basis = representation._held("complement", x.device, x.dtype)
-            return (x.movedim(axis, -1) @ basis).square().sum()
-        return (x - self.project(x)).square().sum()
+        if self._joint is None:
+            return (x - self.project(x)).square().sum()
+        rows = self._rows(x)
+        if self._by_matrix:  # by coordinates: one product forwards, one backwards
+            return (rows @ self._joint._held("complement", x.device, x.dtype)).square().sum()
+        members = self._members(rows)
+        squares = (members - members.mean(-1, keepdim=True)).square().sum(-1)
+        return (squares * self._joint._held("shares", x.device, x.dtype)).sum()
+
+    def _members(self, rows: Tensor) -> Tensor:
+        """The entries of each orbit, (..., orbits, order)."""
+        assert self._joint is not None
+        members = self._joint._held("members", rows.device, torch.int64)
+        shape = (*rows.shape[:-1], *members.shape)
+        return rows.index_select(-1, members.flatten()).reshape(shape)
+
+    def add_complement_(self, total: Tensor, x: Tensor, scale: float) -> None:
+        """Add ``scale`` (x - Pi_G x) to ``total``, in place."""
+        last = [axis for axis, _ in self._moved] == [-1]
+        if self._joint and self._by_matrix and last and total.is_contiguous():
+            away = self._joint._held("away", x.device, x.dtype)
+            rows = total.view(-1, len(away))
+            rows.addmm_(x.reshape(rows.shape), away, alpha=scale)
+            return
+        total.add_(x - self.project(x), alpha=scale)
 
     def basis(self) -> np.ndarray:
         """An orthonormal basis of the invariant tensors, (dimension, *shape), by averaging.

@@ -1,0 +1,145 @@
+"""What the penalty costs beside a training step, and how it compares with equivariance-regularizer.
+
+    python examples/benchmark.py cost --side 33
+    python examples/benchmark.py compare --seconds 20
+
+CPU time on one core, so that other programs disturb little. ``compare`` takes the package
+equivariance-regularizer (pip install equivariance-regularizer) into account where it is installed:
+it penalizes |f(g x) - f(x)| on random images, or here also on the batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+import equireg
+from equireg.dataset import load_dataset
+
+Penalty = Callable[[Tensor], Tensor]
+Regular = dict[str, tuple[None, str]] | None
+REGULAR: Regular = {"0": (None, "regular"), "3": (None, "regular")}
+
+
+def cost(options: argparse.Namespace) -> None:
+    """Time the steps of a ResNet-18 at batch 32 without and with the penalty, in turn."""
+    model = torchvision.models.resnet18(num_classes=10)
+    x = torch.rand(32, 3, options.side, options.side)
+    labels = torch.arange(32) % 10
+    eq = equireg.Equivariance(model, "C4", x[:2])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+    def step(penalty: str) -> float:
+        start = time.process_time()
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), labels)
+        if penalty == "penalty()":
+            loss = loss + 1e-2 / 2 * eq.penalty()
+        loss.backward()
+        if penalty == "add_penalty_gradients_()":
+            eq.add_penalty_gradients_(1e-2)
+        optimizer.step()
+        return time.process_time() - start
+
+    kinds = ("none", "penalty()", "add_penalty_gradients_()")
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(options.rounds + 1):
+        for kind in kinds:
+            times[kind].append(step(kind))
+    plain = times["none"][1:]
+    print(f"ResNet-18, 32 images of {options.side} x {options.side}: {median(plain):.3f} s a step")
+    for kind in kinds[1:]:
+        ratios = [t / p - 1 for t, p in zip(times[kind][1:], plain, strict=True)]
+        print(f"  {kind}: {median(ratios):+.1%} (median of {len(ratios)} pairs of steps)")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Train a small network on MNIST for equal time with each method."""
+    data = load_dataset(options.data, image_size=28, classes=10)
+    images, labels = data.train_images.unsqueeze(1) / 255, data.train_labels.long()
+    test_images, test_labels = data.test_images[:2000].unsqueeze(1) / 255, data.test_labels[:2000]
+
+    def train(name: str, augmented: bool, penalty: Callable[[nn.Module], Penalty]) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2),
+            nn.Flatten(), nn.Linear(32 * 7 * 7, 10),
+        )  # fmt: skip
+        eq = equireg.Equivariance(
+            model, "C4", images[:2], REGULAR if "regular channels" in name else None
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        random, extra = torch.Generator().manual_seed(0), penalty(model)
+        steps, start = 0, time.process_time()
+        while time.process_time() - start < options.seconds:
+            batch = torch.randint(len(images), (32,), generator=random)
+            x = eq.augment(images[batch], random) if augmented else images[batch]
+            loss = F.cross_entropy(model(x), labels[batch]) + extra(x)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            steps += 1
+
+        def measured() -> str:
+            error = eq.error(test_images)
+            with torch.no_grad():
+                turned = eq.augment(test_images, torch.Generator().manual_seed(1))
+                accuracy = (model(turned).argmax(1) == test_labels).float().mean()
+            return f"{error.relative:8.2g} {error.changed:8.2%} {accuracy:8.2%}"
+
+        print(f"{name:44} {steps:6} {measured()}", flush=True)
+        if name.startswith("equireg,"):
+            eq.project_()
+            print(f"{'  projected':44} {'':6} {measured()}", flush=True)
+
+    def ours(gamma: float, representations: Regular, model: nn.Module) -> Penalty:
+        eq = equireg.Equivariance(model, "C4", images[:2], representations)
+        return lambda x: gamma / 2 * eq.penalty()
+
+    def theirs(weight: float, on_batch: bool, model: nn.Module) -> Penalty:
+        from equivariance_regularizer import EquivarianceRegularizer  # type: ignore
+
+        turns = [partial(torch.rot90, k=k, dims=(2, 3)) for k in (1, 2, 3)]
+        transforms = [[lambda y: y, turn, 0.0, weight] for turn in turns]
+        regularizer = EquivarianceRegularizer(model, (1, 28, 28), transforms, n=32)
+        return lambda x: regularizer(x) if on_batch else regularizer()
+
+    print(f"{'method':44} {'steps':>6} {'error':>8} {'changed':>8} {'accuracy':>8}")
+    train("nominal", False, lambda model: lambda x: torch.zeros(()))
+    train("augmented", True, lambda model: lambda x: torch.zeros(()))
+    for gamma in (1e-1, 1e0):
+        train(f"equireg, gamma {gamma:g}", True, partial(ours, gamma, None))
+        name = f"equireg, gamma {gamma:g}, regular channels"
+        train(name, True, partial(ours, gamma, REGULAR))
+    if importlib.util.find_spec("equivariance_regularizer"):
+        for on_batch in (False, True):
+            for weight in (0.1, 1.0):
+                where = "batch, augmented" if on_batch else "random images"
+                name = f"equivariance-regularizer {weight:g}, {where}"
+                train(name, on_batch, partial(theirs, weight, on_batch))
+
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+verbs = parser.add_subparsers(required=True)
+one = verbs.add_parser("cost")
+one.add_argument("--side", type=int, default=33, help="of the images")
+one.add_argument("--rounds", type=int, default=10)
+one.set_defaults(run=cost)
+two = verbs.add_parser("compare")
+two.add_argument("--seconds", type=float, default=20, help="of CPU time for each method")
+two.add_argument("--data", type=Path, default=Path("results/data/mnist.safetensors"))
+two.set_defaults(run=compare)
+chosen = parser.parse_args()
+torch.set_num_threads(1)
+chosen.run(chosen)
