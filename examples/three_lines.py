@@ -39,7 +39,9 @@ model = nn.Sequential(
 )  # fmt: skip
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 
-eq = equireg.Equivariance(model, "C4", images[:2])  # 1
+# Regular channels: the group permutes them, so that filters can see orientations.
+regular = {"0": (None, "regular"), "3": (None, "regular")}
+eq = equireg.Equivariance(model, "C4", images[:2], regular)  # 1
 random = torch.Generator().manual_seed(0)
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images whose classes are bright squares of ten sizes in a corner."""
     random = np.random.default_rng(0)
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for part, count in (("train", 200), ("test", 60)):
         labels = (np.arange(count) % 10).astype(np.uint8)
         images = random.integers(0, 50, (count, 28, 28)).astype(np.uint8)
