@@ -115,6 +115,17 @@ def test_the_default_profile_shows_commands(untouched: Path) -> None:
     assert re.search(r"python -m equireg train --mode nominal --gamma 1e-2 --seeds 10-19 ", said)
 
 
+def test_the_theory_is_part_of_the_result_once_it_was_asked_for(tmp_path: Path) -> None:
+    folder = copy_repository(tmp_path)
+    assert "theory" not in planned(cwd=folder)
+    theory = folder / "results/paper/theory.md"
+    theory.parent.mkdir(parents=True)
+    theory.touch()
+    said = snakemake("--dry-run", cwd=folder).stdout
+    assert "--document results/paper/claims.md" in said
+    assert "--document results/paper/theory.md" in said
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

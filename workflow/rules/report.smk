@@ -1,7 +1,11 @@
+# Once `make theory` has been called, its table is a part of the result and kept up to date with it.
+THEORY = [name for name in [f"{RESULTS}/theory.md"] if Path(name).is_file()]
+
+
 rule overview:
     input:
         figure=f"{RESULTS}/figures/figure2.png",
-        documents=[f"{RESULTS}/claims.md", f"{RESULTS}/comparison.md"],
+        documents=[f"{RESULTS}/claims.md", f"{RESULTS}/comparison.md", *THEORY],
     output:
         page=report(
             f"{RESULTS}/overview.html",

@@ -10,9 +10,19 @@ rule theory:
         weights=[f"{block}.safetensors" for block in SEEN],
     output:
         table=f"{RESULTS}/theory.parquet",
-        report=report(f"{RESULTS}/theory.md", category="Theory"),
+        report=report(
+            f"{RESULTS}/theory.md",
+            caption="../report/theory.rst",
+            category="Theory",
+            labels={"shows": "every statement, measured", "as": "Markdown"},
+        ),
         figures=[
-            report(f"{RESULTS}/figures/theory_{name}.{suffix}", category="Theory")
+            report(
+                f"{RESULTS}/figures/theory_{name}.{suffix}",
+                caption="../report/theory_figures.rst",
+                category="Theory",
+                labels={"shows": name, "as": suffix},
+            )
             for name in ("rates", "plateau", "spectrum")
             for suffix in ("pdf", "png")
         ],
