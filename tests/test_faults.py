@@ -5,6 +5,7 @@ docs/reliability.md says what was found. The long tests: pytest -m long tests/te
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors import safe_open
 
 from checkout import ENVIRONMENT, copy_repository, snakemake
 from equireg.plan import DATA_FILES
@@ -100,12 +102,17 @@ def trainings(folder: Path) -> list[int]:
     return found
 
 
-def segments(folder: Path) -> dict[str, int]:
-    """The steps that the checkpoints hold, by block."""
+def saved(folder: Path) -> dict[str, int]:
+    """The steps that are in the checkpoints, by block."""
     found = {}
-    for checkpoint in (folder / "results/faults/runs").rglob("*.checkpoint"):
-        count = len(list(checkpoint.glob("from-step-*.safetensors")))
-        found[str(checkpoint.relative_to(folder / "results/faults/runs"))] = STEPS * count
+    runs = folder / "results/faults/runs"
+    for checkpoint in runs.rglob("*.checkpoint"):
+        files = sorted(checkpoint.glob("from-step-*.safetensors"))
+        with contextlib.suppress(OSError):  # the training is done, and its checkpoint gone
+            if files:
+                with safe_open(files[-1], "numpy") as opened:
+                    last = json.loads(opened.metadata()["about"])["last"]
+                found[str(checkpoint.relative_to(runs))] = int(last)
     return found
 
 
@@ -136,33 +143,52 @@ def logs(folder: Path, found: Found) -> None:
         log.unlink()
 
 
-def kill_often(folder: Path, victims: list[str], pause: float, draw: random.Random) -> Found:
-    """Kill the training (or Snakemake) at random moments after a training's start, and go on.
+@dataclass(frozen=True)
+class Pace:
+    """Of an undisturbed training, in seconds."""
 
-    pause: the longest from the start of a training to its end, in seconds.
-    """
+    begin: float  # from its start to its first checkpoint
+    epoch: float  # from there to the second
+
+
+def wait_for_a_moment(
+    folder: Path, running: subprocess.Popen[str], pace: Pace, draw: random.Random
+) -> int:
+    """Return in the midst of a training, 0 to 2 epochs after its start and a bit; its process."""
+    epochs = draw.randrange(3)
+    while True:
+        until(lambda: trainings(folder) or running.poll() is not None)
+        assert running.poll() is None, running.communicate()[0]
+        (training,) = trainings(folder)
+        goal = sum(saved(folder).values()) + epochs * STEPS
+        while training in trainings(folder) and sum(saved(folder).values()) < goal:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, pace.epoch if epochs else pace.begin))
+        if training in trainings(folder):
+            return training
+
+
+def kill_often(folder: Path, victims: list[str], pace: Pace, draw: random.Random) -> Found:
+    """Kill the training (or Snakemake) at random moments, each time going on; then finish."""
     found = Found()
     for victim in victims:
         running = start(folder)
-        until(lambda: trainings(folder) or running.poll() is not None)  # noqa: B023
-        assert running.poll() is None, running.communicate()[0]
-        (training,) = trainings(folder)
-        time.sleep(draw.uniform(0, pause))
+        training = wait_for_a_moment(folder, running, pace, draw)
         if victim == "training":
-            assert training in trainings(folder), "the training ended before it could be killed"
             os.kill(training, signal.SIGKILL)
             said, _ = running.communicate()
             assert running.returncode == 1, said
         else:
             running.kill()
-            running.communicate()
+            running.wait()
             began = time.monotonic()
             until(lambda: not trainings(folder))
             found.outlived.append(time.monotonic() - began)
+            running.communicate()
             assert "--unlock" in snakemake(*PRESET, "--cores", "1", cwd=folder).stdout
             assert snakemake(*PRESET, "--unlock", cwd=folder).returncode == 0
         assert trainings(folder) == []
-        found.kept.append(segments(folder))
+        found.kept.append(saved(folder))
         logs(folder, found)
     finish(folder)
     logs(folder, found)
@@ -178,31 +204,29 @@ def held_to(folder: Path, undisturbed: dict[str, bytes], found: Found) -> None:
         first = [process["first_step"] for process in json.loads(file.read_text())["processes"]]
         assert first[0] == 0
         assert first == sorted(set(first))
-    steps = [kept for kept in found.kept if kept]
-    assert steps, "no kill struck after the first epoch"
+    assert found.resumed, "no kill struck after the first epoch"
     for before, after in zip(found.kept, found.kept[1:], strict=False):
         # What was on disk stayed there: nothing but the interrupted epoch was trained again.
         assert all(after.get(block, done + 1) >= done for block, done in before.items())
 
 
-def undisturbed_run(folder: Path) -> tuple[dict[str, bytes], float]:
-    """The results, and seconds from the start of the first training to its second checkpoint."""
+def undisturbed_run(folder: Path) -> Pace:
+    """Run the experiment, and see how fast its first training is."""
     running = start(folder)
-    until(lambda: trainings(folder))
-    began = time.monotonic()
-    until(lambda: max(segments(folder).values(), default=0) >= 2 * STEPS)
-    taken = time.monotonic() - began
+    moments = []
+    for steps in (0, STEPS, 2 * STEPS):
+        until(lambda: trainings(folder) and max([0, *saved(folder).values()]) >= steps)  # noqa: B023
+        moments.append(time.monotonic())
     said, _ = running.communicate()
     assert running.returncode == 0, said
-    return results(folder), taken
+    return Pace(moments[1] - moments[0], moments[2] - moments[1])
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pace]:
     """A finished run that nothing disturbed; each test leaves it as it was."""
     folder = repository(tmp_path_factory.mktemp("reference"), epochs=8, seeds=3)
-    _, pause = undisturbed_run(folder)
-    return folder, pause
+    return folder, undisturbed_run(folder)
 
 
 def unfinished(reference: Path, to: Path) -> Path:
@@ -215,12 +239,12 @@ def unfinished(reference: Path, to: Path) -> Path:
 
 
 def test_three_kills_of_a_training_and_one_of_snakemake(
-    reference: tuple[Path, float], tmp_path: Path
+    reference: tuple[Path, Pace], tmp_path: Path
 ) -> None:
-    finished, pause = reference
+    finished, pace = reference
     folder = unfinished(finished, tmp_path / "killed")
     victims = ["training", "snakemake", "training", "training"]
-    found = kill_often(folder, victims, pause, random.Random(0))
+    found = kill_often(folder, victims, pace, random.Random(0))
     held_to(folder, results(finished), found)
 
 
@@ -228,16 +252,16 @@ def test_three_kills_of_a_training_and_one_of_snakemake(
 def test_twenty_kills_of_trainings_and_five_of_snakemake(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     whole = repository(tmp_path / "whole", epochs=40, seeds=12)
-    undisturbed, pause = undisturbed_run(whole)
+    pace = undisturbed_run(whole)
     folder = unfinished(whole, tmp_path / "killed")
     draw = random.Random(1)
     victims = draw.sample(20 * ["training"] + 5 * ["snakemake"], 25)
-    found = kill_often(folder, victims, pause, draw)
-    print(f"\npause {pause:.1f} s; resumed {found.resumed}; outlived {found.outlived}")
-    held_to(folder, undisturbed, found)
+    found = kill_often(folder, victims, pace, draw)
+    print(f"\n{pace}; resumed {found.resumed}; outlived {found.outlived}")
+    held_to(folder, results(whole), found)
 
 
-def test_a_second_snakemake_is_refused(reference: tuple[Path, float], tmp_path: Path) -> None:
+def test_a_second_snakemake_is_refused(reference: tuple[Path, Pace], tmp_path: Path) -> None:
     finished, _ = reference
     folder = unfinished(finished, tmp_path / "twice")
     block = "results/faults/runs/augmented/gamma-1e-2/seeds-000-002.parquet"
@@ -257,7 +281,7 @@ def test_a_second_snakemake_is_refused(reference: tuple[Path, float], tmp_path: 
     [(".parquet", "summary.parquet", "aggregate"), (".safetensors", "evaluation", "evaluate")],
 )
 def test_a_damaged_result_is_named_and_made_anew(
-    reference: tuple[Path, float], suffix: str, behind: str, rule: str
+    reference: tuple[Path, Pace], suffix: str, behind: str, rule: str
 ) -> None:
     """Damaged behind Snakemake's back: the time of the file stays as it was."""
     folder, _ = reference

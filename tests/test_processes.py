@@ -192,8 +192,12 @@ def test_a_process_ends_with_its_parent(
     assert child.wait() == 128 + signal.SIGHUP
 
 
-def test_a_parent_that_is_not_there_is_none() -> None:
+def test_a_parent_that_has_ended_before_is_noticed() -> None:
+    """Snakemake may be killed while its training still imports what it needs."""
     with stopping(2**22 + 1) as stop:  # more than the system gives
+        assert stop.asked
+        assert stop.signal == signal.SIGHUP
+    with stopping(None) as stop:
         assert not stop.asked
 
 

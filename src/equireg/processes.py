@@ -34,6 +34,8 @@ class Stop:
     def __init__(self, parent: int | None = None) -> None:
         self.signal: signal.Signals | None = None
         self.parent, self.start = parent, started(parent) if parent else None
+        if parent and self.start is None and started(os.getpid()):
+            self.signal = signal.SIGHUP  # it ended while this process began
 
     @property
     def asked(self) -> bool:
