@@ -43,6 +43,7 @@ no_number = (
     | st.lists(st.integers(), max_size=2)
     | text.filter(lambda value: re.search(r"[0-9]|inf|nan", value, re.IGNORECASE) is None)
 )
+no_truth = nothing | st.integers() | st.floats() | st.just("")
 no_text = nothing | st.booleans() | st.integers() | st.floats() | st.lists(text, max_size=2)
 
 
@@ -70,19 +71,18 @@ def within(wrong: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return no_list | wrong.map(lambda value: [value])
 
 
-hints = {
-    (section.name, entry.name): typing.get_type_hints(type(getattr(Configuration(), section.name)))[
-        entry.name
-    ]
-    for section in dataclasses.fields(Configuration)
-    if section.name != "experiment"
-    for entry in dataclasses.fields(getattr(Configuration(), section.name))
-}
+hints: dict[tuple[str, ...], Any] = {}
+for section, kind in typing.get_type_hints(Configuration).items():
+    if dataclasses.is_dataclass(kind):
+        hints |= {(section, key): hint for key, hint in typing.get_type_hints(kind).items()}
+    else:
+        hints[section,] = kind
 no_name = no_text | text.filter(
     lambda value: not re.fullmatch(r"[\w][\w.-]{0,99}", value, re.ASCII)
 )
 WRONG: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
     ("experiment",): no_name,
+    ("compare",): within(no_name),
     ("data", "name"): no_name,
     ("data", "folder"): no_text.filter(lambda value: value is not None) | text.map("no/{}".format),
     ("network", "group"): other(typing.Literal["C1", "C2", "C4", "D1", "D2", "D4"]),
@@ -90,7 +90,6 @@ WRONG: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
     ("network", "classes"): whole(2, 256),
     ("network", "channels"): within(whole(1, 4096)) | st.just([]),
     ("network", "kernel_size"): whole(1, 99) | st.integers(0, 49).map(lambda half: 2 * half),
-    ("network", "allow_incompatible_support"): nothing | st.integers() | st.floats() | st.just(""),
     ("training", "perturbation"): amount(0),
     ("training", "epochs"): whole(1, 100_000),
     ("training", "batch_size"): whole(1, 1_000_000),
@@ -106,6 +105,7 @@ WRONG: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
     | st.lists(st.integers(), max_size=1).map(lambda values: [*values, 1, 1]),
     ("grid", "seeds_per_job"): whole(1, 100_000),
     ("jobs", "threads"): whole(1, 1024),
+    **{key: no_truth for key, hint in hints.items() if hint is bool},
     **{
         key: other(hint) for key, hint in hints.items() if typing.get_origin(hint) is typing.Literal
     },
@@ -113,7 +113,7 @@ WRONG: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
 
 
 def test_every_key_has_wrong_values() -> None:
-    assert set(WRONG) == {*hints, ("experiment",)}
+    assert set(WRONG) == set(hints)
 
 
 wrong = st.sampled_from(sorted(WRONG)).flatmap(lambda key: st.tuples(st.just(key), WRONG[key]))
