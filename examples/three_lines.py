@@ -19,7 +19,7 @@ from equireg.dataset import load_dataset
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", type=Path, default=Path("results/data/mnist.safetensors"))
-parser.add_argument("--images", type=int, default=10_000, help="of the training set")
+parser.add_argument("--images", type=int, default=30_000, help="of the training set")
 parser.add_argument("--gamma", type=float, default=1.0)
 options = parser.parse_args()
 

@@ -262,6 +262,27 @@ def test_penalty_is_twice_differentiable() -> None:
         assert one is None or two is None or torch.allclose(two, 4 * one, atol=1e-12)
 
 
+def test_penalty_under_functional_transforms() -> None:
+    """By the name of a weight, as torch.func wants it."""
+    eq, model, _ = build("cnn C4")
+    weight = model.get_parameter("0.weight")
+    eq.penalty().backward()
+
+    class Penalty(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self) -> Tensor:
+            return eq.penalty()
+
+    held = {"model.0.weight": weight.detach()}
+    gradient = torch.func.grad(lambda w: torch.func.functional_call(Penalty(), w, ()))(held)
+    gradient = gradient["model.0.weight"]
+    assert weight.grad is not None
+    assert torch.allclose(gradient, weight.grad, atol=1e-12)
+
+
 def test_known_dimensions() -> None:
     """The paper's network with biases: per filter 3 of 9, per output and channel 13 of 49."""
     model = nn.Sequential(
