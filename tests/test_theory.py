@@ -24,7 +24,7 @@ from equireg.theory.measurement import Measurement, table
 from equireg.theory.models import Model, convolutional, graphs, perceptron
 from equireg.theory.report import report
 from equireg.theory.risks import Risk
-from equireg.theory.spectrum import block_operator, largest, smallest
+from equireg.theory.spectrum import ENDS, Block, block_operator, largest, smallest, spectrum
 from equireg.theory.symmetry import projections, random_tensor, representations
 from equireg.theory.theorems import (
     Settled,
@@ -37,6 +37,8 @@ from equireg.theory.theorems import (
     theorem_3,
 )
 from equireg.weights import save_weights
+
+BLOCKS: dict[str, Block] = {"equivariant": "equivariant", "complement": "complement", "all": "all"}
 
 # Of 8 x 8 images 2 x 2 pixels would be left, one orbit: normalized, their sum is 0.
 SMALL = NetworkSettings(image_size=12, channels=(3, 4), classes=4)
@@ -156,12 +158,22 @@ def test_lanczos_against_the_dense_spectrum() -> None:
     risk = small_risk(perceptron(4, (2,), 2))
     point = risk.coordinates.of(risk.model.start(0))
     for block in ("complement", "all"):
-        held = block_operator(risk, point, "complement" if block == "complement" else "all")
+        held = block_operator(risk, point, BLOCKS[block])
         dense = np.linalg.eigvalsh(held @ np.eye(held.shape[0]))
         values, vectors = smallest(held, 3)
         assert values == pytest.approx(dense[:3], rel=1e-6)
         assert np.allclose(held @ vectors, vectors * values, atol=1e-5)
         assert largest(held, 2, 1e-6) == pytest.approx(dense[-2:], rel=1e-6)
+
+
+def test_the_ends_of_a_spectrum() -> None:
+    risk = small_risk(perceptron(4, (2,), 2))
+    point = risk.coordinates.of(risk.model.start(0))
+    found = spectrum(risk, "random", point)
+    for block, ends in (("equivariant", found.equivariant), ("complement", found.complement)):
+        held = block_operator(risk.augmented(), point, BLOCKS[block])
+        dense = np.linalg.eigvalsh(held @ np.eye(held.shape[0]))
+        assert ends == pytest.approx(np.r_[dense[:ENDS], dense[-ENDS:]], rel=1e-3, abs=1e-5)
 
 
 def test_theorem_1() -> None:

@@ -31,7 +31,7 @@ from equireg.theory.theorems import (
     theorem_3,
 )
 
-TRAJECTORIES = 2  # of Theorem 1's thousand steps, from the first points
+FLOWING = 2  # points from which Theorem 1's thousand steps start; the spectrum is taken there
 
 
 def theory(
@@ -78,15 +78,16 @@ def along_flows(case: Case) -> tuple[list[Measurement], Landscape]:
     assert case.start is not None
     flow = case.flow
     measured: list[Measurement] = []
-    for name, point in itertools.islice(case.points.items(), TRAJECTORIES):
+    few = dict(itertools.islice(case.points.items(), FLOWING))
+    for name, point in few.items():
         say(f"Theorem 1 from {name}")
         measured += theorem_1(flow, point, name)
 
     say("the spectrum")
-    spectra = [spectrum(flow.plain(), name, point) for name, point in case.points.items()]
+    spectra = [spectrum(flow.plain(), name, point) for name, point in few.items()]
     settled = Settled.at(flow, "settled in E", settle(flow, case.start))
     measured += [stationary(settled), *theorem_2(settled)]
-    spectra.append(spectrum(flow.plain(), settled.name, settled.point))
+    spectra.append(spectrum(flow, settled.name, settled.point))
 
     say("Theorem 3")
     rates = [follow(settled, gamma) for gamma in settled.gammas]

@@ -19,7 +19,7 @@ from equireg.theory.risks import Risk
 from equireg.weights import load_weights
 
 TURNED = 256  # images that the flows see, counting every turn
-FACTS = 4  # times as many for the statements at single points
+FACTS = 2  # times as many for the statements at single points
 STIFFNESS = 10.0  # of the anchor that holds the part in E of the paper's network
 NODES, CHANNELS, GRAPHS, DECAY = 5, (2, 2), 64, 1e-2  # the perceptron's
 SUPPORTS: tuple[Support, ...] = ("full", "cross", "lopsided")

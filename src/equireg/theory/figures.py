@@ -18,6 +18,7 @@ from equireg.theory.spectrum import Spectrum
 from equireg.theory.theorems import Plateau, Rates, Settled
 
 GREY = "#555555"
+SHOWN = 1e-7  # of the starting distance: what has shrunk further is not shown
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def rates_figure(landscapes: Sequence[Landscape]) -> Figure:
             colour = _shade(i, len(landscape.rates))
             label = f"$\\gamma = {rate.gamma / size:g}\\,|\\mu|$"
             left.semilogy(rate.times * size, rate.distances, color=colour, label=label)
-            slope = rate.distances[0] * np.exp(-rate.predicted[0] * rate.times)
+            slope = rate.distances[0] * rate.expected()
             visible = slope < 2 * max(r.distances.max() for r in landscape.rates)
             left.semilogy(
                 rate.times[visible] * size, slope[visible], color=GREY, linestyle=":", linewidth=0.9
@@ -86,7 +87,7 @@ def rates_figure(landscapes: Sequence[Landscape]) -> Figure:
         left.set_ylabel(r"distance to $\mathcal{E}$")
         left.set_title(f"{landscape.name}:  $\\mu = {landscape.settled.mu[0]:.3g}$")
         lowest = min(r.distances[-1] for r in landscape.rates)
-        left.set_ylim(bottom=lowest / 3)
+        left.set_ylim(bottom=max(lowest, SHOWN * landscape.rates[0].distances[0]) / 3)
         ends = [
             f(np.concatenate([r.predicted for r in landscape.rates])) / size for f in (min, max)
         ]
@@ -96,7 +97,7 @@ def rates_figure(landscapes: Sequence[Landscape]) -> Figure:
         right.axhline(0, color=GREY, linewidth=0.6, linestyle=":")
     handles, labels = rows[0][0].get_legend_handles_labels()
     handles.append(Line2D([], [], color=GREY, linestyle=":", linewidth=0.9))
-    labels.append(r"$e^{-(\gamma + \mu) t}$")
+    labels.append(r"predicted by $\gamma + \mu$")
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), handlelength=1.4)
     return figure
 
@@ -107,7 +108,7 @@ def plateau_figure(landscapes: Sequence[Landscape]) -> Figure:
     panels = figure.subplots(1, len(landscapes), squeeze=False)[0]
     for panel, landscape in zip(panels, landscapes, strict=True):
         levels, size = landscape.levels, abs(landscape.nominal_mu)
-        gammas = [found.gamma / size for found in levels]
+        gammas = [round(found.gamma / size, 6) for found in levels]
         panel.loglog(
             gammas,
             [found.bound for found in levels],
@@ -131,6 +132,8 @@ def plateau_figure(landscapes: Sequence[Landscape]) -> Figure:
             color="black",
             label="measured",
         )
+        panel.set_xticks(gammas, [f"{gamma:g}" for gamma in gammas])
+        panel.minorticks_off()
         panel.set_title(f"{landscape.name}:  $\\mu' = {landscape.nominal_mu:.3g}$")
         panel.set_xlabel(r"$\gamma\,/\,|\mu'|$")
     panels[0].set_ylabel(r"distance to $\mathcal{E}$ of the nominal flow")
@@ -171,8 +174,8 @@ def _draw_spectra(panel: Axes, spectra: Sequence[Spectrum]) -> None:
             height = np.full(len(values), i + shift)
             panel.plot([values.min(), values.max()], height[:2], color=COLOURS[mode], alpha=0.25)
             panel.plot(values, height, "|", color=COLOURS[mode], markersize=9)
-    smallest = min(np.abs(np.concatenate([s.equivariant, s.complement])).min() for s in spectra)
-    panel.set_xscale("symlog", linthresh=max(0.1, float(smallest)), linscale=0.6)
+    lowest = abs(float(spectra[-1].complement.min()))  # mu at the settled point stays visible
+    panel.set_xscale("symlog", linthresh=10 ** np.floor(np.log10(lowest)), linscale=0.7)
     panel.axvline(0, color=GREY, linewidth=0.8, zorder=1)
     panel.set_yticks(range(len(spectra)), [found.name for found in spectra])
     panel.set_ylim(len(spectra) - 0.5, -0.5)

@@ -68,10 +68,12 @@ def _extreme(
     size = block.shape[0]
     if size <= 4 * count + 40:  # Lanczos wants room
         values, vectors = np.linalg.eigh(block @ np.eye(size))
-        few = slice(0, count) if which == "SA" else slice(size - count, size)
+        below = {"SA": count, "LA": 0, "BE": count // 2}[which]
+        few = np.r_[:below, size - count + below : size]
         return values[few], vectors[:, few]
     start = generator(0, "theory", "Lanczos").standard_normal(size)
-    values, vectors = eigsh(block, count, which=which, v0=start, tol=precision, ncv=4 * count + 20)
+    room = 4 * count + 20
+    values, vectors = eigsh(block, count, which=which, v0=start, tol=precision, ncv=room)
     order = np.argsort(values)
     return values[order], vectors[:, order]
 
@@ -86,12 +88,11 @@ class Spectrum:
 
 
 def spectrum(risk: Risk, name: str, point: Tensor) -> Spectrum:
-    """The ``ENDS`` smallest and largest eigenvalues of either block, at a point in E."""
+    """The ``ENDS`` smallest and as many largest eigenvalues of either block, at a point in E."""
     augmented = risk.augmented()
     ends = []
     blocks: tuple[Block, ...] = ("equivariant", "complement")
     for block in blocks:
         held = block_operator(augmented, point, block)
-        low, _ = smallest(held, ENDS, ROUGH)
-        ends.append(np.concatenate([low, largest(held, ENDS)]))
+        ends.append(_extreme(held, 2 * ENDS, "BE", ROUGH)[0])
     return Spectrum(name, *ends)

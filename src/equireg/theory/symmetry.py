@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.groups import Group, grid_permutations
+from equireg.groups import Group, grid_permutations, permutation_matrices
 from equireg.network import pooled_convolution
-from equireg.projections import LayerSpace
+from equireg.projections import LayerSpace, null_space_basis
 from equireg.randomness import generator
 from equireg.theory.measurement import Measurement
 from equireg.theory.models import Model
 
 EXACT = 1e-12  # what is exact but for rounding
+MOST_ENTRIES = 600  # of a grid whose null space is computed, by a singular value decomposition
 
 
 def representations(model: Model) -> Iterator[Measurement]:
@@ -99,6 +100,9 @@ def projections(model: Model) -> Iterator[Measurement]:
                 f"{label}^T - {label}, {name}", float(skew.abs() / (x.norm() * y.norm()))
             )
         yield measured(f"Pi_E Pi_E-perp, {name}", overlap(space))
+        if space.permutations.shape[1] <= MOST_ENTRIES:
+            defect = null_space_defect(model.group, space)
+            yield measured(f"Pi_E by averaging - Pi_E by null space, {name}", defect)
     for name, space in model.layers.items():
         defect = compatibility_defect(space)
         lopsided = model.support == "lopsided" and name != "linear"
@@ -119,6 +123,14 @@ def overlap(space: LayerSpace) -> float:
     """The largest inner product of a basis vector of E and one of its complement."""
     products = space.equivariant.mT @ space.complement
     return float(products.abs().max()) if products.numel() else 0.0
+
+
+def null_space_defect(group: Group, space: LayerSpace) -> float:
+    """How far Pi_E is from that of the generators' constraints, as matrices on one grid."""
+    trained = (torch.cat([space.equivariant, space.complement], 1) != 0).any(1).numpy()
+    generators = permutation_matrices(space.permutations[group.cayley[:, 0]])
+    basis = null_space_basis(generators, trained)
+    return float(np.abs((space.equivariant @ space.equivariant.mT).numpy() - basis @ basis.T).max())
 
 
 def compatibility_defect(space: LayerSpace) -> float:
