@@ -38,7 +38,8 @@ rule train:
         "../../envs/training.yaml"
     threads: chosen.jobs.threads
     resources:
-        # Not parameters: one that changes trains anew, and these need not.
+        # Not parameters: one that changes trains anew, and these need not. The same for all jobs
+        # of a rule: a SLURM array asks for what its first job does.
         device=chosen.jobs.device,
         step=chosen.jobs.step,
         # 10 seeds for 10 epochs took 1.1 GB and a minute of one core, and 2 GB and 7 minutes with
