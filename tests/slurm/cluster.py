@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Self
 
 NODES = ("one", "two")
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
+PROGRAMS = (
+    "setpriv",
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "srun",
+    "squeue",
+    "scontrol",
+    "scancel",
+)
 # Of each node. One core: so both are in use. SLURM does not count GPUs that have no device, but
 # asks of it no more than to exist.
 CPUS, MEGABYTES, GPUS = 1, 16_000, ("/dev/null", "/dev/zero")
@@ -113,9 +123,9 @@ class Cluster:
         with ExitStack() as undo:
             undo.callback(self.stop)
             self._configure()
-            self._start("munged", "--foreground", *self._munge_files())
+            self._start_daemon("munged", "munged", "--foreground", *self._munge_files())
             self._wait(lambda: (self.folder / "munge.socket").exists(), "munged")
-            self._start("slurmctld", "-D")
+            self._start_daemon("slurmctld", "slurmctld", "-D")
             for name in NODES:
                 self.start_node(name)
             self._wait(lambda: self.idle_nodes() == set(NODES), "the nodes")
@@ -132,7 +142,7 @@ class Cluster:
             daemon.wait()
 
     def start_node(self, name: str) -> None:
-        self._start("slurmd", "-D", "-N", name, label=name)
+        self._start_daemon(name, "slurmd", "-D", "-N", name)
 
     def kill_node(self, name: str) -> None:
         """As a power cut would: its daemon and all that it runs."""
@@ -193,17 +203,25 @@ class Cluster:
             *(f"--{option}={self.folder}/munge.{name}" for option, name in names.items()),
         ]
 
-    def _start(self, *words: str, label: str = "") -> None:
-        label = label or words[0]
-        with open(self.folder / f"{label}.out", "ab") as said:
-            self._daemons[label] = subprocess.Popen(
-                words,
-                env=self.environment | {"EQUIREG_DAEMON": f"{self.folder}/{label}"},
+    def start(
+        self, *words: str, said: Path, cwd: Path | None = None, **variables: str
+    ) -> subprocess.Popen[bytes]:
+        """Start a process that ends with this one, whatever ends this one."""
+        with open(said, "ab") as output:
+            return subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *words],
+                cwd=cwd,
+                env=self.environment | variables,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
             )
+
+    def _start_daemon(self, label: str, *words: str) -> None:
+        said = self.folder / f"{label}.out"
+        variable = f"{self.folder}/{label}"
+        self._daemons[label] = self.start(*words, said=said, EQUIREG_DAEMON=variable)
 
     def _wait(self, ready: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + 30

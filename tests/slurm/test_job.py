@@ -65,7 +65,7 @@ def test_the_training_hears_that_the_job_is_to_end(
         f". slurm/job.sh && PYTHONPATH={ROOT}/src sh -c '(python -m equireg {words}) 2> {log}'\n"
     )
     running = start(script)
-    wait_for(tmp_path / "a" / "block.checkpoint" / "from-step-000000000.safetensors")
+    wait_for(tmp_path / "a" / "block.checkpoint" / "from-step-000000000.safetensors", 180)
     running.send_signal(signal.SIGTERM)
     assert running.wait(timeout=30) == 128 + signal.SIGTERM
     assert "SIGTERM: ended at step" in log.read_text()

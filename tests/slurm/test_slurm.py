@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -97,14 +96,8 @@ def test_a_node_fails_and_a_job_is_requeued(cluster: Cluster, tmp_path: Path) ->
     assert done.returncode == 0, done.stdout
 
     folder, said = copy_repository(tmp_path / "disturbed"), tmp_path / "said"
-    with open(said, "w") as output:
-        running = subprocess.Popen(
-            [sys.executable, "-m", "snakemake", "--profile", "slurm", *TRAININGS, *SOON],
-            cwd=folder,
-            env=cluster.environment,
-            stdout=output,
-            stderr=output,
-        )
+    words = [sys.executable, "-m", "snakemake", "--profile", "slurm", *TRAININGS, *SOON]
+    running = cluster.start(*words, said=said, cwd=folder)
     try:
         for block in BLOCKS:
             wait_for(folder / f"{block}.checkpoint" / "from-step-000000000.safetensors", 180)
