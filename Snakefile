@@ -3,6 +3,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from snakemake.utils import min_version
@@ -15,16 +16,18 @@ sys.path.insert(0, SOURCES)
 from equireg.config import ConfigurationError, load
 from equireg.digest import source_digest
 from equireg.plan import (
+    block_name,
     blocks,
     blocks_options,
     data_files,
     options,
+    predicted_seeds,
     runs_per_job,
     seen_blocks,
     seeds_option,
     train_options,
 )
-from equireg.settings import MODES, spell_gamma
+from equireg.settings import MODES, spell_gamma, spell_seeds
 
 # Refused in a line per mistake; an exception would print a traceback.
 try:
@@ -63,6 +66,7 @@ localrules:
     initialize,
     draw,
     check,
+    score,
     compare,
     overview,
 
@@ -86,6 +90,7 @@ rule all:
         ),
         page=f"{RESULTS}/figures/figure2.html",
         claims=f"{RESULTS}/claims.md",
+        predictions=expand(f"{RESULTS}/predictions.{{suffix}}", suffix=["parquet", "md"]),
         comparison=f"{RESULTS}/comparison.md",
         overview=f"{RESULTS}/overview.html",
 
@@ -93,6 +98,7 @@ rule all:
 include: "workflow/rules/data.smk"
 include: "workflow/rules/training.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/predictions.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/theory.smk"

@@ -84,6 +84,7 @@ Output = Annotated[Path, typer.Option(help="File to write.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, such as 0-9 or 0,3,7-9.")]
 SumsFile = Annotated[Path | None, typer.Option(help="Known SHA-256 sums.")]
 SummaryFile = Annotated[Path, typer.Option(help="Table of quantiles over seeds.")]
+InitialFile = Annotated[Path, typer.Option(help="Initial weights, written by initialize.")]
 DataFile = Annotated[Path, typer.Option(help="The data set's file, written by fetch.")]
 
 
@@ -124,7 +125,7 @@ def train(
     ] = None,
     seeds: Seeds,
     data: DataFile,
-    initial: Annotated[Path, typer.Option(help="Initial weights, written by initialize.")],
+    initial: InitialFile,
     output: Annotated[
         list[Path], typer.Option(help="Parquet to write, once per block; the rest goes beside it.")
     ],
@@ -176,16 +177,51 @@ def aggregate(
 
 
 @app.command()
+@options(NetworkSettings, TrainingSettings, GridSettings, JobSettings)
+def predict(
+    *,
+    network: NetworkSettings,
+    training: TrainingSettings,
+    grid: GridSettings,
+    job: JobSettings,
+    data: DataFile,
+    initial: InitialFile,
+    output: Output,
+) -> None:
+    """Predict figure 2 from the equivariant runs alone."""
+    device = configure(job)
+    from equireg.jobs.predict import predict
+
+    predict(network, training, grid, data, initial, output, device, job)
+
+
+@app.command()
+def score(
+    *,
+    predictions: Annotated[Path, typer.Option(help="Table of predicted quantiles.")],
+    summary: SummaryFile,
+    output: Output,
+) -> None:
+    """Say how far the predicted distances are from the measured ones."""
+    from equireg.jobs.score import score
+
+    score(predictions, summary, output)
+
+
+@app.command()
 def draw(
     *,
     trajectories: Annotated[Path, typer.Option(help="Table of every run and step.")],
     summary: SummaryFile,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Table of predicted quantiles, to be drawn too.")
+    ] = None,
     output: Annotated[list[Path], typer.Option(help="Figure to write, once per format.")],
 ) -> None:
     """Draw the paper's figure 2."""
     from equireg.jobs.draw import draw
 
-    draw(trajectories, summary, output)
+    draw(trajectories, summary, output, predictions)
 
 
 @app.command()

@@ -37,6 +37,8 @@ DATA_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 
+PREDICTED_SEEDS = 10  # a prediction takes about four times as long as a run
+
 
 @dataclass(frozen=True)
 class Block:
@@ -104,6 +106,11 @@ def seen_blocks(grid: GridSettings) -> list[Block]:
         (b for b in every if b.seeds == first and b.gamma in (None, lowest)),
         key=lambda block: MODES.index(block.mode),
     )
+
+
+def predicted_seeds(grid: GridSettings) -> tuple[int, ...]:
+    """The seeds from which figure 2 is predicted: the first consecutive ones, at most ten."""
+    return tuple(consecutive(parse_seeds(grid.seeds))[0][:PREDICTED_SEEDS])
 
 
 def block_name(seeds: tuple[int, ...]) -> str:

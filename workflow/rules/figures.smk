@@ -2,6 +2,7 @@ rule draw:
     input:
         trajectories=f"{RESULTS}/trajectories.parquet",
         summary=f"{RESULTS}/summary.parquet",
+        predictions=f"{RESULTS}/predictions.parquet",
     output:
         pdf=f"{RESULTS}/figures/figure2.pdf",
         png=report(
@@ -33,6 +34,7 @@ rule draw:
         "Draw figure 2"
     shell:
         "python -m equireg draw --trajectories {input.trajectories} --summary {input.summary}"
+        " --predictions {input.predictions}"
         " --output {output.pdf} --output {output.png} --output {output.page} > {log} 2>&1"
 
 

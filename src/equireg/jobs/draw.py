@@ -28,6 +28,7 @@ POINTS = 120_000  # in all faint lines together, about: 1 MB of PDF
 MOST_BINS = 300  # per faint line: finer than its width in print
 FEWEST_BINS = 20
 MEDIAN_BINS = 300
+PREDICTED: dict[str, Any] = {"color": "black", "linestyle": (0, (3, 2)), "linewidth": 0.8}
 
 
 class Condition(NamedTuple):
@@ -45,12 +46,15 @@ class Curve:
     distances: np.ndarray
 
 
-def draw(trajectories: Path, summary: Path, outputs: list[Path]) -> None:
+def draw(
+    trajectories: Path, summary: Path, outputs: list[Path], predictions: Path | None = None
+) -> None:
     """Draw the paper's figure 2 into ``outputs``: vector (.pdf, .svg), 200 dpi (.png), or a page.
 
     The page (.html) names the run and the step under the pointer.
 
     One panel per gamma; every run faintly, the median over the seeds boldly; nominal and augmented.
+    predictions: what ``predict`` wrote; its medians are drawn over the others, not on the page.
     One row group of the tables is in memory at a time. Raises ValueError where the tables hold no
     run to draw, or an ending is unknown.
     """
@@ -75,8 +79,16 @@ def draw(trajectories: Path, summary: Path, outputs: list[Path]) -> None:
         if mode in MODES:
             runs[Condition(mode, gamma)][seed] = decimate(steps, values, bins)
 
+    predicted: dict[Condition, Curve] = {}
+    if predictions:
+        for (mode, gamma), steps, values in series(predictions, ["mode", "gamma"], "median"):
+            if (mode, gamma) in medians:
+                positive = np.where(values > 0, values, np.nan)
+                predicted[Condition(mode, gamma)] = Curve(steps, positive)
+
     with styled():
-        figure = distance_figure({c: list(some.values()) for c, some in runs.items()}, medians)
+        lines = {condition: list(some.values()) for condition, some in runs.items()}
+        figure = distance_figure(lines, medians, predicted)
         for output in outputs:
             if output not in pages:
                 save(figure, output)
@@ -168,9 +180,12 @@ def thin(steps: np.ndarray, values: np.ndarray, bins: int) -> Curve:
 
 
 def distance_figure(
-    runs: Mapping[Condition, Sequence[Curve]], medians: Mapping[Condition, Curve]
+    runs: Mapping[Condition, Sequence[Curve]],
+    medians: Mapping[Condition, Curve],
+    predicted: Mapping[Condition, Curve] | None = None,
 ) -> Figure:
     """The figure from its curves; one panel per gamma, in ascending order."""
+    predicted = predicted or {}
     gammas = sorted({condition.gamma for condition in medians})
     columns = min(len(gammas), 2 if len(gammas) <= 4 else 3)
     rows = math.ceil(len(gammas) / columns)
@@ -186,10 +201,13 @@ def distance_figure(
             _draw_runs(panel, condition, runs.get(condition, []))
         for condition in present:
             _draw_median(panel, condition, medians[condition])
+        for condition in present:
+            if condition in predicted:
+                _draw_prediction(panel, predicted[condition])
         panel.set_title(f"$\\gamma = {_tex(gamma)}$")
     everything = [*medians.values(), *itertools.chain.from_iterable(runs.values())]
     _set_axes(figure, everything)
-    _set_legend(figure, runs, medians)
+    _set_legend(figure, runs, medians, bool(predicted))
     return figure
 
 
@@ -211,6 +229,11 @@ def _draw_median(panel: Axes, condition: Condition, curve: Curve) -> None:
         linewidth=1.6,
         path_effects=[Stroke(linewidth=2.2, foreground="white"), Normal()],
     )
+
+
+def _draw_prediction(panel: Axes, curve: Curve) -> None:
+    # Without effect on the limits: where first order fails it leaves the panel.
+    panel.plot(curve.steps, curve.distances, **PREDICTED)
 
 
 def _set_axes(figure: Figure, curves: Iterable[Curve]) -> None:
@@ -238,6 +261,7 @@ def _set_legend(
     figure: Figure,
     runs: Mapping[Condition, Sequence[Curve]],
     medians: Mapping[Condition, Curve],
+    predicted: bool,
 ) -> None:
     handles: list[Line2D] = []
     for mode in MODES:
@@ -249,6 +273,8 @@ def _set_legend(
             style = {"color": COLOURS[mode], "linestyle": DASHES[mode]}
             handles.append(Line2D([], [], linewidth=1.6, label=label, **style))
     handles.append(Line2D([], [], color="#777777", linewidth=0.5, label="faint: every run"))
+    if predicted:
+        handles.append(Line2D([], [], label="predicted to first order", **PREDICTED))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=3)
 
 

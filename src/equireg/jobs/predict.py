@@ -1,0 +1,228 @@
+"""Predict figure 2 from the equivariant runs: no other network is trained."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from equireg.batches import batches, elements, steps_per_epoch, turned
+from equireg.compiled import Compiled
+from equireg.dataset import Dataset, load_dataset
+from equireg.jobs.train import check, choose_trainer, perturbation
+from equireg.network import Network
+from equireg.randomness import generator
+from equireg.runtime import say
+from equireg.settings import (
+    GridSettings,
+    JobSettings,
+    Mode,
+    NetworkSettings,
+    TrainingSettings,
+    parse_seeds,
+)
+from equireg.step import Reference, Runs, Trainer, start
+from equireg.tables import write_table
+from equireg.theory.gradients import Outside, Stepper
+from equireg.theory.ornstein_uhlenbeck import Interval, Slope, advance, knots
+from equireg.weights import load_weights
+
+IMAGES = 100  # per estimate of a Hessian-vector product and of the augmented mode's noise
+LONGEST = 0.01  # learning rate times scale times steps of an interval: stable for curvatures to 200
+FARTHEST = 1e100  # of a coordinate: where first order fails it grows without bound
+QUANTILES = {"median": 0.5, "low": 0.1, "high": 0.9}
+
+SCHEMA = pa.schema(
+    [
+        pa.field("mode", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("gamma", pa.float64(), nullable=False),
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("seeds", pa.int32(), nullable=False),
+        *(pa.field(name, pa.float64()) for name in QUANTILES),
+    ]
+)
+
+
+def predict(
+    settings: NetworkSettings,
+    training: TrainingSettings,
+    grid: GridSettings,
+    data: Path,
+    initial: Path,
+    output: Path,
+    device: str,
+    jobs: JobSettings,
+) -> None:
+    """Write quantiles over the grid's seeds of the predicted distance to E, per mode and gamma.
+
+    Each seed's equivariant run is trained anew, and measured at some steps: see ``Prediction``.
+    Raises ValueError for settings that do not fit together.
+    """
+    modes: list[Mode] = sorted(mode for mode in grid.modes if mode != "equivariant")
+    gammas = sorted(grid.gammas)
+    for mode in modes:
+        check(mode, gammas, training)
+    dataset = load_dataset(data, settings.image_size, settings.classes)
+    twin = Twin(settings, training, parse_seeds(grid.seeds), dataset, initial, modes, device, jobs)
+    predictions = {mode: Prediction(twin, mode, gammas) for mode in modes}
+
+    steps = steps_per_epoch(len(dataset.train_labels), training) * training.epochs - 1
+    longest = max(1, int(LONGEST / (training.learning_rate * twin.scale)))
+    visited = list(knots(steps, longest))
+    said = time.perf_counter()
+    for here, there in itertools.pairwise(visited):
+        weights = twin.trainer.weights()
+        for prediction in predictions.values():
+            prediction.advance(weights, here, there)
+        twin.advance(here, there)
+        if time.perf_counter() - said > 10 or there == steps:
+            said = time.perf_counter()
+            say(f"step {there}/{steps}")
+    write_table(output, table(predictions, visited, len(twin.seeds)))
+
+
+class Twin:
+    """The equivariant runs of some seeds, and what it takes to differentiate beside them."""
+
+    def __init__(
+        self,
+        settings: NetworkSettings,
+        training: TrainingSettings,
+        seeds: Sequence[int],
+        dataset: Dataset,
+        initial: Path,
+        modes: Sequence[Mode],
+        device: str,
+        jobs: JobSettings,
+    ) -> None:
+        exact = Network(settings)
+        self.training, self.seeds, self.jobs = training, seeds, jobs
+        self.outside = Outside(exact)
+        self.network = exact.to(device, torch.float32)
+        self.labels = dataset.train_labels.to(device)
+        self.scale = 1 / training.batch_size if training.risk_scale == "batch" else 1.0
+        images = dataset.train_images.to(device)
+        self.images = {
+            mode: turned(images, elements(exact.group, mode)) for mode in ("equivariant", *modes)
+        }
+        weights, _ = load_weights(initial, seeds, exact.layers)
+        runs = start(exact, weights, None, [0.0] * len(seeds))
+        self.device = device
+        self.trainer = choose_trainer(
+            self.network,
+            runs.to(device, torch.float32),
+            self.images["equivariant"],
+            training,
+            jobs,
+        )
+
+    def advance(self, here: int, there: int) -> None:
+        """Train from step ``here`` to step ``there``."""
+        group = self.network.group
+        while here < there:
+            chunk = batches(
+                group, "equivariant", self.seeds, self.labels, self.training, there - here, here
+            )
+            rows, classes = next(chunk)  # ends with its epoch at the latest
+            self.trainer.advance(rows, classes)
+            here += rows.shape[1]
+
+    def stepper(self, mode: Mode) -> Stepper:
+        """What takes steps of size 1 on the images of ``mode``."""
+        images, network = self.images[mode], self.network
+
+        def stepper(runs: Runs) -> Trainer:
+            runs = runs.to(self.device, torch.float32)
+            if isinstance(self.trainer, Compiled):
+                return Compiled(network, runs, images, 1.0, 1.0, threads=self.jobs.threads)
+            return Reference(network, runs, images, 1.0, 1.0)
+
+        return stepper
+
+
+class Prediction:
+    """Of one mode, for every gamma: how its runs leave E beside their equivariant twins.
+
+    To first order in Y, the weights' part outside E, by ``theory.ornstein_uhlenbeck``. Used are the
+    start, which is the run's own, and at each step visited, on random training images: the mean of
+    the gradient outside E, which vanishes in the augmented mode (Fact A); draws of the gradient's
+    noise; and products of Y with the Hessian's block outside E. The nominal Hessian also couples
+    Y with E; that is left out, as in Remark 1.
+    """
+
+    def __init__(self, twin: Twin, mode: Mode, gammas: Sequence[float]) -> None:
+        self.twin, self.mode, self.gammas = twin, mode, gammas
+        self.stepper = twin.stepper(mode)
+        noise = [
+            perturbation(twin.outside.network, mode, seed, twin.training.perturbation)
+            for seed in twin.seeds
+        ]
+        beside = {name: torch.stack([draw[name] for draw in noise]) for name in noise[0]}
+        self.y = np.stack([twin.outside.flatten(beside)] * len(gammas))
+        self.distances = [np.linalg.norm(self.y, axis=-1)]
+
+    def advance(self, weights: dict[str, Tensor], here: int, there: int) -> None:
+        """Take Y from step ``here``, where the twin has these weights, to step ``there``."""
+        training, scale = self.twin.training, self.twin.scale
+        slope = self.slope(weights, here, there)
+        curvature = self.twin.outside.curvature(
+            self.stepper, weights, self.y, *self.sample("curvature", here, IMAGES)
+        )
+        for i, gamma in enumerate(self.gammas):
+            interval = Interval.of(training.learning_rate, gamma, there - here)
+            y = advance(self.y[i], curvature[i], slope, interval, scale, training.batch_size)
+            self.y[i] = np.clip(y, -FARTHEST, FARTHEST)
+        self.distances.append(np.linalg.norm(self.y, axis=-1))
+
+    def slope(self, weights: dict[str, Tensor], here: int, there: int) -> Slope:
+        """The gradient at ``weights``; nominal: on as many images as the batches hold."""
+        origin = np.zeros_like(self.y[0])
+        outside, twin = self.twin.outside, self.twin
+        if self.mode == "augmented":
+            sample = self.sample("noise", here, IMAGES)
+            draw = outside.gradient(self.stepper, weights, origin, *sample)
+            return Slope(origin, draw, IMAGES, exact=True)
+        half = max(1, (there - here) * twin.training.batch_size // 2)
+        first, second = (
+            outside.gradient(self.stepper, weights, origin, *self.sample(name, here, half))
+            for name in ("first half", "second half")
+        )
+        return Slope.of_halves(first, second, 2 * half)
+
+    def sample(self, role: str, step: int, count: int) -> tuple[Tensor, Tensor]:
+        """Random training images as rows of the mode's images, and their classes.
+
+        (runs, count), or with exact augmentation (runs, count * order of the group): each image
+        in every turn.
+        """
+        labels, training = self.twin.labels, self.twin.training
+        order = len(elements(self.twin.network.group, self.mode))
+        draws = [generator(seed, "prediction", self.mode, role, step) for seed in self.twin.seeds]
+        image = torch.from_numpy(np.stack([g.integers(len(labels), size=count) for g in draws]))
+        turn = torch.from_numpy(np.stack([g.integers(order, size=count) for g in draws]))
+        if order > 1 and training.augmentation == "exact":
+            image = image.repeat_interleave(order, 1)
+            turn = torch.arange(order).repeat(len(draws), count)
+        image, turn = image.to(labels.device), turn.to(labels.device)
+        return image * order + turn, labels[image].long()
+
+
+def table(predictions: Mapping[Mode, Prediction], visited: Sequence[int], seeds: int) -> pa.Table:
+    """The quantiles, sorted by mode, gamma and step."""
+    columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
+    for mode, prediction in predictions.items():
+        distances = np.stack(prediction.distances)  # (steps, gammas, seeds)
+        for i, gamma in enumerate(prediction.gammas):
+            columns["mode"] += [mode] * len(visited)
+            columns["gamma"] += [gamma] * len(visited)
+            columns["step"] += visited
+            columns["seeds"] += [seeds] * len(visited)
+            for name, quantile in QUANTILES.items():
+                columns[name] += np.quantile(distances[:, i], quantile, axis=-1).tolist()
+    return pa.table(columns, schema=SCHEMA)
