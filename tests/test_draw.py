@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
@@ -142,6 +143,46 @@ def test_a_panel_per_gamma(gammas: int) -> None:
     labelled = [panel.xaxis.get_tick_params()["labelbottom"] for panel in figure.axes]
     assert labelled == [False] * (gammas - columns) + [True] * columns
     assert figure.legends[0].get_texts()[0].get_text() == "nominal: median over 3 seeds"
+
+
+def test_predictions_are_drawn_without_moving_the_limits() -> None:
+    """The panel of a gamma shows those of its modes; where they leave it, its scale stays."""
+    conditions = [
+        Condition(mode, gamma) for gamma in (0.1, 1.0) for mode in ("nominal", "augmented")
+    ]
+    medians = {condition: curve(0.1, 1.0) for condition in conditions}
+    predicted = {Condition("nominal", 1.0): curve(0.1, 1e9)}
+    with style.styled():
+        without, figure = (distance_figure({}, medians, some) for some in (None, predicted))
+        figure.draw_without_rendering()
+    assert [len(panel.lines) for panel in without.axes] == [2, 2]
+    assert [len(panel.lines) for panel in figure.axes] == [2, 3]
+    line = figure.axes[1].lines[2]
+    assert list(line.get_ydata()) == [0.1, 1e9]
+    assert line.get_linestyle() == "--"
+    for before, after in zip(without.axes, figure.axes, strict=True):
+        assert before.get_ylim() == after.get_ylim()
+        assert before.get_xlim() == after.get_xlim()
+    texts = [[text.get_text() for text in f.legends[0].get_texts()] for f in (without, figure)]
+    assert texts[1] == [*texts[0], "predicted"]
+
+
+def test_files_with_predictions(tables: Path, tmp_path: Path) -> None:
+    """Of conditions that are drawn; others, of a larger grid, are left out."""
+    steps = np.arange(0, STEPS, 10, dtype=np.int32)
+    frame = pd.DataFrame({"mode": "nominal", "gamma": 1.0, "step": steps, "median": 0.1})
+    other = frame.assign(gamma=3.0, median=np.nan)
+    names = {"without": None, "with": frame, "more": pd.concat([frame, other])}
+    content = {}
+    for name, some in names.items():
+        predictions = tmp_path / f"{name}.parquet" if some is not None else None
+        if some is not None:
+            some.to_parquet(predictions)
+        output = tmp_path / f"{name}.svg"
+        draw(tables / "trajectories.parquet", tables / "summary.parquet", [output], predictions)
+        content[name] = output.read_bytes()
+    assert content["with"] == content["more"]
+    assert content["with"] != content["without"]
 
 
 def test_everything_at_zero_draws_empty_panels() -> None:

@@ -21,9 +21,9 @@ CONDA = sorted((ROOT / "envs").glob("*.yaml"))
 JOBS = {  # the commands that each conda environment runs
     "data": ["fetch"],
     "theory": ["theory"],
-    "training": ["initialize", "train", "evaluate"],
+    "training": ["initialize", "train", "evaluate", "predict"],
     "tables": ["aggregate", "check"],
-    "figures": ["draw", "compare", "overview"],
+    "figures": ["draw", "compare", "overview", "score"],
 }
 
 

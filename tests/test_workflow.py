@@ -61,17 +61,18 @@ def edited(file: Path, text: str) -> Iterator[None]:
 
 
 GAMMAS = "1e-2", "1e2"  # of the smallest experiment
-LAST = {"aggregate": 1, "check": 1, "compare": 1, "draw": 1, "overview": 1}
+LAST = {"aggregate": 1, "check": 1, "compare": 1, "draw": 1, "overview": 1, "score": 1}
+PREDICT = {"predict": 1}
 
 
 def test_the_paper(untouched: Path) -> None:
     jobs = planned(cwd=untouched)
-    assert jobs == {"fetch": 1, "initialize": 3, "train": 27, "evaluate": 27, **LAST}
+    assert jobs == {"fetch": 1, "initialize": 3, "train": 27, "evaluate": 27, **PREDICT, **LAST}
 
 
 def test_quick(untouched: Path) -> None:
     jobs = planned("--configfile", "workflow/presets/quick.yaml", cwd=untouched)
-    assert jobs == {"fetch": 1, "initialize": 1, "train": 9, "evaluate": 9, **LAST}
+    assert jobs == {"fetch": 1, "initialize": 1, "train": 9, "evaluate": 9, **PREDICT, **LAST}
 
 
 def test_one_seed_per_job_and_the_profile_for_slurm(untouched: Path) -> None:
@@ -92,6 +93,7 @@ def test_all_gammas_in_one_job(untouched: Path) -> None:
         "train": 3,
         "train_stacked": 6,
         "evaluate": 27,
+        **PREDICT,
         **LAST,
     }
     said = snakemake("--dry-run", "--profile", "slurm", *stacked, cwd=untouched).stdout
@@ -190,6 +192,7 @@ class TestFinished:
         assert (folder / "figures/figure2.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / "figures/figure2.html").read_bytes().startswith(b"<!DOCTYPE html>")
         assert (folder / "claims.md").read_text().strip()
+        assert (folder / "predictions.md").read_text().count("| 1e2 | ") == 2
         assert len(list(folder.glob("logs/train/**/*.log"))) == 10
         assert len(list(folder.glob("benchmarks/train/**/*.tsv"))) == 10
 
@@ -217,17 +220,22 @@ class TestFinished:
     @pytest.mark.parametrize(
         ("module", "jobs"),
         [
-            ("step", {"train": 10, "evaluate": 10, **LAST}),
-            ("jobs/train", {"train": 10, "evaluate": 10, **LAST}),
-            ("jobs/initialize", {"initialize": 2, "train": 10, "evaluate": 10, **LAST}),
+            ("step", {"train": 10, "evaluate": 10, **PREDICT, **LAST}),
+            ("jobs/train", {"train": 10, "evaluate": 10, **PREDICT, **LAST}),
+            (
+                "jobs/initialize",
+                {"initialize": 3, "train": 10, "evaluate": 10, **PREDICT, **LAST},
+            ),
             ("jobs/evaluate", {"evaluate": 10, **LAST}),
             ("jobs/aggregate", LAST),
+            ("jobs/predict", {"predict": 1, "score": 1, "draw": 1, "overview": 1}),
+            ("jobs/score", {"score": 1}),
             ("jobs/draw", {"draw": 1, "overview": 1}),
             ("jobs/check", {"check": 1, "overview": 1}),
             ("jobs/compare", {"compare": 1, "overview": 1}),
             ("jobs/overview", {"overview": 1}),
             ("jobs/fetch", {}),
-            ("settings", {"check": 1, "compare": 1, "draw": 1, "overview": 1}),
+            ("settings", {"check": 1, "compare": 1, "draw": 1, "overview": 1, "score": 1}),
             ("cli", {}),
         ],
     )
@@ -247,11 +255,16 @@ class TestFinished:
 
     def test_another_gamma_trains_only_that(self, finished: Path) -> None:
         more = ("--config", "grid={'gammas': [0.01, 1, 100]}")
-        assert planned(*SMALL, *more, cwd=finished) == {"train": 4, "evaluate": 4, **LAST}
+        assert planned(*SMALL, *more, cwd=finished) == {
+            "train": 4,
+            "evaluate": 4,
+            **PREDICT,
+            **LAST,
+        }
 
     def test_another_learning_rate_trains_anew(self, finished: Path) -> None:
         jobs = planned(*SMALL, "--config", "training={'learning_rate': 0.002}", cwd=finished)
-        assert jobs == {"train": 10, "evaluate": 10, **LAST}
+        assert jobs == {"train": 10, "evaluate": 10, **PREDICT, **LAST}
 
     @pytest.mark.parametrize(
         ("section", "runs"), [("{'augmentation': exact}", 4), ("{'perturbation': 0.01}", 8)]
@@ -259,7 +272,7 @@ class TestFinished:
     def test_what_a_mode_does_not_read(self, finished: Path, section: str, runs: int) -> None:
         """Four blocks are augmented, four nominal, two equivariant."""
         jobs = planned(*SMALL, "--config", f"training={section}", cwd=finished)
-        assert jobs == {"train": runs, "evaluate": runs, **LAST}
+        assert jobs == {"train": runs, "evaluate": runs, **PREDICT, **LAST}
 
     def test_another_file_in_the_folder_of_the_data(self, finished: Path) -> None:
         file = max((finished / "tests/data/digits").glob("train-labels*"))
@@ -270,7 +283,7 @@ class TestFinished:
         finally:
             file.write_bytes(before)
             os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-        assert jobs == {"fetch": 1, "train": 10, "evaluate": 10, **LAST}
+        assert jobs == {"fetch": 1, "train": 10, "evaluate": 10, **PREDICT, **LAST}
         assert planned(*SMALL, cwd=finished) == {}
 
     def test_a_killed_snakemake_goes_on(self, finished: Path) -> None:

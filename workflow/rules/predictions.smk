@@ -21,6 +21,7 @@ rule predict:
             chosen.network,
             chosen.training,
             replace(chosen.grid, seeds=spell_seeds(list(predicted_seeds(chosen.grid)))),
+            without=["seeds_per_job"],
         ),
         source=source_digest("equireg.jobs.predict", "equireg.runtime"),
     message:

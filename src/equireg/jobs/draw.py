@@ -274,8 +274,14 @@ def _set_legend(
             handles.append(Line2D([], [], linewidth=1.6, label=label, **style))
     handles.append(Line2D([], [], color="#777777", linewidth=0.5, label="faint: every run"))
     if predicted:
-        handles.append(Line2D([], [], label="predicted to first order", **PREDICTED))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=3)
+        handles.append(Line2D([], [], label="predicted", **PREDICTED))
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=len(handles),
+        handlelength=2.5,
+        columnspacing=1.2,
+    )
 
 
 def _tex(gamma: float) -> str:
