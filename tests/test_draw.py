@@ -158,7 +158,7 @@ def test_predictions_are_drawn_without_moving_the_limits() -> None:
     assert [len(panel.lines) for panel in without.axes] == [2, 2]
     assert [len(panel.lines) for panel in figure.axes] == [2, 3]
     line = figure.axes[1].lines[2]
-    assert list(line.get_ydata()) == [0.1, 1e9]
+    np.testing.assert_array_equal(line.get_ydata(), [0.1, 1e9])
     assert line.get_linestyle() == "--"
     for before, after in zip(without.axes, figure.axes, strict=True):
         assert before.get_ylim() == after.get_ylim()
@@ -177,7 +177,7 @@ def test_files_with_predictions(tables: Path, tmp_path: Path) -> None:
     for name, some in names.items():
         predictions = tmp_path / f"{name}.parquet" if some is not None else None
         if some is not None:
-            some.to_parquet(predictions)
+            some.astype({"mode": "category"}).to_parquet(predictions)
         output = tmp_path / f"{name}.svg"
         draw(tables / "trajectories.parquet", tables / "summary.parquet", [output], predictions)
         content[name] = output.read_bytes()

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.compiled import Compiled, UnavailableError, library_for
+from equireg.compiled import Compiled, library_for
 from equireg.jobs.initialize import draw_equivariant
 from equireg.jobs.predict import SCHEMA
 from equireg.jobs.score import compared, score
 from equireg.network import Network
+from equireg.packed import UnavailableError
 from equireg.plan import predicted_seeds
 from equireg.settings import GridSettings, NetworkSettings
 from equireg.step import Reference, Runs, Trainer
@@ -45,7 +46,8 @@ def predict(jobs: Jobs, name: str, seeds: str, *more: object) -> pd.DataFrame:
     files = ["--data", jobs.data, "--initial", initial, "--output", jobs.folder / name]
     grid = ["--seeds", seeds, "--gammas", "1e-2", "--gammas", "10"]
     jobs.run("predict", *files, *grid, *network, *SPEED, *more)
-    return pq.read_table(jobs.folder / name).to_pandas().astype({"mode": str})
+    frame: pd.DataFrame = pq.read_table(jobs.folder / name).to_pandas()
+    return frame.astype({"mode": str})
 
 
 @pytest.mark.parametrize("step", ["reference", "compiled"])
