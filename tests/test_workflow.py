@@ -196,7 +196,7 @@ class TestFinished:
         assert len(list(folder.glob("logs/train/**/*.log"))) == 10
         assert len(list(folder.glob("benchmarks/train/**/*.tsv"))) == 10
 
-    @pytest.mark.parametrize("name", ["trajectories", "summary", "evaluation"])
+    @pytest.mark.parametrize("name", ["trajectories", "summary", "evaluation", "predictions"])
     def test_the_data_dictionary(self, finished: Path, name: str) -> None:
         """docs/data.md has every column of the table and no other."""
         text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
