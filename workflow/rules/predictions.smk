@@ -37,7 +37,12 @@ rule score:
         predictions=f"{RESULTS}/predictions.parquet",
         summary=f"{RESULTS}/summary.parquet",
     output:
-        report=report(f"{RESULTS}/predictions.md", category="Figures"),
+        report=report(
+            f"{RESULTS}/predictions.md",
+            caption="../report/predictions.rst",
+            category="Tables",
+            labels={"shows": "figure 2, predicted", "as": "Markdown"},
+        ),
     log:
         f"{RESULTS}/logs/score.log",
     benchmark:
