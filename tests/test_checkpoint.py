@@ -25,6 +25,7 @@ from torch import Tensor
 from checkout import ENVIRONMENT, SMALL, copy_repository, snakemake
 from equireg.checkpoint import Checkpoint
 from equireg.jobs import train as job
+from equireg.processes import SIGNALS
 from equireg.step import Trainer
 from experiment import NETWORK, Jobs
 
@@ -73,6 +74,16 @@ def watch(jobs: Jobs, step: int, then: Callable[[Tensor], None]) -> None:
         return watched
 
     jobs.monkeypatch.setattr(job, "choose_trainer", choose_watched)
+
+
+@pytest.fixture(autouse=True)
+def _signals_end_processes() -> Iterator[None]:
+    """As in a terminal; where tests run in the background, some are ignored (``nohup``)."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def interrupt(jobs: Jobs, name: str, step: int, number: int = signal.SIGTERM) -> Path:
