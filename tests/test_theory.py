@@ -17,7 +17,7 @@ from equireg.network import Network
 from equireg.randomness import generator
 from equireg.settings import NetworkSettings, Support
 from equireg.tables import trajectory_table, write_table
-from equireg.theory import cases
+from equireg.theory import cases, theorems
 from equireg.theory.facts import all_facts, fact_a, fact_b, lemma, unit, zero_directions
 from equireg.theory.flows import STATIONARY, descend, plateau, settle
 from equireg.theory.measurement import Measurement, table
@@ -123,7 +123,22 @@ def test_augmented_risk_is_the_mean_over_turned_images() -> None:
         for k in range(4)
     ]
     mean = torch.stack([each.value(point) for each in turned]).mean()
+    assert len(risk.augmented().inputs) == 4 * len(images)
     assert torch.allclose(risk.augmented().value(point), mean, rtol=1e-13)
+
+
+def test_equal_graphs_are_taken_once() -> None:
+    model = perceptron(4, (2,), 2)
+    risk = small_risk(model)
+    point = random_tensor("point", risk.coordinates.dimension)
+    every = dataclasses.replace(
+        risk,
+        inputs=model.moved(risk.inputs),
+        labels=risk.labels.repeat_interleave(model.group.order),
+    )
+    once = risk.augmented()
+    assert len(once.inputs) < len(every.inputs) / 4
+    assert torch.allclose(once.value(point), every.value(point), rtol=1e-13)
 
 
 def test_coordinates_are_orthonormal(model: Model) -> None:
@@ -190,7 +205,10 @@ def test_settled_points_and_theorem_2(settled: Settled) -> None:
     assert_held([stationary(settled), *theorem_2(settled)])
 
 
-def test_theorem_3_below_at_and_above_the_critical_gamma(settled: Settled) -> None:
+def test_theorem_3_below_at_and_above_the_critical_gamma(
+    settled: Settled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(theorems, "LONGEST", 500)
     gammas = [0.5 * settled.critical, settled.critical, 3 * settled.critical]
     rates = [follow(settled, gamma) for gamma in gammas]
     assert_held(list(theorem_3(settled, rates)))
@@ -256,6 +274,7 @@ def test_a_measurement_that_is_no_number_has_not_held() -> None:
 def test_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"NODES": 4, "CHANNELS": (2,), "GRAPHS": 16, "TURNED": 16}.items():
         monkeypatch.setattr(cases, name, value)
+    monkeypatch.setattr(theorems, "LONGEST", 500)
     random = np.random.default_rng(0)
     pixels = torch.from_numpy(random.integers(256, size=(40, 12, 12), dtype=np.uint8))
     labels = torch.from_numpy(random.integers(4, size=40, dtype=np.uint8))

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from equireg.style import COLOURS, PAGE_WIDTH, save, styled
 from equireg.theory.spectrum import Spectrum
@@ -87,7 +88,8 @@ def rates_figure(landscapes: Sequence[Landscape]) -> Figure:
         left.set_ylabel(r"distance to $\mathcal{E}$")
         left.set_title(f"{landscape.name}:  $\\mu = {landscape.settled.mu[0]:.3g}$")
         lowest = min(r.distances[-1] for r in landscape.rates)
-        left.set_ylim(bottom=max(lowest, SHOWN * landscape.rates[0].distances[0]) / 3)
+        left.set_ylim(bottom=max(lowest, SHOWN * landscape.rates[0].distances[0]) / 2)
+        left.yaxis.set_minor_formatter(NullFormatter())
         ends = [
             f(np.concatenate([r.predicted for r in landscape.rates])) / size for f in (min, max)
         ]

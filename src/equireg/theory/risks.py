@@ -68,8 +68,9 @@ class Coordinates:
 class Risk:
     """R(A) = the mean of the loss over inputs + decay/2 |A|^2 + stiffness/2 |Pi_E A - A_0|^2.
 
-    The loss is the cross entropy of the logits; inputs: (count, entries), labels: (count,); anchor:
-    the coordinates of A_0 in E. Both further terms are invariant, as the representations are
+    The loss is the cross entropy of the logits; inputs: (count, entries), labels: (count,); shares:
+    (count,), of each input in the mean, None where all are alike; anchor: the coordinates of A_0
+    in E. Both further terms are invariant, as the representations are
     unitary, so that all of the paper holds with them. They make minima in E exist, and strict:
     images that can be told apart have none, and cross entropy does not see the same vector added to
     all rows of the last layer. The second leaves the Hessian on the complement as it is.
@@ -78,6 +79,7 @@ class Risk:
     model: Model
     inputs: Tensor
     labels: Tensor
+    shares: Tensor | None = None
     decay: float = 0.0
     anchor: Tensor | None = None
     stiffness: float = 0.0
@@ -88,9 +90,15 @@ class Risk:
         return Coordinates(self.model)
 
     def augmented(self) -> Risk:
-        """R_aug: the mean of R over data moved by each element, exact (section II-B)."""
+        """R_aug: the mean of R over data moved by each element, exact (section II-B).
+
+        Moved inputs that are equal are taken once: of graphs most are.
+        """
         labels = self.labels.repeat_interleave(self.model.group.order)
-        return replace(self, inputs=self.model.moved(self.inputs), labels=labels)
+        pairs = torch.cat([self.model.moved(self.inputs), labels.unsqueeze(1)], 1)
+        pairs, counts = torch.unique(pairs, dim=0, return_counts=True)
+        shares = counts / counts.sum(dtype=torch.float64)
+        return replace(self, inputs=pairs[:, :-1], labels=pairs[:, -1].long(), shares=shares)
 
     def plain(self) -> Risk:
         """The same without decay and anchor."""
@@ -100,7 +108,9 @@ class Risk:
         """The loss and the decay of weights that need not lie in L."""
         logits = self.model.forward(weights, self.inputs)
         squares = torch.stack([weight.square().sum() for weight in weights.values()])
-        return F.cross_entropy(logits, self.labels) + self.decay / 2 * squares.sum()
+        losses = F.cross_entropy(logits, self.labels, reduction="none")
+        mean = losses.mean() if self.shares is None else self.shares @ losses
+        return mean + self.decay / 2 * squares.sum()
 
     def value(self, point: Tensor) -> Tensor:
         """R(A)."""

@@ -31,15 +31,17 @@ SPLITS = 1e-6  # relative: the spectrum of all is that of the blocks
 STATIONARY = 1e-6  # norm of a gradient
 RATE = 1e-2  # error of a rate, relative to the size of mu
 PLATEAU = 5e-2  # error of the plateau, relative
+SETTLED = 1e-2  # relative change of a distance that has levelled off, in the last quarter
+FIRST_ORDER = 0.9  # order of that error in |Y|, at least, where |Y| is small
 
 MODES = 6  # the slowest directions, whose rates are measured
-FACTORS = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0)  # gammas, in units of the critical one
+FACTORS = (0.0, 0.5, 1.0, 2.0, 4.0)  # gammas, in units of the critical one
 SMALL = 1e-6  # size of a perturbation whose rate is measured
 VISIBLE = 1e-3  # of one that is followed until it has grown or gone
 FITTED_FOLDS, FITTED_STEPS = 3, 60  # it is followed that far, or that long: it must stay small
-FOLDS = 8  # a visible perturbation is followed for this many times 1 / critical gamma
+FOLDS = 5  # a visible perturbation is followed for this many times 1 / critical gamma
 PLATEAU_FACTORS = (1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # gammas, in units of -mu'
-LONGEST = 1500  # steps of an augmented flow
+LONGEST = 4000  # steps of a flow
 SETTLING = 12  # a plateau is waited for this many times 1 / (gamma + mu')
 
 
@@ -293,7 +295,7 @@ def level(settled: Settled, gamma: float, mu: float, highest: float) -> Plateau:
     """
     risk, coordinates = settled.risk, settled.risk.coordinates
     step = 1 / (highest + gamma)
-    count = min(int(SETTLING / (gamma + mu) / step) + 1, 4 * LONGEST)  # nominal: fewer images
+    count = min(int(SETTLING / (gamma + mu) / step) + 1, LONGEST)
     distances = []
     for point, _ in itertools.islice(descend(risk, settled.point, gamma, step), count):
         distances.append(coordinates.distance(point))
@@ -352,6 +354,27 @@ def remark_1(settled: Settled, mu: float, levels: list[Plateau]) -> Iterator[Mea
             "nominal",
             found.gamma,
         )
+        yield settled.measured(
+            statement,
+            place,
+            "change of the nominal distance in the last quarter of its flow, relative",
+            found.settled,
+            "<",
+            SETTLED,
+            "nominal",
+            found.gamma,
+        )
+    nearer, further = levels[-1], levels[-2]
+    order = np.log(nearer.error / further.error) / np.log(nearer.measured / further.measured)
+    yield settled.measured(
+        statement,
+        place,
+        "order in |Y| of |Y - predicted Y| / |Y|, from the two largest gammas",
+        float(order),
+        ">",
+        FIRST_ORDER,
+        "nominal",
+    )
 
 
 def remark_2(settled: Settled) -> Iterator[Measurement]:
