@@ -19,7 +19,7 @@ help: ## list the targets
 
 setup: $(INSTALLED) ## make the environment .venv/ with every package pinned (PYTHON=python3.12 picks another)
 
-figures: setup ## run the paper's experiment (config.yaml) and draw its figures, about a quarter of an hour, into results/paper/
+figures: setup ## run the paper's experiment (config.yaml) and draw its figures, about twenty minutes, into results/paper/
 	$(ENTER) snakemake $(PRESET) --cores all
 
 quick: setup ## the same at reduced scale, about a minute, into results/quick/
