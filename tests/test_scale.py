@@ -127,7 +127,8 @@ def test_the_dry_run_of_27000_runs(tmp_path: Path, seeds_per_job: int) -> None:
     (folder / "large.yaml").write_text(yaml.safe_dump({"experiment": "large", "grid": grid}))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
-    done = snakemake("--dry-run", "--quiet", "all", "--configfile", "large.yaml", cwd=folder)
+    words = ("--dry-run", "--quiet", "all", "--configfile", "large.yaml")
+    done = snakemake(*words, cwd=folder, timeout=3600)
     wall = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     user = after.ru_utime - before.ru_utime
