@@ -29,6 +29,7 @@ from equireg.theory.theorems import (
     theorem_1,
     theorem_2,
     theorem_3,
+    unstable,
 )
 
 FLOWING = 2  # points from which Theorem 1's thousand steps start; the spectrum is taken there
@@ -85,6 +86,7 @@ def along_flows(case: Case) -> tuple[list[Measurement], Landscape]:
 
     say("the spectrum")
     spectra = [spectrum(flow.plain(), name, point) for name, point in few.items()]
+    measured += [unstable(flow, found) for found in spectra]
     settled = Settled.at(flow, "settled in E", settle(flow, case.start))
     measured += [stationary(settled), *theorem_2(settled)]
     spectra.append(spectrum(flow, settled.name, settled.point))

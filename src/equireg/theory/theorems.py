@@ -18,7 +18,7 @@ from equireg.theory.facts import unit
 from equireg.theory.flows import descend, plateau
 from equireg.theory.measurement import Measurement
 from equireg.theory.risks import Risk
-from equireg.theory.spectrum import ROUGH, block_operator, largest, smallest
+from equireg.theory.spectrum import ROUGH, Spectrum, block_operator, largest, smallest
 from equireg.theory.symmetry import random_tensor
 
 # Fixed before anything was measured.
@@ -39,7 +39,7 @@ FACTORS = (0.0, 0.5, 1.0, 2.0, 4.0)  # gammas, in units of the critical one
 SMALL = 1e-6  # size of a perturbation whose rate is measured
 VISIBLE = 1e-3  # of one that is followed until it has grown or gone
 FITTED_FOLDS, FITTED_STEPS = 3, 60  # it is followed that far, or that long: it must stay small
-FOLDS = 5  # a visible perturbation is followed for this many times 1 / critical gamma
+FOLDS = 3  # a visible perturbation is followed for this many times 1 / critical gamma
 PLATEAU_FACTORS = (1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # gammas, in units of -mu'
 LONGEST = 4000  # steps of a flow
 SETTLING = 12  # a plateau is waited for this many times 1 / (gamma + mu')
@@ -183,6 +183,21 @@ def theorem_2(settled: Settled) -> Iterator[Measurement]:
             "<",
             0.0,
         )
+
+
+def unstable(risk: Risk, found: Spectrum) -> Measurement:
+    """E is no attractor of the augmented flow where mu is negative, without a penalty."""
+    return Measurement(
+        "E need not attract",
+        "II-C, after Theorem 2",
+        risk.model,
+        "augmented",
+        found.name,
+        "mu, the smallest eigenvalue of hess R_aug on the complement of TE",
+        float(found.complement[0]),
+        "<",
+        0.0,
+    )
 
 
 @dataclass(frozen=True)
