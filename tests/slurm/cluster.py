@@ -27,12 +27,11 @@ PROGRAMS = (
     "scontrol",
     "scancel",
 )
-# Of each node. One core: so both are in use. SLURM does not count GPUs that have no device, but
-# asks of it no more than to exist.
-CPUS, MEGABYTES, GPUS = 1, 16_000, ("/dev/null", "/dev/zero")
+# Of each node. SLURM does not count GPUs that have no device, but asks of it no more than to exist.
+CPUS, MEGABYTES, GPUS = 2, 16_000, ("/dev/null", "/dev/zero")
 
 # Seconds instead of minutes until a job starts, a node counts as lost, a job that was asked to end
-# is killed.
+# is killed. The least loaded node gets a job: so both are in use.
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -60,7 +59,7 @@ SchedulerParameters=sched_interval=2,bf_interval=2
 MinJobAge=3600
 GresTypes=gpu
 SlurmdParameters=config_overrides
-PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=INFINITE
+PartitionName=main Nodes=ALL Default=YES State=UP MaxTime=INFINITE LLN=YES
 """
 NODE = (
     "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port}"

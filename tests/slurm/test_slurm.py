@@ -62,14 +62,15 @@ def test_the_small_experiment(cluster: Cluster, tmp_path: Path) -> None:
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
     rules = {
         rule: [job for job in jobs if job["Comment"].startswith(f"rule_{rule}")]
-        for rule in ("train", "evaluate", "aggregate")
+        for rule in ("train", "evaluate", "aggregate", "predict")
     }
     assert {rule: len(found) for rule, found in rules.items()} == {
         "train": 10,
         "evaluate": 10,
         "aggregate": 1,
+        "predict": 1,
     }
-    assert len(jobs) == 21  # the light jobs ran beside Snakemake
+    assert len(jobs) == 22  # the light jobs ran beside Snakemake
     # What the rule asks for two seeds and two epochs, and a MB for the list of an array's jobs.
     asked = [
         {key: job[key] for key in ("NumCPUs", "MinMemoryNode", "TimeLimit", "TresPerJob")}
@@ -83,7 +84,7 @@ def test_the_small_experiment(cluster: Cluster, tmp_path: Path) -> None:
             "TresPerJob": "gres:gpu:1",
         }
     ]
-    assert not any("TresPerJob" in job for job in rules["evaluate"] + rules["aggregate"])
+    assert not any("TresPerJob" in job for rule in rules if rule != "train" for job in rules[rule])
     # Five jobs for each of two initial weights, which are ready together or one after the other.
     assert len({job["ArrayJobId"] for job in rules["train"]}) <= 2
     assert {job["NodeList"] for job in rules["train"]} == set(NODES)
