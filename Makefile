@@ -12,7 +12,7 @@ endif
 PRESET := $(if $(CONFIG),--configfile $(CONFIG))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures quick report theory status test bench lint format clean
+.PHONY: help setup figures quick report theory status live test bench lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,9 @@ theory: setup ## measure every statement of the paper, with C4 and with D4, into
 
 status: setup ## print which runs are done, running, stopped, failed or missing, and the logs to read
 	$(ENTER) python -m equireg status $(PRESET)
+
+live: setup ## the same, kept on the screen until every run is done
+	$(ENTER) python -m equireg status --live $(PRESET)
 
 test: lint ## check the code and run every test
 	$(ENTER) pytest -n 2 --dist loadfile

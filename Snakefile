@@ -16,9 +16,11 @@ sys.path.insert(0, SOURCES)
 from equireg.config import ConfigurationError, load
 from equireg.digest import source_digest
 from equireg.plan import (
+    CRITICAL_SEEDS,
     block_name,
     blocks,
     blocks_options,
+    critical_block,
     data_files,
     options,
     predicted_seeds,

@@ -9,7 +9,15 @@ import pyarrow as pa
 import pytest
 from matplotlib.colors import to_hex
 
-from equireg.jobs.compare import compare, gamma_figure, gamma_places, median_interval, read, report
+from equireg.jobs.compare import (
+    compare,
+    gamma_figure,
+    gamma_places,
+    median_interval,
+    read,
+    read_critical,
+    report,
+)
 from equireg.style import COLOURS, SERIES
 from equireg.tables import RUN_FIELDS, run_columns, write_table
 
@@ -79,6 +87,29 @@ def test_several_experiments_show_a_row_per_mode(tmp_path: Path) -> None:
     nominal, augmented = figure.axes[0], figure.axes[4]
     assert [to_hex(line.get_color()).upper() for line in nominal.lines] == [SERIES[0]]
     assert [to_hex(line.get_color()).upper() for line in augmented.lines] == list(SERIES[:2])
+
+
+def test_critical_gammas_are_marked_and_told(tmp_path: Path) -> None:
+    rows = {
+        "mode": ["augmented"] * 4 + ["nominal"] * 2,
+        "weights": ["start"] * 2 + ["trained"] * 2 + ["start", "trained"],
+        "critical_gamma": [0.5, 0.7, 0.1, 0.001, 0.2, 0.0],
+    }
+    write_table(tmp_path / "critical.parquet", pa.table(rows))
+    table = write_evaluation(tmp_path / "a.parquet", ALL)
+    output = tmp_path / "table.md"
+    compare({"a": table}, [tmp_path / "f.pdf"], output, tmp_path / "critical.parquet")
+    said = output.read_text()
+    assert "augmented, by the Hessian at equivariant weights, start: 0.6.\n" in said
+    assert "nominal, by the Hessian at equivariant weights, trained: 0.\n" in said
+    figure = gamma_figure(
+        read(table).assign(experiment="a"), read_critical(tmp_path / "critical.parquet")
+    )
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "critical, augmented" in labels
+    assert "critical, nominal" not in labels  # 0 is on no logarithmic axis
+    marks = [line for line in figure.axes[0].lines if line.get_label() == "critical, augmented"]
+    assert np.asarray(marks[0].get_xdata())[0] == pytest.approx(np.log10(0.0505))
 
 
 def test_the_gain_is_paired_by_seed(tmp_path: Path) -> None:

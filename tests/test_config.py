@@ -199,6 +199,18 @@ BAD = [
     ),
     ("network: {support: lopsided}", "network.support", "'lopsided'", "compatibility condition"),
     (
+        "mark_critical: true\nnetwork: {group: C1}",
+        "mark_critical",
+        "true",
+        "accepted with network.group C1: false",
+    ),
+    (
+        "mark_critical: true\ngrid: {modes: [nominal]}",
+        "mark_critical",
+        "true",
+        "accepted with grid.modes ['nominal']: false",
+    ),
+    (
         "network: {allow_incompatible_support: 1}",
         "network.allow_incompatible_support",
         "1",
@@ -323,7 +335,7 @@ def test_only_the_first_of_many_mistakes_are_shown() -> None:
 
 
 def test_a_file_that_cannot_be_read() -> None:
-    with pytest.raises(ConfigurationError, match=r"^none.yaml: cannot be read \(No such file"):
+    with pytest.raises(ConfigurationError, match=r"^none.yaml: is not there; accepted: "):
         read(Path("none.yaml"))
     Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigurationError, match=r"^binary.yaml: is not YAML"):

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from equireg.config import Configuration
-from equireg.jobs.status import SILENT, minutes_left, progress, status
+from equireg.jobs.status import SILENT, follow, minutes_left, progress, status
 from equireg.plan import Block, blocks
 from equireg.settings import GridSettings
 
@@ -50,6 +50,22 @@ def rows(said: str) -> dict[tuple[str, str], list[str]]:
     """The table's numbers by mode and gamma, a word per column that has one."""
     words = [line.split() for line in said.splitlines()]
     return {(w[0], w[1]): w[2:] for w in words if w and w[0] in ("equivariant", "nominal")}
+
+
+def test_live_it_stays_until_every_run_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = GridSettings(("equivariant",), (), "0-3", seeds_per_job=2)
+    waiting = blocks(grid)
+
+    def finish_one(_: float) -> None:
+        write(tmp_path / "mine", waiting.pop(), *TRAINED, "evaluation.parquet")
+
+    monkeypatch.setattr("equireg.jobs.status.time.sleep", finish_one)
+    out = io.StringIO()
+    follow(Configuration("mine", grid=grid), tmp_path, Console(file=out, width=200))
+    assert not waiting
+    assert out.getvalue().rstrip().endswith(f"{tmp_path}/mine: 4 of 4 runs done")
 
 
 def test_nothing_has_run(tmp_path: Path) -> None:

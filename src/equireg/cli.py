@@ -242,6 +242,9 @@ def compare(
     *,
     evaluation: Annotated[list[Path], typer.Option(help="Table with a row per run.")],
     name: Annotated[list[str], typer.Option(help="What to call each table's experiment.")],
+    critical: Annotated[
+        Path | None, typer.Option(help="Table of critical gammas, marked on the figure.")
+    ] = None,
     figure: Annotated[list[Path], typer.Option(help="Figure to write, once per format.")],
     output: Output,
 ) -> None:
@@ -250,7 +253,7 @@ def compare(
 
     if len(set(name)) != len(evaluation):
         raise ValueError(f"name is {', '.join(name)}; accepted: one for each --evaluation")
-    compare(dict(zip(name, evaluation, strict=True)), figure, output)
+    compare(dict(zip(name, evaluation, strict=True)), figure, output, critical)
 
 
 @app.command()
@@ -292,6 +295,27 @@ def theory(
 
 
 @app.command()
+@options(NetworkSettings, TrainingSettings, JobSettings)
+def critical(
+    *,
+    network: NetworkSettings,
+    training: TrainingSettings,
+    job: JobSettings,
+    mode: Annotated[list[str], typer.Option(help="Mode of training, once per mode.")],
+    seeds: Seeds,
+    data: DataFile,
+    initial: InitialFile,
+    trained: Annotated[Path, typer.Option(help="Trained weights of the equivariant runs.")],
+    output: Output,
+) -> None:
+    """Find the penalty above which E attracts, from the Hessian."""
+    configure(job)
+    from equireg.jobs.critical import critical
+
+    critical(network, training, mode, parse_seeds(seeds), data, initial, trained, output)
+
+
+@app.command()
 @options(JobSettings)
 def bench(
     *,
@@ -315,18 +339,20 @@ def status(
         list[Path] | None, typer.Option(help="Preset laid over config.yaml, as for snakemake.")
     ] = None,
     name: Annotated[bool, typer.Option(help="Print the experiment's name alone.")] = False,
+    live: Annotated[bool, typer.Option(help="Stay until every run is done.")] = False,
 ) -> None:
     """Show which runs of an experiment are done, running, stopped, failed or missing."""
     from rich.console import Console
 
     from equireg.config import load
-    from equireg.jobs.status import status
+    from equireg.jobs.status import follow, status
 
     configuration = load(["config.yaml", *(configfile or [])])
     if name:
         print(configuration.experiment)
     else:
-        status(configuration, Path("results"), Console())
+        show = follow if live else status
+        show(configuration, Path("results"), Console())
 
 
 def main() -> None:

@@ -49,6 +49,7 @@ class Configuration:
 
     experiment: str = "paper"
     compare: tuple[str, ...] = ()
+    mark_critical: bool = False
     data: DataSettings = field(default_factory=DataSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     initialization: InitializationSettings = field(default_factory=InitializationSettings)
@@ -106,6 +107,11 @@ def read(file: Path) -> dict[str, Any]:
     try:
         with file.open(encoding="utf-8") as stream:
             content = yaml.load(stream, _Loader)
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{file}: is not there; accepted: a path from the folder that holds the "
+            "Snakefile, where commands are run"
+        ) from None
     except OSError as error:
         raise ConfigurationError(f"{file}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -344,6 +350,10 @@ def _misfits(configuration: Configuration) -> Iterator[Mistake]:
         )
     elif not network.allow_incompatible_support:
         yield from _incompatible(network)
+    trivial = network.group == "C1"
+    if configuration.mark_critical and (trivial or "equivariant" not in grid.modes):
+        without = "network.group C1" if trivial else f"grid.modes {_show(grid.modes)}"
+        yield Mistake(("mark_critical",), True, f"accepted with {without}: false")
     if jobs.step == "compiled" and any(width % LANES for width in network.channels):
         yield Mistake(
             ("jobs", "step"),

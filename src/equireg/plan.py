@@ -38,6 +38,7 @@ DATA_FILES = (
 )
 
 PREDICTED_SEEDS = 10  # a prediction takes about four times as long as a run
+CRITICAL_SEEDS = 3  # a Hessian's smallest eigenvalue takes longer than a run
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,17 @@ def seen_blocks(grid: GridSettings) -> list[Block]:
 def predicted_seeds(grid: GridSettings) -> tuple[int, ...]:
     """The seeds from which figure 2 is predicted: the first consecutive ones, at most ten."""
     return tuple(consecutive(parse_seeds(grid.seeds))[0][:PREDICTED_SEEDS])
+
+
+def critical_block(grid: GridSettings) -> Block:
+    """The first equivariant runs, at whose weights the critical gamma is taken.
+
+    Raises ValueError where the grid has none.
+    """
+    for block in blocks(grid):
+        if block.mode == "equivariant":
+            return block
+    raise ValueError(f"modes are {', '.join(grid.modes)}; accepted: with the equivariant one")
 
 
 def block_name(seeds: tuple[int, ...]) -> str:

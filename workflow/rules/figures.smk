@@ -43,6 +43,7 @@ rule compare:
         evaluations=[
             f"results/{name}/evaluation.parquet" for name in (chosen.experiment, *chosen.compare)
         ],
+        critical=f"{RESULTS}/critical.parquet" if chosen.mark_critical else [],
     output:
         table=report(
             f"{RESULTS}/comparison.md",
@@ -72,10 +73,11 @@ rule compare:
             f"--name {name} --evaluation {table}"
             for name, table in zip((chosen.experiment, *chosen.compare), input.evaluations)
         ],
+        critical=lambda wildcards, input: (f"--critical {input.critical}" if input.critical else ""),
         # the settings spell the gammas that it shows
         source=source_digest("equireg.jobs.compare", "equireg.settings"),
     message:
         f"Compare {', '.join((chosen.experiment, *chosen.compare))}"
     shell:
-        "python -m equireg compare {params.tables} --output {output.table}"
+        "python -m equireg compare {params.tables} {params.critical} --output {output.table}"
         " --figure {output.pdf} --figure {output.png} > {log} 2>&1"

@@ -47,3 +47,37 @@ rule theory:
         "python -m equireg theory --data {input.data} {params.blocks} {params.options}"
         " --output {output.table} --report {output.report} {params.figures}"
         " --device cpu --threads {threads} > {log} 2>&1"
+
+
+# Where the configuration says mark_critical.
+if chosen.mark_critical:
+    CRITICAL = critical_block(chosen.grid)
+
+    rule critical:
+        input:
+            data=DATA,
+            initial=f"{RESULTS}/initial/{CRITICAL.name}.safetensors",
+            trained=f"{RESULTS}/{CRITICAL.path}.safetensors",
+        output:
+            table=f"{RESULTS}/critical.parquet",
+        log:
+            f"{RESULTS}/logs/critical.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/critical.tsv"
+        conda:
+            "../../envs/theory.yaml"
+        threads: 2
+        resources:
+            mem_mb=4000,
+            runtime=60,
+        params:
+            modes=[f"--mode {mode}" for mode in chosen.grid.modes],
+            seeds=f"--seeds {spell_seeds(list(CRITICAL.seeds[:CRITICAL_SEEDS]))}",
+            options=options(chosen.network, chosen.training),
+            source=source_digest("equireg.jobs.critical", "equireg.settings"),
+        message:
+            "Find the penalty above which E attracts"
+        shell:
+            "python -m equireg critical --data {input.data} --initial {input.initial}"
+            " --trained {input.trained} {params.modes} {params.seeds} {params.options}"
+            " --output {output.table} --device cpu --threads {threads} > {log} 2>&1"

@@ -28,6 +28,8 @@ from equireg.tables import open_parquet
 LEVEL = 0.95  # of the intervals
 RESAMPLES = 9999
 
+Critical = Mapping[tuple[str, str], float]  # by mode and weights (start, trained)
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -55,11 +57,17 @@ class Interval:
     high: float
 
 
-def compare(evaluations: Mapping[str, Path], figures: list[Path], output: Path) -> None:
+def compare(
+    evaluations: Mapping[str, Path],
+    figures: list[Path],
+    output: Path,
+    critical: Path | None = None,
+) -> None:
     """Draw and tabulate the experiments' evaluations, by name, against gamma.
 
     One experiment: its modes beside each other. Several: a row of panels per mode, and a line per
-    experiment. Raises ValueError where a table lacks a column, or there is nothing to compare.
+    experiment. critical: the table of the first one's critical gammas. Raises ValueError where a
+    table lacks a column, or there is nothing to compare.
     """
     check_outputs(figures)
     runs = pd.concat([read(path).assign(experiment=name) for name, path in evaluations.items()])
@@ -67,10 +75,11 @@ def compare(evaluations: Mapping[str, Path], figures: list[Path], output: Path) 
         names = ", ".join(str(path) for path in evaluations.values())
         raise ValueError(f"{names}: neither a nominal nor an augmented run; nothing to compare")
     with styled():
-        figure = gamma_figure(runs)
+        gammas = read_critical(critical) if critical else {}
+        figure = gamma_figure(runs, gammas)
         for path in figures:
             save(figure, path)
-    write_text(output, report(runs))
+    write_text(output, report(runs) + critical_report(gammas))
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -79,6 +88,16 @@ def read(path: Path) -> pd.DataFrame:
     with open_parquet(path, columns) as file:
         table: pd.DataFrame = file.read(columns=columns).to_pandas()
     return table.astype({"mode": str})
+
+
+def read_critical(path: Path) -> Critical:
+    """The medians over seeds of the critical gammas."""
+    columns = ["mode", "weights", "critical_gamma"]
+    with open_parquet(path, columns) as file:
+        table: pd.DataFrame = file.read(columns=columns).to_pandas()
+    medians = table.groupby(["mode", "weights"], as_index=False)["critical_gamma"].median()
+    modes, weights, gammas = (medians[column].tolist() for column in columns)
+    return dict(zip(zip(modes, weights, strict=True), gammas, strict=True))
 
 
 def median_interval(values: np.ndarray, *role: str) -> Interval:
@@ -107,8 +126,11 @@ def conditions(runs: pd.DataFrame) -> Iterator[tuple[str, str, float | None, pd.
         yield experiment, mode, gamma, runs[here]
 
 
-def gamma_figure(runs: pd.DataFrame) -> Figure:
-    """Panels of every quantity against gamma; gamma = 0 stands left of a break in the axis."""
+def gamma_figure(runs: pd.DataFrame, critical: Critical | None = None) -> Figure:
+    """Panels of every quantity against gamma; gamma = 0 stands left of a break in the axis.
+
+    critical: as ``read_critical`` gives it; marked where the weights are trained.
+    """
     experiments = list(dict.fromkeys(runs["experiment"]))
     modes = [mode for mode in ("nominal", "augmented") if (runs["mode"] == mode).any()]
     rows = [[mode] for mode in modes] if len(experiments) > 1 else [modes]
@@ -125,6 +147,7 @@ def gamma_figure(runs: pd.DataFrame) -> Figure:
                     colour = COLOURS[mode] if lone else SERIES[i % len(SERIES)]
                     label = mode if lone else experiment
                     _draw(panel, quantity, some, places, colour, mode, label)
+            _mark(panel, critical or {}, shown)
             _set_axes(panel, quantity, places)
         if len(rows) > 1:
             row[0].set_ylabel(shown[0])
@@ -193,6 +216,20 @@ def _draw(
     )
 
 
+def _mark(panel: Axes, critical: Critical, modes: Sequence[str]) -> None:
+    """A vertical line at each mode's critical gamma at trained weights, if it is not 0."""
+    for mode in modes:
+        gamma = critical.get((mode, "trained"), 0.0)
+        if gamma > 0:
+            panel.axvline(
+                math.log10(gamma),
+                color=COLOURS[mode],
+                linestyle=":",
+                linewidth=1,
+                label=f"critical, {mode}",
+            )
+
+
 def _set_axes(panel: Axes, quantity: Quantity, places: Mapping[float, float]) -> None:
     if quantity.logarithmic:
         panel.set_yscale("log")
@@ -229,6 +266,15 @@ def report(runs: pd.DataFrame) -> str:
         f"Medians over the seeds, in brackets their {percent} bootstrap intervals. The last column "
         "is paired by seed.\n\n" + "\n".join(lines) + "\n"
     )
+
+
+def critical_report(critical: Critical) -> str:
+    """The critical gammas as sentences; empty where there are none."""
+    lines = [
+        f"Critical gamma, {mode}, by the Hessian at equivariant weights, {weights}: {gamma:.3g}.\n"
+        for (mode, weights), gamma in critical.items()
+    ]
+    return "".join(f"\n{line}" for line in lines)
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rich.box import SIMPLE
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from equireg.config import Configuration
 from equireg.plan import Block, blocks
@@ -23,6 +25,7 @@ State = Literal["done", "running", "stopped", "failed", "missing"]
 STATES: tuple[State, ...] = get_args(State)
 
 TRAINED = ("parquet", "safetensors", "json")  # what a finished training job leaves
+EVERY = 2.0  # seconds between two looks
 SILENT = 120  # seconds without a line or a file, after which a job no longer runs
 PROGRESS = re.compile(r"step (\d+)/(\d+) .* (\d+) s left")  # of a training job's log
 
@@ -45,35 +48,47 @@ def status(configuration: Configuration, results: Path, console: Console) -> Non
     results: the folder that holds ``<experiment>/``. Says nothing of whether a finished run is
     still what the code and the configuration would give: a dry run of the workflow does.
     """
+    made, lines, _ = survey(configuration, results)
+    console.print(made)
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def follow(configuration: Configuration, results: Path, console: Console) -> None:
+    """Keep what ``status`` prints on the screen, until every run is done."""
+    with Live(console=console, auto_refresh=False) as screen:
+        done = False
+        while not done:
+            made, lines, done = survey(configuration, results)
+            screen.update(Group(made, *map(Text, lines)), refresh=True)
+            if not done:
+                time.sleep(EVERY)
+
+
+def survey(configuration: Configuration, results: Path) -> tuple[Table, list[str], bool]:
+    """The table, the lines below it, and whether every run is done."""
     folder = results / configuration.experiment
     grid = [progress(folder, block) for block in blocks(configuration.grid)]
-    console.print(table(grid))
     runs = Counter[State]()
     for entry in grid:
         runs[entry.state] += len(entry.block.seeds)
     total = sum(runs.values())
     left = minutes_left(grid)
     soon = f", about {left:.0f} min of training left" if left is not None else ""
-    console.print(
-        f"{folder}: {runs['done']} of {total} runs done{soon}", soft_wrap=True, highlight=False
-    )
+    lines = [f"{folder}: {runs['done']} of {total} runs done{soon}"]
+    for entry in grid:
+        if entry.state in ("failed", "stopped"):
+            lines += [f"{entry.state}: {entry.said}", f"    see {entry.log}"]
     others = [results / "data" / "logs" / f"{configuration.data.name}.log"]
     others += [
         log
         for log in sorted(folder.glob("logs/**/*.log"))
         if log.relative_to(folder / "logs").parts[0] not in ("train", "evaluate")
     ]
-    for entry in grid:
-        if entry.state in ("failed", "stopped"):
-            _tell(console, entry.state, entry.said, entry.log)
     for log in others:
         if failure := failed(last_lines(log)):
-            _tell(console, "failed", failure, log)
-
-
-def _tell(console: Console, state: str, said: str, log: Path) -> None:
-    for line in (f"{state}: {said}", f"    see {log}"):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+            lines += [f"failed: {failure}", f"    see {log}"]
+    return table(grid), lines, runs["done"] == total
 
 
 def progress(folder: Path, block: Block) -> Progress:

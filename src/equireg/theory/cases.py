@@ -53,9 +53,7 @@ def convolutional_cases(
     if network.group.order == 1:
         raise ValueError(f"group is {settings.group!r}; accepted: one with more elements than one")
     count = FACTS * TURNED // network.group.order
-    chosen = generator(0, "theory", "images").permutation(len(dataset.train_labels))[:count]
-    inputs = dataset.train_images[chosen].flatten(1).double() / 255
-    labels = dataset.train_labels[chosen].long()
+    inputs, labels = sample(dataset, count)
 
     cases = []
     others = [s for s in SUPPORTS if s != settings.support and settings.kernel_size > 1]
@@ -76,6 +74,13 @@ def convolutional_cases(
         flow = Risk(model, inputs[few], labels[few], anchor=inside, stiffness=STIFFNESS)
         cases.append(Case(risk, points, flow, start))
     return cases
+
+
+def sample(dataset: Dataset, count: int) -> tuple[Tensor, Tensor]:
+    """The first ``count`` training images of a fixed random order, flat, and their classes."""
+    chosen = generator(0, "theory", "images").permutation(len(dataset.train_labels))[:count]
+    images = dataset.train_images[chosen].flatten(1).double() / 255
+    return images, dataset.train_labels[chosen].long()
 
 
 def trained(block: Path, risk: Risk) -> tuple[str, Tensor]:
