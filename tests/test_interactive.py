@@ -34,7 +34,7 @@ RUNS = {condition: {4: median, 7: median} for condition, median in MEDIANS.items
 
 
 def test_it_needs_nothing_from_elsewhere() -> None:
-    page = distance_page(RUNS, MEDIANS)
+    page = distance_page(RUNS, MEDIANS, {})
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)
     assert '"seed"' in page
     for text in ("gamma = 1e0", "gamma = 1e2", ">nominal</b> and", "augmented, seed @seed"):
@@ -45,9 +45,20 @@ def test_a_mode_that_is_missing_is_not_named() -> None:
     medians = {
         condition: median for condition, median in MEDIANS.items() if condition[0] != "nominal"
     }
-    page = distance_page({}, medians)
+    page = distance_page({}, medians, {})
     assert ">augmented</b>:" in page
     assert "nominal" not in page.partition("<noscript>")[0]
+
+
+def test_a_prediction_is_shown_up_to_the_highest_run() -> None:
+    """One that leaves all bounds must not squeeze the rest."""
+    lost = {Condition("nominal", 1.0): curve(0.1, 0.2, 1e8)}
+    page = distance_page(RUNS, MEDIANS, lost)
+    assert "nominal, predicted" in page
+    assert "augmented, predicted" not in page
+    assert "100000000" not in page
+    assert "the predicted one dashed" in page
+    assert "dashed" not in distance_page(RUNS, MEDIANS, {}).partition("<noscript>")[0]
 
 
 @pytest.fixture(scope="module")

@@ -41,8 +41,9 @@ b {{ font-weight: 600; }}
 </head>
 <body>
 <h1>Distance to E along training, a panel per penalty gamma</h1>
-<p>{modes}: every run thinly, the median over the seeds boldly. Point at a line for its run, step
-and distance; drag to move, choose a tool above the panels to zoom. The panels move together.</p>
+<p>{modes}: every run thinly, the median over the seeds boldly{dashed}. Point at a line for its run,
+step and distance; drag to move, choose a tool above the panels to zoom. The panels move
+together.</p>
 <noscript>This figure needs JavaScript.</noscript>
 <div id="figure"></div>
 <script>{library}</script>
@@ -55,13 +56,18 @@ Bokeh.embed.embed_item({item}).then(() => {{ document.documentElement.dataset.st
 
 
 def distance_page(
-    runs: Mapping[Condition, Mapping[int, Curve]], medians: Mapping[Condition, Curve]
+    runs: Mapping[Condition, Mapping[int, Curve]],
+    medians: Mapping[Condition, Curve],
+    predicted: Mapping[Condition, Curve],
 ) -> str:
     """The page; runs: the curves by condition and seed, medians: one per condition.
 
+    predicted: as many or fewer; shown up to the highest point of the others.
     The same curves give the same page in a process of its own: the library counts its elements.
     """
     gammas = sorted({condition.gamma for condition in medians})
+    shown = [*medians.values(), *(curve for some in runs.values() for curve in some.values())]
+    highest = max(float(np.nanmax(curve.distances, initial=0.0)) for curve in shown)
     panels: list[figure] = []
     for gamma in gammas:
         panel = figure(
@@ -82,12 +88,16 @@ def distance_page(
             _add_runs(panel, condition, runs.get(condition, {}))
         for condition in present:
             _add_median(panel, condition, medians[condition])
+        for condition in present:
+            if condition in predicted:
+                _add_predicted(panel, condition, predicted[condition], highest)
         panels.append(panel)
     columns = 2 if len(panels) <= 4 else 3
     grid = gridplot([*panels], ncols=columns, sizing_mode="scale_width", toolbar_location="above")
     (library, *_) = Resources(mode="inline", components=["bokeh"]).js_raw
     modes = sorted({condition.mode for condition in medians}, reverse=True)
     return PAGE.format(
+        dashed=", the predicted one dashed" if predicted else "",
         modes=" and ".join(f'<b style="color: {COLOURS[mode]}">{mode}</b>' for mode in modes),
         library=library,
         item=json.dumps(json_item(grid, ID("figure")), separators=(",", ":")),
@@ -120,6 +130,12 @@ def _add_median(panel: figure, condition: Condition, curve: Curve) -> None:
     panel.line(curve.steps, curve.distances, line_color="white", line_width=5)
     line = panel.line(curve.steps, curve.distances, line_color=colour, line_width=3)
     _add_hover(panel, line, f"{condition.mode}, median")
+
+
+def _add_predicted(panel: figure, condition: Condition, curve: Curve, highest: float) -> None:
+    distances = np.where(curve.distances <= highest, curve.distances, np.nan)
+    line = panel.line(curve.steps, distances, line_color="black", line_dash=[4, 3])
+    _add_hover(panel, line, f"{condition.mode}, predicted")
 
 
 def _add_hover(

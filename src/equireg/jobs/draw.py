@@ -54,7 +54,7 @@ def draw(
     The page (.html) names the run and the step under the pointer.
 
     One panel per gamma; every run faintly, the median over the seeds boldly; nominal and augmented.
-    predictions: what ``predict`` wrote; its medians are drawn over the others, not on the page.
+    predictions: what ``predict`` wrote; its medians are drawn over the others.
     One row group of the tables is in memory at a time. Raises ValueError where the tables hold no
     run to draw, or an ending is unknown.
     """
@@ -95,7 +95,7 @@ def draw(
     for output in pages:
         from equireg.interactive import distance_page  # half a second to import
 
-        write_text(output, distance_page(runs, medians))
+        write_text(output, distance_page(runs, medians, predicted))
 
 
 def series(
