@@ -10,9 +10,12 @@ ifneq ($(CONFIG),$(wildcard $(CONFIG)))
 $(error equireg: CONFIG is $(CONFIG); no such file here)
 endif
 PRESET := $(if $(CONFIG),--configfile $(CONFIG))
+# Each is compared with some before it.
+STUDY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided fashion-mnist \
+	start-1e-4 start-1e-2 start-1e-1 start-1e0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures quick report theory status live test bench lint format clean
+.PHONY: help setup figures quick report theory study status live test bench lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -32,6 +35,10 @@ report: figures ## run what is missing and write Snakemake's report, one HTML fi
 theory: setup ## measure every statement of the paper, with C4 and with D4, into results/paper/theory.md and results/group-d4/theory.md
 	$(ENTER) snakemake theory --cores all
 	$(ENTER) snakemake theory --configfile workflow/presets/group-d4.yaml --config 'compare=[]' --cores all
+
+study: setup ## run the experiments of docs/study.md and compare them, an hour and a quarter, into results/*/comparison.md
+	$(ENTER) for name in $(STUDY); do \
+	snakemake --configfile workflow/presets/$$name.yaml --cores all --until compare || exit 1; done
 
 status: setup ## print which runs are done, running, stopped, failed or missing, and the logs to read
 	$(ENTER) python -m equireg status $(PRESET)
