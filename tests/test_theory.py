@@ -64,7 +64,7 @@ def settled() -> Settled:
     """The perceptron of S_4 where its equivariant flow stands still; weight decay 0.005."""
     risk = dataclasses.replace(small_risk(perceptron(4, (2,), 2)), decay=5e-3)
     start = risk.coordinates.of(risk.model.start(0))
-    return Settled.at(risk, "settled", settle(risk, start))
+    return Settled.at(risk, "settled", settle(risk, start), longest=500)
 
 
 MODELS: dict[str, tuple[str, Support] | None] = {
@@ -205,10 +205,7 @@ def test_settled_points_and_theorem_2(settled: Settled) -> None:
     assert_held([stationary(settled), *theorem_2(settled)])
 
 
-def test_theorem_3_below_at_and_above_the_critical_gamma(
-    settled: Settled, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(theorems, "LONGEST", 500)
+def test_theorem_3_below_at_and_above_the_critical_gamma(settled: Settled) -> None:
     gammas = [0.5 * settled.critical, settled.critical, 3 * settled.critical]
     rates = [follow(settled, gamma) for gamma in gammas]
     assert_held(list(theorem_3(settled, rates)))
@@ -237,7 +234,7 @@ def test_plateau_solves_its_linear_system(settled: Settled) -> None:
 def test_remark_2(settled: Settled) -> None:
     """Weight decay of 1 leaves the origin as the one minimum."""
     risk = dataclasses.replace(settled.risk, decay=1.0)
-    steep = Settled.at(risk, "steep", settle(risk, settled.point))
+    steep = Settled.at(risk, "steep", settle(risk, settled.point), longest=500)
     assert_held(list(remark_2(steep)))
 
 
@@ -272,7 +269,8 @@ def test_a_measurement_that_is_no_number_has_not_held() -> None:
 
 @pytest.mark.slow
 def test_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"NODES": 4, "CHANNELS": (2,), "GRAPHS": 16, "TURNED": 16}.items():
+    small = {"NODES": 4, "CHANNELS": (2,), "GRAPHS": 16, "TURNED": 16}
+    for name, value in {**small, "LONGEST": 500, "LONGEST_SMALL": 500}.items():
         monkeypatch.setattr(cases, name, value)
     monkeypatch.setattr(theorems, "LONGEST", 500)
     random = np.random.default_rng(0)

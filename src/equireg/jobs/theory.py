@@ -87,7 +87,7 @@ def along_flows(case: Case) -> tuple[list[Measurement], Landscape]:
     say("the spectrum")
     spectra = [spectrum(flow.plain(), name, point) for name, point in few.items()]
     measured += [unstable(flow, found) for found in spectra]
-    settled = Settled.at(flow, "settled in E", settle(flow, case.start))
+    settled = Settled.at(flow, "settled in E", settle(flow, case.start), case.longest)
     measured += [stationary(settled), *theorem_2(settled)]
     spectra.append(spectrum(flow, settled.name, settled.point))
 

@@ -19,6 +19,8 @@ from equireg.theory.risks import Risk
 from equireg.weights import load_weights
 
 TURNED = 256  # images that the flows see, counting every turn
+# Steps of an augmented flow, at most, by what a step takes: of the paper's network, the perceptron.
+LONGEST, LONGEST_SMALL = 600, 4000
 FACTS = 2  # times as many for the statements at single points
 STIFFNESS = 10.0  # of the anchor that holds the part in E of the paper's network
 NODES, CHANNELS, GRAPHS, DECAY = 5, (2, 2), 64, 1e-2  # the perceptron's
@@ -31,13 +33,14 @@ class Case:
 
     facts: the nominal risk for statements at single points; points: coordinates in E, by name.
     flow, start: the nominal risk whose equivariant flow settles near ``start``; None where flows
-    are not followed.
+    are not followed. longest: steps of an augmented flow from there, at most.
     """
 
     facts: Risk
     points: dict[str, Tensor]
     flow: Risk | None = None
     start: Tensor | None = None
+    longest: int = 0
 
 
 def convolutional_cases(
@@ -72,7 +75,7 @@ def convolutional_cases(
         few = slice(0, count // FACTS)
         inside = risk.coordinates.split(start)[0]
         flow = Risk(model, inputs[few], labels[few], anchor=inside, stiffness=STIFFNESS)
-        cases.append(Case(risk, points, flow, start))
+        cases.append(Case(risk, points, flow, start, LONGEST))
     return cases
 
 
@@ -100,4 +103,6 @@ def perceptron_case() -> Case:
     model = perceptron(NODES, CHANNELS, classes=2)
     risk = Risk(model, *graphs(NODES, GRAPHS, seed=0))
     start = risk.coordinates.of(model.start(0))
-    return Case(risk, {"random": start}, dataclasses.replace(risk, decay=DECAY), start)
+    return Case(
+        risk, {"random": start}, dataclasses.replace(risk, decay=DECAY), start, LONGEST_SMALL
+    )

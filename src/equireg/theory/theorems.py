@@ -41,7 +41,8 @@ VISIBLE = 1e-3  # of one that is followed until it has grown or gone
 FITTED_FOLDS, FITTED_STEPS = 3, 60  # it is followed that far, or that long: it must stay small
 FOLDS = 3  # a visible perturbation is followed for this many times 1 / critical gamma
 PLATEAU_FACTORS = (1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # gammas, in units of -mu'
-LONGEST = 4000  # steps of a flow
+LONGEST = 4000  # steps of a nominal flow
+SWIFT = 1.8  # of a step about a minimum, in units of 1 / the largest eigenvalue; 2 would diverge
 SETTLING = 12  # a plateau is waited for this many times 1 / (gamma + mu')
 
 
@@ -50,7 +51,8 @@ class Settled:
     """A stationary point of the equivariant flow, with the spectrum there.
 
     mu, directions: the smallest eigenvalues of the augmented Hessian on the complement, (modes,),
-    and their eigenvectors, (dimension, modes); highest: the largest of all.
+    and their eigenvectors, (dimension, modes); highest: the largest of all; longest: steps of an
+    augmented flow from there, at most.
     """
 
     risk: Risk  # nominal
@@ -60,17 +62,17 @@ class Settled:
     directions: Tensor
     inside: float
     highest: float
+    longest: int
 
     @classmethod
-    def at(cls, risk: Risk, name: str, point: Tensor) -> Settled:
+    def at(cls, risk: Risk, name: str, point: Tensor, longest: int) -> Settled:
         """With the spectrum of R_aug at ``point``."""
         augmented = risk.augmented()
         mu, directions = smallest(block_operator(augmented, point, "complement"), MODES)
         inside = smallest(block_operator(augmented, point, "equivariant"), 1, ROUGH)[0]
         highest = largest(block_operator(augmented, point, "all"), 1)
-        return cls(
-            risk, name, point, mu, torch.from_numpy(directions), float(inside[0]), float(highest[0])
-        )
+        ends = float(inside[0]), float(highest[0])
+        return cls(risk, name, point, mu, torch.from_numpy(directions), *ends, longest)
 
     @property
     def critical(self) -> float:
@@ -223,7 +225,7 @@ def follow(settled: Settled, gamma: float) -> Rates:
     along the slowest and in part random, whose distance is recorded.
     """
     risk, coordinates = settled.risk.augmented(), settled.risk.coordinates
-    step = 1 / (settled.highest + gamma)
+    step = SWIFT / (settled.highest + gamma)
 
     def perturbed(outside: Tensor) -> Tensor:
         return settled.point + coordinates.join(outside=outside)
@@ -242,7 +244,9 @@ def follow(settled: Settled, gamma: float) -> Rates:
     count = int(FOLDS / abs(float(settled.mu[0])) / step) + 1
     distances = [
         coordinates.distance(point)
-        for point, _ in itertools.islice(descend(risk, start, gamma, step), min(count, LONGEST))
+        for point, _ in itertools.islice(
+            descend(risk, start, gamma, step), min(count, settled.longest)
+        )
     ]
     return Rates(
         gamma,
@@ -396,14 +400,14 @@ def remark_2(settled: Settled) -> Iterator[Measurement]:
     """Near a strict minimum in E the regularized augmented flow converges to it.
 
     gamma = 2 max(0, -mu) makes the Hessian positive definite; followed from a random perturbation
-    in TL until the slowest direction has shrunk by exp(-5), or for ``LONGEST`` steps.
+    in TL until the slowest direction has shrunk by exp(-5), or for ``longest`` steps.
     """
     risk, coordinates = settled.risk.augmented(), settled.risk.coordinates
     gamma = 2 * settled.critical
     slowest = min(settled.inside, gamma + float(settled.mu[0]))
-    step = 1 / (settled.highest + gamma)
+    step = SWIFT / (settled.highest + gamma)
     start = settled.point + VISIBLE * unit(random_tensor("neighbour", coordinates.dimension))
-    count = min(int(5 / slowest / step) + 1, LONGEST)
+    count = min(int(5 / slowest / step) + 1, settled.longest)
     for point, _ in itertools.islice(descend(risk, start, gamma, step), count + 1):
         final = point
     ratio = float((final - settled.point).norm() / (start - settled.point).norm())
