@@ -103,6 +103,5 @@ def perceptron_case() -> Case:
     model = perceptron(NODES, CHANNELS, classes=2)
     risk = Risk(model, *graphs(NODES, GRAPHS, seed=0))
     start = risk.coordinates.of(model.start(0))
-    return Case(
-        risk, {"random": start}, dataclasses.replace(risk, decay=DECAY), start, LONGEST_SMALL
-    )
+    flow = dataclasses.replace(risk, decay=DECAY)
+    return Case(risk, {"random": start}, flow, start, LONGEST_SMALL)

@@ -241,12 +241,10 @@ def follow(settled: Settled, gamma: float) -> Rates:
 
     anywhere = unit(random_tensor("perturbation", coordinates.complement))
     start = perturbed(VISIBLE * unit(settled.directions[:, 0] + 0.3 * anywhere))
-    count = int(FOLDS / abs(float(settled.mu[0])) / step) + 1
+    count = min(int(FOLDS / abs(float(settled.mu[0])) / step) + 1, settled.longest)
     distances = [
         coordinates.distance(point)
-        for point, _ in itertools.islice(
-            descend(risk, start, gamma, step), min(count, settled.longest)
-        )
+        for point, _ in itertools.islice(descend(risk, start, gamma, step), count)
     ]
     return Rates(
         gamma,
@@ -405,7 +403,7 @@ def remark_2(settled: Settled) -> Iterator[Measurement]:
     risk, coordinates = settled.risk.augmented(), settled.risk.coordinates
     gamma = 2 * settled.critical
     slowest = min(settled.inside, gamma + float(settled.mu[0]))
-    step = SWIFT / (settled.highest + gamma)
+    step = 1 / (settled.highest + gamma)
     start = settled.point + VISIBLE * unit(random_tensor("neighbour", coordinates.dimension))
     count = min(int(5 / slowest / step) + 1, settled.longest)
     for point, _ in itertools.islice(descend(risk, start, gamma, step), count + 1):
