@@ -1,6 +1,7 @@
 # From a data set to the paper's figure. config.yaml says what can be chosen, workflow/rules/ has
 # the steps by stage, src/equireg/ does the work: every job is one call of `python -m equireg`.
 
+import os
 import shlex
 import sys
 from dataclasses import replace
@@ -10,7 +11,10 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-SOURCES = str(Path(workflow.basedir, "src"))
+# Where this file is, from where commands are run: ".", or another folder for a workflow of somebody
+# else's that has this one as a module.
+HERE = Path(os.path.relpath(workflow.current_basedir.get_path_or_uri(secret_free=True)))
+SOURCES = str(Path(HERE, "src").absolute())
 sys.path.insert(0, SOURCES)
 
 from equireg.config import ConfigurationError, load
@@ -33,12 +37,18 @@ from equireg.settings import MODES, spell_gamma, spell_seeds
 
 # Refused in a line per mistake; an exception would print a traceback.
 try:
-    chosen = load(["config.yaml", *workflow.overwrite_configfiles], workflow.config_settings.config)
+    if HERE == Path():
+        files = ["config.yaml", *workflow.overwrite_configfiles]
+        chosen = load(files, workflow.config_settings.config)
+    else:
+        chosen = load([HERE / "config.yaml"], config)
 except ConfigurationError as error:
     sys.exit(f"equireg: {error}")
 
 
-configfile: "config.yaml"
+if HERE == Path():
+
+    configfile: "config.yaml"
 
 
 report: "workflow/report/workflow.rst"

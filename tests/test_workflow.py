@@ -60,6 +60,30 @@ def edited(file: Path, text: str) -> Iterator[None]:
         file.write_text(before, encoding="utf-8")
 
 
+@pytest.mark.slow
+def test_a_workflow_of_another_s_has_it_as_a_module(untouched: Path, tmp_path: Path) -> None:
+    """As snakedeploy writes it; results go beside the other's, its configuration counts."""
+    lines = [
+        'configfile: "config/config.yaml"',
+        "module equireg:",
+        f'    snakefile: "{untouched}/Snakefile"',
+        "    config: config",
+        "use rule * from equireg",
+    ]
+    (tmp_path / "Snakefile").write_text("\n".join(lines))
+    (tmp_path / "config").mkdir()
+    chosen = tmp_path / "config" / "config.yaml"
+    chosen.write_text("experiment: mine\ngrid: {seeds: 2, gammas: [1]}\n")
+    assert planned(cwd=tmp_path)["train"] == 3
+    done = snakemake("--cores", "2", "--until", "initialize", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "results/mine/initial/seeds-000-001.safetensors").is_file()
+    chosen.write_text("grid: {gammas: [-1]}\n")
+    done = snakemake("--dry-run", cwd=tmp_path)
+    assert done.returncode
+    assert "grid.gammas is -1" in done.stdout
+
+
 GAMMAS = "1e-2", "1e2"  # of the smallest experiment
 LAST = {"aggregate": 1, "check": 1, "compare": 1, "draw": 1, "overview": 1, "score": 1}
 PREDICT = {"predict": 1}

@@ -1,7 +1,7 @@
 rule fetch:
     input:
         # ancient: fetch adds the sums of a data set that it sees for the first time
-        sums=ancient("workflow/checksums.txt"),
+        sums=ancient(str(HERE / "workflow/checksums.txt")),
         # of a folder of one's own
         folder=data_files(chosen.data),
     output:
