@@ -65,15 +65,15 @@ def compare(
 ) -> None:
     """Draw and tabulate the experiments' evaluations, by name, against gamma.
 
-    One experiment: its modes beside each other. Several: a row of panels per mode, and a line per
-    experiment. critical: the table of the first one's critical gammas. Raises ValueError where a
-    table lacks a column, or there is nothing to compare.
+    One experiment: its modes beside each other. Several: a row of panels per mode of the first, and
+    a line per experiment. critical: the table of the first one's critical gammas. Raises ValueError
+    where a table lacks a column, or there is nothing to compare.
     """
     check_outputs(figures)
     runs = pd.concat([read(path).assign(experiment=name) for name, path in evaluations.items()])
-    if not (runs["mode"] != "equivariant").any():
-        names = ", ".join(str(path) for path in evaluations.values())
-        raise ValueError(f"{names}: neither a nominal nor an augmented run; nothing to compare")
+    name, first = next(iter(evaluations.items()))
+    if not ((runs["experiment"] == name) & (runs["mode"] != "equivariant")).any():
+        raise ValueError(f"{first}: neither a nominal nor an augmented run; nothing to compare")
     with styled():
         gammas = read_critical(critical) if critical else {}
         figure = gamma_figure(runs, gammas)
@@ -132,7 +132,8 @@ def gamma_figure(runs: pd.DataFrame, critical: Critical | None = None) -> Figure
     critical: as ``read_critical`` gives it; marked where the weights are trained.
     """
     experiments = list(dict.fromkeys(runs["experiment"]))
-    modes = [mode for mode in ("nominal", "augmented") if (runs["mode"] == mode).any()]
+    own = set(runs.loc[runs["experiment"] == experiments[0], "mode"])
+    modes = [mode for mode in ("nominal", "augmented") if mode in own]
     rows = [[mode] for mode in modes] if len(experiments) > 1 else [modes]
     figure = Figure(figsize=(PAGE_WIDTH, 0.6 + 1.9 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(QUANTITIES), sharex=True, sharey="col", squeeze=False)
