@@ -1,5 +1,5 @@
 # `make help` lists the targets. Everything runs in .venv/, which `make setup` makes.
-# CONFIG=mine.yaml lays a preset over config.yaml, for figures, report and status.
+# CONFIG=mine.yaml lays a preset over config.yaml, for figures, report, theory, status and live.
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,8 +22,8 @@ help: ## list the targets
 
 setup: $(INSTALLED) ## make the environment .venv/ with every package pinned (PYTHON=python3.12 picks another)
 
-figures: setup ## run the paper's experiment (config.yaml) and draw its figures, about twenty minutes, into results/paper/
-	$(ENTER) snakemake $(PRESET) --cores all
+figures: setup ## run config.yaml, or CONFIG=mine.yaml laid over it; the paper takes under twenty minutes, into results/paper/
+	$(ENTER) python -m equireg status $(PRESET) --name > /dev/null && snakemake $(PRESET) --cores all
 
 quick: setup ## the same at reduced scale, about a minute, into results/quick/
 	$(ENTER) snakemake --configfile workflow/presets/quick.yaml --cores all
@@ -33,8 +33,12 @@ report: figures ## run what is missing and write Snakemake's report, one HTML fi
 	snakemake $(PRESET) --report results/$$name/report.html --report-stylesheet workflow/report/style.css
 
 theory: setup ## measure every statement of the paper, with C4 and with D4, into results/paper/theory.md and results/group-d4/theory.md
+ifeq ($(CONFIG),)
 	$(ENTER) snakemake theory --cores all
 	$(ENTER) snakemake theory --configfile workflow/presets/group-d4.yaml --config 'compare=[]' --cores all
+else
+	$(ENTER) snakemake theory $(PRESET) --cores all
+endif
 
 study: setup ## run the experiments of docs/study.md and compare them, an hour and a quarter, into results/*/comparison.md
 	$(ENTER) for name in $(STUDY); do \
