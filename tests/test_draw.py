@@ -89,6 +89,13 @@ def test_tables_of_another_kind_are_refused(
         draw(files[0], files[1], [tmp_path / "figure2.png"])
 
 
+def test_tables_of_different_experiments_are_refused(tables: Path, tmp_path: Path) -> None:
+    other = experiment(tmp_path / "other", GridSettings(gammas=(3.0,), seeds="0-1"))
+    words = f"summary.parquet lacks (nominal|augmented) at gamma .*which {tables}"
+    with pytest.raises(ValueError, match=words):
+        draw(tables / "trajectories.parquet", other / "summary.parquet", [tmp_path / "f.pdf"])
+
+
 @pytest.mark.parametrize("modes", [("nominal",), ("augmented", "equivariant")], ids="+".join)
 def test_missing_modes_are_left_out(tmp_path: Path, modes: tuple[Mode, ...]) -> None:
     folder = experiment(tmp_path, GridSettings(modes=modes, gammas=(0.0,), seeds="7"), steps=20)

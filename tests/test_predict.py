@@ -188,6 +188,12 @@ def test_a_penalty_too_large_for_the_step_is_refused(jobs: Jobs) -> None:
         predict(jobs, "p.parquet", "0", "--learning-rate", "0.5")
 
 
+def test_a_batch_larger_than_the_data_is_refused(jobs: Jobs) -> None:
+    with pytest.raises(RuntimeError, match="batch_size is 5000; accepted: at most"):
+        predict(jobs, "p.parquet", "0", "--batch-size", "5000")
+    assert not (jobs.folder / "p.parquet").exists()
+
+
 def test_the_seeds_that_are_predicted() -> None:
     assert predicted_seeds(GridSettings()) == tuple(range(10))
     assert predicted_seeds(GridSettings(seeds="3-5,9")) == (3, 4, 5)

@@ -19,7 +19,7 @@ from equireg.settings import NetworkSettings, Support
 from equireg.tables import trajectory_table, write_table
 from equireg.theory import cases, theorems
 from equireg.theory.facts import all_facts, fact_a, fact_b, lemma, unit, zero_directions
-from equireg.theory.flows import STATIONARY, descend, plateau, settle
+from equireg.theory.flows import SETTLED, descend, plateau, settle
 from equireg.theory.measurement import Measurement, table
 from equireg.theory.models import Model, convolutional, graphs, perceptron
 from equireg.theory.report import report
@@ -199,7 +199,7 @@ def test_theorem_1() -> None:
 def test_settled_points_and_theorem_2(settled: Settled) -> None:
     coordinates = settled.risk.coordinates
     inside = coordinates.split(settled.risk.gradient(settled.point))[0]
-    assert inside.norm() < STATIONARY
+    assert inside.norm() < SETTLED
     assert coordinates.distance(settled.point) == 0
     assert settled.mu[0] < 0 < settled.inside  # stable in E, not for augmented
     assert_held([stationary(settled), *theorem_2(settled)])

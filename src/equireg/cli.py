@@ -82,6 +82,7 @@ def options(*sections: type) -> Callable[[Callable[..., None]], Callable[..., No
 
 Output = Annotated[Path, typer.Option(help="File to write.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, such as 0-9 or 0,3,7-9.")]
+Threads = Annotated[int, typer.Option(help="Threads of the process.")]
 SumsFile = Annotated[Path | None, typer.Option(help="Known SHA-256 sums.")]
 SummaryFile = Annotated[Path, typer.Option(help="Table of quantiles over seeds.")]
 InitialFile = Annotated[Path, typer.Option(help="Initial weights, written by initialize.")]
@@ -271,11 +272,11 @@ def overview(
 
 
 @app.command()
-@options(NetworkSettings, JobSettings)
+@options(NetworkSettings)
 def theory(
     *,
     network: NetworkSettings,
-    job: JobSettings,
+    threads: Threads = 1,
     data: DataFile,
     block: Annotated[
         list[Path] | None, typer.Option(help="Parquet of a trained block, its weights beside it.")
@@ -288,19 +289,19 @@ def theory(
     ] = None,
 ) -> None:
     """Measure every statement of the paper: facts, theorems, remarks."""
-    configure(job)
+    configure(JobSettings(threads, "cpu"))
     from equireg.jobs.theory import theory
 
     theory(network, data, block or [], output, report, figure or [])
 
 
 @app.command()
-@options(NetworkSettings, TrainingSettings, JobSettings)
+@options(NetworkSettings, TrainingSettings)
 def critical(
     *,
     network: NetworkSettings,
     training: TrainingSettings,
-    job: JobSettings,
+    threads: Threads = 1,
     mode: Annotated[list[str], typer.Option(help="Mode of training, once per mode.")],
     seeds: Seeds,
     data: DataFile,
@@ -309,7 +310,7 @@ def critical(
     output: Output,
 ) -> None:
     """Find the penalty above which E attracts, from the Hessian."""
-    configure(job)
+    configure(JobSettings(threads, "cpu"))
     from equireg.jobs.critical import critical
 
     critical(network, training, mode, parse_seeds(seeds), data, initial, trained, output)

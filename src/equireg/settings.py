@@ -83,6 +83,11 @@ class TrainingSettings:
         "random", "random: one group element per image; exact: the mean over the group."
     )
 
+    @property
+    def scale(self) -> float:
+        """The risk that is trained, in units of the mean cross entropy."""
+        return 1 / self.batch_size if self.risk_scale == "batch" else 1.0
+
 
 # The training settings that a mode does not read: it starts in E, or turns no images.
 UNREAD: dict[Mode, frozenset[str]] = {

@@ -46,7 +46,7 @@ rule theory:
     shell:
         "python -m equireg theory --data {input.data} {params.blocks} {params.options}"
         " --output {output.table} --report {output.report} {params.figures}"
-        " --device cpu --threads {threads} > {log} 2>&1"
+        " --threads {threads} > {log} 2>&1"
 
 
 # Where the configuration says mark_critical.
@@ -80,4 +80,4 @@ if chosen.mark_critical:
         shell:
             "python -m equireg critical --data {input.data} --initial {input.initial}"
             " --trained {input.trained} {params.modes} {params.seeds} {params.options}"
-            " --output {output.table} --device cpu --threads {threads} > {log} 2>&1"
+            " --output {output.table} --threads {threads} > {log} 2>&1"

@@ -19,6 +19,7 @@ import pyarrow as pa
 from scipy.stats import binomtest
 
 from equireg.files import write_text
+from equireg.markdown import rows_of
 from equireg.settings import MODES, Mode, spell_gamma, spell_seeds
 from equireg.tables import open_parquet
 
@@ -323,7 +324,7 @@ def report(measured: Mapping[Condition, Measured]) -> str:
         "",
         "A distance is the distance to E, ‖Π_E⊥ A‖, of all layers together.",
         "",
-        *_table(
+        *rows_of(
             ["", "Claim", "Verdict"],
             [
                 [str(i), claim.title, f"**{verdict}**"]
@@ -402,7 +403,7 @@ def _distances(measured: Mapping[Condition, Measured]) -> list[str]:
             ]
         )
     head = ["gamma", "Mode", "Start", "Highest", "End", "End, 5 to 95 %", "End / start"]
-    return ["## Distances, medians over the seeds", "", *_table(head, rows)]
+    return ["## Distances, medians over the seeds", "", *rows_of(head, rows)]
 
 
 def _section(i: int, claim: Claim, results: Sequence[Result | str], verdict: Verdict) -> list[str]:
@@ -414,7 +415,7 @@ def _section(i: int, claim: Claim, results: Sequence[Result | str], verdict: Ver
             agree = f"{result.agree} of {result.seeds}"
             rows.append([result.asked, result.found, true, agree, f"{result.p:.2g}"])
     if rows:
-        lines += _table(["Part", "Medians", "True of the medians", "Seeds that agree", "p"], rows)
+        lines += rows_of(["Part", "Medians", "True of the medians", "Seeds that agree", "p"], rows)
     lacking = [result for result in results if isinstance(result, str)]
     if not results:
         lacking.append(f"the experiment has {claim.without}")
@@ -438,12 +439,6 @@ def _reason(results: Sequence[Result | str], verdict: Verdict) -> str:
     if verdict == "did not hold" and all(result.holds for result in examined):
         return "True on the medians, but too many seeds disagree to tell it from chance."
     return ""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table, with an empty line after it."""
-    lines = [head, ["---"] * len(head), *rows]
-    return [*(f"| {' | '.join(cells)} |" for cells in lines), ""]
 
 
 def _number(value: float) -> str:

@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from scipy.stats import bootstrap
 
 from equireg.files import write_text
+from equireg.markdown import rows_of
 from equireg.randomness import generator
 from equireg.settings import spell_gamma
 from equireg.style import COLOURS, DASHES, PAGE_WIDTH, SERIES, check_outputs, save, styled
@@ -248,7 +249,7 @@ def report(runs: pd.DataFrame) -> str:
     quantities = [(quantity.column, quantity.column.replace("_", " ")) for quantity in QUANTITIES]
     head = ["experiment", "mode", "gamma", "seeds", *(words for _, words in quantities)]
     head.append("accuracy, turned, minus equivariant")
-    lines = [_row(head), _row(["---"] * len(head))]
+    rows = []
     for experiment, mode, gamma, some in conditions(runs):
         role = experiment, mode, spell_gamma(gamma)
         cells = [*role, str(len(some))]
@@ -261,11 +262,11 @@ def report(runs: pd.DataFrame) -> str:
         gain = (paired["test_accuracy_turned"] - paired["test_accuracy_turned_twin"]).to_numpy()
         known = len(gain) > 0 and mode != "equivariant"
         cells.append(_spell(median_interval(gain, "gain", *role), "+.4f") if known else "")
-        lines.append(_row(cells))
+        rows.append(cells)
     percent = f"{100 * LEVEL:g} %"
     return (
         f"Medians over the seeds, in brackets their {percent} bootstrap intervals. The last column "
-        "is paired by seed.\n\n" + "\n".join(lines) + "\n"
+        "is paired by seed.\n\n" + "\n".join(rows_of(head, rows))
     )
 
 
@@ -276,10 +277,6 @@ def critical_report(critical: Critical) -> str:
         for (mode, weights), gamma in critical.items()
     ]
     return "".join(f"\n{line}" for line in lines)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _spell(interval: Interval, form: str = ".3g") -> str:

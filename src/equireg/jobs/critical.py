@@ -54,7 +54,7 @@ def critical(
             raise ValueError(f"mode is {mode!r}; accepted: {', '.join(MODES)}")
     dataset = load_dataset(data, settings.image_size, settings.classes)
     model = convolutional(Network(settings))
-    scale = 1 / training.batch_size if training.risk_scale == "batch" else 1.0
+    scale = training.scale
     risks = {
         "augmented": Risk(model, *sample(dataset, IMAGES // model.group.order)).augmented(),
         "nominal": Risk(model, *sample(dataset, IMAGES)),

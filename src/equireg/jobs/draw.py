@@ -76,8 +76,14 @@ def draw(
     for (mode, gamma, seed), steps, values in series(
         trajectories, ["mode", "gamma", "seed"], "distance"
     ):
+        condition = Condition(mode, gamma)
+        if mode in MODES and condition not in runs:
+            raise ValueError(
+                f"{summary} lacks {mode} at gamma {spell_gamma(gamma)}, which {trajectories} "
+                "holds; accepted: tables of one experiment"
+            )
         if mode in MODES:
-            runs[Condition(mode, gamma)][seed] = decimate(steps, values, bins)
+            runs[condition][seed] = decimate(steps, values, bins)
 
     predicted: dict[Condition, Curve] = {}
     if predictions:

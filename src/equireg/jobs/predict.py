@@ -69,6 +69,11 @@ def predict(
     for mode in modes:
         check(mode, gammas, training)
     dataset = load_dataset(data, settings.image_size, settings.classes)
+    if not steps_per_epoch(len(dataset.train_labels), training):
+        raise ValueError(
+            f"batch_size is {training.batch_size}; accepted: at most {len(dataset.train_labels)}, "
+            f"the training images of {data}"
+        )
     twin = Twin(settings, training, parse_seeds(grid.seeds), dataset, initial, modes, device, jobs)
     predictions = {mode: Prediction(twin, mode, gammas) for mode in modes}
 
@@ -106,7 +111,7 @@ class Twin:
         self.outside = Outside(exact)
         self.network = exact.to(device, torch.float32)
         self.labels = dataset.train_labels.to(device)
-        self.scale = 1 / training.batch_size if training.risk_scale == "batch" else 1.0
+        self.scale = training.scale
         images = dataset.train_images.to(device)
         self.images = {
             mode: turned(images, elements(exact.group, mode)) for mode in ("equivariant", *modes)

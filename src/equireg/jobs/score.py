@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from equireg.files import write_text
+from equireg.markdown import rows_of
 from equireg.settings import spell_gamma
 from equireg.tables import open_parquet
 
@@ -97,10 +98,11 @@ def report(joined: pd.DataFrame) -> str:
         f"medians over the smaller, at {POINTS} steps or fewer, evenly spaced on a logarithmic "
         "scale from step 1 to the last.",
         "",
-        "| gamma | mode | measured at the end | predicted | 10 to 90 % | factor: median | worst "
-        f"| within a factor {FACTOR:g} until step | measured within 10 to 90 % |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    head = ["gamma", "mode", "measured at the last step", "predicted", "10 to 90 %"]
+    head += ["factor: median", "worst", f"within a factor {FACTOR:g} until step"]
+    head += ["measured within 10 to 90 %"]
+    rows = []
     for _, curve in joined.groupby(["gamma", "mode"]):
         one = compared(curve)
         cells = [
@@ -114,5 +116,5 @@ def report(joined: pd.DataFrame) -> str:
             f"{one.near_until:,}" if one.near_until < one.steps[-1] else "the end",
             f"{one.inside:.0%}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return "\n".join([*lines, *rows_of(head, rows)])

@@ -206,7 +206,7 @@ def choose_trainer(
     network: Network, runs: Runs, images: Tensor, training: TrainingSettings, jobs: JobSettings
 ) -> Compiled | Fused | Reference:
     """What trains the block: the step compiled for the device, or the reference."""
-    scale = 1 / training.batch_size if training.risk_scale == "batch" else 1.0
+    scale = training.scale
     arguments = network, runs, images, training.learning_rate, scale
     if images.device.type == "cuda":
         plain = Reference if jobs.step == "reference" else Graphed

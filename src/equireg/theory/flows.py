@@ -10,10 +10,11 @@ from scipy.optimize import minimize
 from scipy.sparse.linalg import cg
 from torch import Tensor
 
+from equireg.runtime import say
 from equireg.theory.risks import Risk
 from equireg.theory.spectrum import block_operator, operator
 
-STATIONARY = 1e-9  # norm of the gradient in E at which a point counts as settled
+SETTLED = 1e-9  # norm of the gradient in E at which a point counts as settled
 
 
 def descend(
@@ -34,7 +35,8 @@ def descend(
 def settle(risk: Risk, start: Tensor) -> Tensor:
     """A stationary point of the equivariant flow: L-BFGS on R in the coordinates of E, then Newton.
 
-    The last steps are Newton's with conjugate gradients, to a gradient below ``STATIONARY``.
+    The last steps are Newton's with conjugate gradients, to a gradient below ``SETTLED``, where
+    five of them suffice; else the log says what was reached.
     """
     coordinates = risk.coordinates
 
@@ -52,11 +54,13 @@ def settle(risk: Risk, start: Tensor) -> Tensor:
     point = coordinates.join(torch.from_numpy(found.x))
     for _ in range(5):
         inside = coordinates.split(risk.gradient(point))[0]
-        if inside.norm() < STATIONARY:
-            break
+        if inside.norm() < SETTLED:
+            return point
         hessian = block_operator(risk, point, "equivariant")
         newton, _ = cg(hessian, -inside.numpy(), rtol=1e-4)
         point = point + coordinates.join(torch.from_numpy(newton))
+    inside = coordinates.split(risk.gradient(point))[0]
+    say(f"settled in E to a gradient of {float(inside.norm()):.2g}")
     return point
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from equireg.files import write_text
+from equireg.markdown import rows_of
 from equireg.theory.measurement import Measurement
 
 
@@ -30,7 +31,7 @@ def report(measured: Sequence[Measurement]) -> str:
         "that was fixed beforehand; in float64, with the exact mean over the group as "
         "augmentation. The table beside this file holds the same.",
         "",
-        *_table(
+        *rows_of(
             ["Statement", "In the paper", "Measurements", "Held", "Largest value of <", "Bound"],
             [_summary(statement, some) for statement, some in groups],
         ),
@@ -59,7 +60,7 @@ def _summary(statement: str, some: Sequence[Measurement]) -> list[str]:
 
 
 def _rows(some: Sequence[Measurement]) -> list[str]:
-    return _table(
+    return rows_of(
         ["Network", "Group", "Support", "Mode", "Point", "gamma", "Measured", "Value", "", "Held"],
         [
             [
@@ -81,9 +82,3 @@ def _rows(some: Sequence[Measurement]) -> list[str]:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table, with an empty line after it."""
-    lines = [head, ["---"] * len(head), *rows]
-    return [*(f"| {' | '.join(cells)} |" for cells in lines), ""]
