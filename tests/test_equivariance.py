@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import equireg.equivariance
 from equireg.equivariance import Equivariance
-from equireg.groups import Group, cyclic, point_group, symmetric
+from equireg.groups import Group, cyclic, generate, point_group, symmetric
 from equireg.representations import (
     defining,
     from_generators,
@@ -781,3 +782,292 @@ def test_spaces_are_those_of_projections() -> None:
     expected = space.project_complement(weight.detach()).norm()
     assert eq.distance().layers["4"] == pytest.approx(float(expected), rel=1e-12)
     assert eq.penalty().item() == pytest.approx(eq.distance().total ** 2)
+
+
+class Between(nn.Module):
+    """Two layers with a function between them."""
+
+    def __init__(
+        self, first: nn.Module, function: Callable[[Tensor], Tensor], last: nn.Module
+    ) -> None:
+        super().__init__()
+        self.first, self.function, self.last = first, function, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.last(self.function(self.first(x))))
+
+
+def pasted(x: Tensor) -> Tensor:
+    out = torch.zeros(len(x), 8, 8, 8)
+    out[:, :, 1:-1, 1:-1] = x
+    return out.flatten(1)
+
+
+REGULAR = {"first": (None, "regular")}
+LOST = {
+    "there and back": (
+        lambda x: x.permute(0, 2, 3, 1).permute(0, 3, 1, 2),
+        nn.Conv2d(8, 2, 3),
+        "8 inputs after permute",
+    ),
+    "normalized": (lambda x: x.permute(0, 2, 3, 1), nn.LayerNorm(8), "8 inputs after permute"),
+    "batch normalized": (
+        lambda x: x.transpose(2, 3),
+        nn.BatchNorm2d(8),
+        "8 inputs after transpose",
+    ),
+    "pasted": (pasted, nn.Linear(512, 3), "after assigning to a part of a tensor"),
+    "along pixels": (lambda x: x, nn.Linear(6, 3), "6 inputs after the layers before it"),
+    "normalized along pixels": (lambda x: x, nn.LayerNorm(6), "6 inputs after the layers before"),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_a_lost_track_is_refused(name: str) -> None:
+    function, last, message = LOST[name]
+    model = Between(nn.Conv2d(1, 8, 3), function, last)
+    with pytest.raises(ValueError, match=rf"layer 'last': it is not known .*{message}"):
+        Equivariance(model, "C4", SQUARE, REGULAR)
+
+
+def test_what_torch_does_not_show_is_refused() -> None:
+    def hidden(x: Tensor) -> Tensor:
+        return torch.from_numpy(x.flatten(1).numpy().copy())
+
+    model = Between(nn.Conv2d(1, 8, 3), hidden, nn.Linear(288, 3))
+    with pytest.raises(ValueError, match="after a function that torch does not show"):
+        Equivariance(model, "C4", SQUARE, REGULAR)
+
+
+def test_a_lost_track_is_what_the_user_says() -> None:
+    def moved(x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).permute(0, 3, 1, 2)
+
+    model = Between(nn.Conv2d(1, 8, 3), moved, nn.Conv2d(8, 2, 3))
+    eq = Equivariance(model, "C4", SQUARE, {**REGULAR, "last": ("regular", None)})
+    eq.project_()
+    assert eq.error(images(2, 1, 8, 8, dtype=torch.float32)).relative < 1e-5
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda x: torch.cat([x, x], axis=1),
+        lambda x: torch.cat(tensors=[x, x], dim=1),
+        lambda x: torch.concat((x, x), -3),
+    ],
+)
+def test_joined_channels(join: Callable[[Tensor], Tensor]) -> None:
+    model = Between(nn.Conv2d(1, 8, 3), join, nn.Conv2d(16, 2, 3))
+    text = str(Equivariance(model, "C4", SQUARE, {"first": (None, "regular")}))
+    assert "trivial(2) * 2 * regular + 2 * regular * grid 3 x 3" in text
+
+
+BROKEN: dict[str, tuple[Callable[[Tensor], Tensor], dict[str, Any], str]] = {
+    "rolled": (lambda x: x.roll(1, 2), {}, "first at the output of 'last'"),
+    "positions": (lambda x: x + torch.arange(6.0), {}, "first at the output of 'last'"),
+    "vectors": (torch.relu, {"first": (None, 4 * TURN)}, "first at the output of 'last'"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_functions_that_break_the_symmetry_are_noticed(name: str) -> None:
+    function, layers, message = BROKEN[name]
+    model = Between(nn.Conv2d(1, 8, 3), function, nn.Conv2d(8, 2, 3))
+    state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    with pytest.warns(UserWarning, match="do not make this model symmetric") as caught:
+        eq = Equivariance(model, "C4", SQUARE, layers)
+    assert message in str(caught[0].message)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(state[key], tensor) for key, tensor in model.state_dict().items())
+    assert model.training
+    eq.project_()
+    assert eq.error(images(2, 1, 8, 8, dtype=torch.float32)).relative > 1e-3
+
+
+def test_a_corner_is_no_pooling() -> None:
+    model = Between(nn.Conv2d(1, 8, 3), lambda x: x[:, :, 0, 0], nn.Linear(8, 2))
+    with pytest.warns(UserWarning, match="6 x 6 to no pixels is not symmetric under C4"):
+        Equivariance(model, "C4", SQUARE)
+
+
+class Excited(nn.Module):
+    """Squeeze and excitation between two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 2, 3)
+        self.gate = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        gate = self.gate(x.mean((2, 3))).sigmoid()
+        return torch.as_tensor(self.last(x * gate.view(len(x), 8, 1, 1)))
+
+
+def test_gates_are_those_of_their_channels() -> None:
+    with pytest.raises(ValueError, match=r"mul puts .* together"):
+        Equivariance(Excited(), "C4", SQUARE, REGULAR)
+    for layers in ({}, {**REGULAR, "gate": (None, "regular")}):
+        eq = Equivariance(Excited(), "C4", SQUARE, layers)
+        eq.project_()
+        assert eq.error(images(2, 1, 8, 8, dtype=torch.float32)).relative < 1e-5
+
+
+def test_normalization_groups_are_moved_as_a_whole() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(4, 8))
+    with pytest.raises(ValueError, match="moves channels from one of its 4 groups to several"):
+        Equivariance(model, "C4", SQUARE, {"0": (None, "regular")})
+    model[1] = nn.GroupNorm(2, 8)
+    eq = Equivariance(model, "C4", SQUARE, {"0": (None, "regular")})
+    eq.project_()
+    assert eq.error(images(2, 1, 8, 8, dtype=torch.float32)).relative < 1e-5
+
+
+def test_a_model_that_cannot_be_copied_is_accepted() -> None:
+    model = Between(nn.Conv2d(1, 8, 3), lambda x: x.roll(1, 2), nn.Conv2d(8, 2, 3))
+    model.held = torch.ones(1, requires_grad=True) * 2  # refuses to be copied, as no leaf
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(model)
+    Equivariance(model, "C4", SQUARE)
+
+
+def test_computed_weights_are_never_silently_left() -> None:
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 2, 3))
+    eq = Equivariance(nn.Sequential(conv, nn.AdaptiveAvgPool2d(1)), "C4", SQUARE)
+    for call in (eq.project_gradients_, lambda: eq.add_penalty_gradients_(1)):
+        with pytest.raises(ValueError, match="layer '0': its weight is computed from other"):
+            call()
+
+
+def test_spectral_norm_is_left_as_it_was() -> None:
+    conv = nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 2, 3))
+    eq = Equivariance(nn.Sequential(conv, nn.AdaptiveAvgPool2d(1)), "C4", SQUARE)
+    state = copy.deepcopy(conv.state_dict())
+    eq.penalty().backward()
+    assert all(torch.equal(state[key], tensor) for key, tensor in conv.state_dict().items())
+    assert all(module.training for module in conv.modules())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("name", ["weight norm", "pruning"])
+def test_weights_computed_by_hooks_are_refused(name: str) -> None:
+    conv = nn.Conv2d(1, 2, 3)
+    if name == "pruning":
+        prune.random_unstructured(conv, "weight", 0.5)
+    else:
+        nn.utils.weight_norm(conv)
+    with pytest.raises(ValueError, match="layer '0': its weight is computed by a hook"):
+        Equivariance(nn.Sequential(conv, nn.AdaptiveAvgPool2d(1)), "C4", SQUARE)
+
+
+def test_frozen_parameters_get_no_gradients() -> None:
+    eq, model, _ = build("cnn C4")
+    frozen = model.get_parameter("0.weight").requires_grad_(False)
+    eq.add_penalty_gradients_(1)
+    assert frozen.grad is None
+    assert model.get_parameter("4.weight").grad is not None
+
+
+def test_only_groups_of_pixels_move_them() -> None:
+    """S_2 swaps two channels; its 2 x 2 matrices are none of an image."""
+    swap = symmetric(2)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 2, (1, 3)))
+    eq = Equivariance(
+        model, swap, images(1, 2, 8, 8), {"1": (None, defining(swap))}, input=defining(swap)
+    )
+    batch = images(2, 2, 8, 8)
+    assert torch.equal(eq.act(1, batch), batch.flip(1))
+    mirror = generate("mirror", [[[0, 1], [1, 0]]], 2, moves_pixels=True)
+    eq = Equivariance(model[:1], mirror, images(1, 2, 8, 8))
+    assert torch.equal(eq.act(1, batch), batch.mT)
+
+
+def test_layers_that_share_a_parameter_agree() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    model[2].weight = model[1].weight
+    with pytest.raises(ValueError, match="layers '1' and '2' share weight, but the group acts"):
+        Equivariance(model, "C4", SQUARE, {"1": (None, "regular"), "2": ("regular", None)})
+    every = dict.fromkeys("012", (None, "regular"))
+    eq = Equivariance(model, "C4", SQUARE, every)
+    assert [s.layer for s in eq._spaces if s.parameter == "weight"] == ["0", "1"]
+    eq.project_()
+    assert eq.error(images(2, 1, 8, 8, dtype=torch.float32)).relative < 1e-5
+
+
+def test_representations_of_what_is_no_layer() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(1, 8, 3)), nn.BatchNorm2d(8), nn.ReLU())
+    with pytest.raises(ValueError, match="'0' is a Sequential that holds layers"):
+        Equivariance(model, "C4", SQUARE, {"0": (None, "regular")})
+    with pytest.raises(ValueError, match=r"layer '1': its output is given as .*regular, but"):
+        Equivariance(model, "C4", SQUARE, {"1": (None, "regular")})
+    eq = Equivariance(model, "C4", SQUARE, {"0.0": (None, "regular"), "1": ("regular", "regular")})
+    assert set(eq.distance().layers) == {"0.0", "1"}
+
+
+def test_a_shared_layer_by_either_name() -> None:
+    conv = nn.Conv2d(8, 8, 3)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), conv, conv)
+    layers = {"0": (None, "regular"), "2": (None, "regular")}
+    assert "regular * 2 * regular" in str(Equivariance(model, "C4", SQUARE, layers))
+    with pytest.raises(ValueError, match="'1' is the same module as another one"):
+        Equivariance(model, "C4", SQUARE, {**layers, "1": (None, "regular")})
+
+
+class Unpooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, where = F.max_pool2d(self.conv(x), 2, return_indices=True)
+        return F.max_unpool2d(x, where, [2, 2])
+
+
+def test_unpooling_is_symmetric() -> None:
+    eq = Equivariance(Unpooled(), "C4", SQUARE)
+    eq.project_()
+    assert eq.error(images(2, 1, 8, 8, dtype=torch.float32)).relative < 1e-5
+
+
+def test_models_that_refuse_other_sizes_are_only_warned_of() -> None:
+    class Picky(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            if input.shape[-1] != 8:
+                raise KeyError(input.shape[-1])
+            return super().forward(input)
+
+    with pytest.warns(UserWarning, match="no nearby size of the images works"):
+        Equivariance(nn.Sequential(Picky(1, 2, 3, stride=2)), "C4", SQUARE)
+
+
+def test_training_after_inference_mode() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1))
+    with torch.inference_mode():
+        eq = Equivariance(model, "C4", SQUARE)
+        eq.error(SQUARE)
+    eq.penalty().backward()
+
+
+def test_error_of_flattened_outputs_and_empty_batches() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
+    eq = Equivariance(model, "C4", SQUARE)
+    eq.project_()
+    batch = images(2, 1, 8, 8, dtype=torch.float32)
+    assert 0 < eq.error(batch).largest < 1e-5
+    with pytest.raises(ValueError, match=r"the model's output has shape \(2, 98\); accepted: \(sa"):
+        eq.error(images(2, 1, 9, 9, dtype=torch.float32))
+    with pytest.raises(ValueError, match="batch is empty"):
+        eq.error(batch[:0])
+
+
+def test_the_models_output_can_be_given() -> None:
+    model = Between(nn.Conv2d(1, 8, 3), lambda x: x.permute(0, 2, 3, 1), nn.Flatten())
+    eq = Equivariance(model, "C4", SQUARE, {"": (None, grid(C4, 6) * trivial(C4, 8))})
+    eq.project_()
+    assert eq.error(images(2, 1, 8, 8, dtype=torch.float32)).relative < 1e-5
+
+
+def test_models_without_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match="the model, a ReLU, has no parameters"):
+        Equivariance(nn.ReLU(), "C4", SQUARE)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equireg.groups import GENERATORS, grid_permutations, permutation_matrices, point_group
+from equireg.groups import (
+    GENERATORS,
+    grid_permutations,
+    permutation_matrices,
+    point_group,
+    symmetric,
+)
 
 ORDERS = {"C1": 1, "C2": 2, "C4": 4, "D1": 2, "D2": 4, "D4": 8}
 
@@ -62,3 +68,13 @@ def test_matrices_are_orthogonal_and_act_like_the_permutations() -> None:
 def test_unknown_group() -> None:
     with pytest.raises(ValueError, match="group is 'C3'; accepted: C1, C2, C4"):
         point_group("C3")
+
+
+def test_too_large_a_group() -> None:
+    with pytest.raises(ValueError, match=r"'S9': .* accepted: finite groups of order 100000 at"):
+        symmetric(9)
+
+
+def test_which_groups_move_pixels() -> None:
+    assert point_group("C4").moves_pixels
+    assert not symmetric(2).moves_pixels

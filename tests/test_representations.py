@@ -30,6 +30,7 @@ from equireg.representations import (
     regular,
     trivial,
 )
+from equireg.tracing import on_grid
 
 C4, D4, S3, S4 = point_group("C4"), point_group("D4"), symmetric(3), symmetric(4)
 O = point_group("O", 3)  # noqa: E741 - the group's name
@@ -233,7 +234,7 @@ def test_what_does_not_fit_is_refused() -> None:
         grid(C4, (3, 3, 3))
     with pytest.raises(ValueError, match=r"of 4 x 4 pixels is not mapped"):
         grid(generate("hexagon", [[[0, -1], [1, -1]]], 2), 4)
-    with pytest.raises(ValueError, match="representations of C4 and of D4 meet"):
+    with pytest.raises(ValueError, match=r"representations of C4 \(.* and of D4 \(.* meet"):
         direct_sum(regular(C4), regular(D4))
     with pytest.raises(ValueError, match="0 copies of regular"):
         0 * regular(C4)
@@ -261,3 +262,40 @@ def test_tensor_products_agree_with_kronecker_products() -> None:
     for a, b in pairwise(r for r in REPRESENTATIONS if r.group is S3):
         kron = [np.kron(x, y) for x, y in zip(a.matrices, b.matrices, strict=True)]
         assert np.allclose((a * b).matrices, kron)
+
+
+def test_matrices_refuse_integers() -> None:
+    with pytest.raises(ValueError, match=r"turn acts by matrices, on a tensor of torch.int64"):
+        TURN.act(1, torch.tensor([1, 2]))
+
+
+def test_copies_are_written_in_front() -> None:
+    with pytest.raises(TypeError, match="unsupported operand"):
+        _ = regular(C4) * 3  # type: ignore[operator]
+    with pytest.raises(ValueError, match="direct sum of 0 representations"):
+        direct_sum()
+
+
+def test_sides_of_numpy() -> None:
+    assert grid(C4, np.int64(5)).equals(grid(C4, 5))  # type: ignore[arg-type]
+
+
+def test_constants_made_under_inference_serve_training() -> None:
+    rho = regular(point_group("C4"))
+    x = torch.randn(3, 4, requires_grad=True)
+    with torch.inference_mode():
+        TensorProduct(rho).squared_distance(x)
+        TURN.act(1, x[:, :2])
+    TensorProduct(rho).squared_distance(x).backward()
+    TURN.act(1, x[:, :2]).sum().backward()
+
+
+def test_two_groups_of_one_name() -> None:
+    with pytest.raises(
+        ValueError, match=r"of C4 \(4 .* size 2, which move pixels\) and of C4 \(4 "
+    ):
+        _ = regular(C4) + regular(cyclic(4))
+
+
+def test_pixels_on_a_grid_are_made_once() -> None:
+    assert on_grid(C4, (7, 7)) is on_grid(C4, (7, 7))

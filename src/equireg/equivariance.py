@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from equireg.groups import POINT_GROUPS, Group, point_group
 from equireg.representations import Representation, check_one_group, trivial
-from equireg.tracing import Features, Space, on_grid, trace, working_size
+from equireg.tracing import (
+    Features,
+    Pair,
+    Space,
+    Trace,
+    evaluating,
+    on_grid,
+    trace,
+    working_size,
+)
 
+ROUNDING = 1e-3  # a relative error above is none of rounding
 STATISTICS = ("running_mean", "running_var")  # of batch normalization: projected, not penalized
 
 
@@ -45,16 +56,20 @@ class Equivariance:
     the loss and training on ``augment``-ed batches makes E an attractor (Theorem 3).
 
     model: of convolutions, Linear, normalization layers and functions without parameters, as it
-    is or wrapped by DataParallel or torch.compile; it is not changed. group: the name of a point
-    group (such as C4, D4; O for volumes), or a ``Group``. example: a batch, from which shapes are
-    inferred. representations: per layer, by its name in ``model.named_modules()``, (input, output),
-    each a ``Representation`` on the channels (for a Linear, on its entries), "trivial", "regular",
-    or None: inferred (an input from the layers before it, an output trivial); or None instead of
-    the pair to leave a layer out. Naming a module without parameters says what acts on its output.
-    input: what acts on the example's channels; trivial by default.
+    is or wrapped by DataParallel or torch.compile; it is not changed. A module replaced later
+    (``model[0] = ...``) is not seen: make a new ``Equivariance``. group: the name of a point group
+    (such as C4, D4; O for volumes), or a ``Group``. A group of ``point_group``, or of ``generate``
+    with ``moves_pixels``, moves the pixels of grids with as many axes; others leave pixels as they
+    are. example: a batch, from which shapes are inferred. representations: per layer, by its name
+    in ``model.named_modules()``, (input, output), each a ``Representation`` on the channels (for a
+    Linear, on its entries), "trivial", "regular", or None: inferred (an input from the layers
+    before it, an output trivial); or None instead of the pair to leave a layer out. Naming a module
+    without parameters says what acts on its output; "" names the model. input: what acts on the
+    example's channels; trivial by default.
 
     Raises ValueError where it is not known what acts on a layer, naming it and what to pass. Warns
-    of layers whose stride or pooling breaks the symmetry of the grid.
+    of layers whose stride or pooling breaks the symmetry of the grid, and otherwise of a model that
+    a copy with projected weights shows not to be symmetric.
 
     >>> import torch, equireg
     >>> from torch import nn
@@ -78,7 +93,7 @@ class Equivariance:
         model: nn.Module,
         group: str | Group,
         example: Tensor,
-        representations: Mapping[str, tuple[Any, Any] | None] | None = None,
+        representations: Mapping[str, Pair] | None = None,
         *,
         input: Representation | None = None,
     ) -> None:
@@ -102,7 +117,11 @@ class Equivariance:
                 f"input is {channels.name}, on {channels.size} entries; example has shape "
                 f"{tuple(example.shape)}; accepted: a representation on {example.shape[1]} entries"
             )
-        parameter = next(bare.parameters())
+        parameter = next(bare.parameters(), None)
+        if parameter is None:
+            raise ValueError(
+                f"the model, a {type(bare).__name__}, has no parameters; accepted: one with layers"
+            )
         example = example.detach().to(parameter.device)
         if example.is_floating_point():
             example = example.to(parameter.dtype)
@@ -138,6 +157,73 @@ class Equivariance:
                 "network symmetric:\n" + "\n".join(lines) + f"\n{remedy}",
                 stacklevel=2,
             )
+        elif None not in given.values() and (failure := self._failure(bare, example, found)):
+            warnings.warn(
+                "symmetric weights do not make this model symmetric: a copy with projected weights "
+                f"has {failure}; check for functions that do not commute with the group (positions "
+                "added or shifted, parts cut out, entry by entry on other than permutations), and "
+                "what representations= and input= say",
+                stacklevel=2,
+            )
+
+    def _failure(self, bare: nn.Module, example: Tensor, found: Trace) -> str:
+        """How the projected model fails to be symmetric; "" if it does not or cannot be tried.
+
+        Tried on a copy and on random samples, for the generators: they imply the group.
+        """
+        if not isinstance(self.output, Features):
+            return ""
+        kept = [self.group, self.input, self.output, *(s.action for s in self._spaces)]
+        device, two = example.device, (min(len(example), 2), *example.shape[1:])
+        random = torch.Generator().manual_seed(0)
+        high = 256 if example.dtype == torch.uint8 else 2
+        batch = torch.rand(two, generator=random)
+        batch = batch.to(example) if example.is_floating_point() else (batch * high).to(example)
+        generators = self.group.cayley[:, 0].tolist()
+        try:
+            twin = copy.copy(self)
+            twin._model, twin._spaces = copy.deepcopy(
+                (bare, self._spaces), {id(one): one for one in kept}
+            )
+            if example.dtype != torch.float32 or device.type != "cpu":  # less precise by default
+                twin._model.double()
+                batch = batch.double() if batch.is_floating_point() else batch
+            with (
+                torch.random.fork_rng([device] if device.type == "cuda" else []),
+                torch.autocast(device.type, enabled=False),
+                torch.compiler.set_stance("force_eager"),
+                torch.no_grad(),
+            ):
+                twin.project_()
+                error = twin._compare(generators, batch).relative
+                if not error > ROUNDING:
+                    return ""
+                first = twin._first_failure(found.outputs, generators, batch)
+        except Exception:  # a model that cannot be copied, or run in this way
+            return ""
+        where = f", the first at the output of {first!r}" if first else ""
+        return f"a relative error of {error:.2g}{where}"
+
+    def _first_failure(
+        self, outputs: Mapping[str, Features], elements: list[int], batch: Tensor
+    ) -> str:
+        """The first module in ``outputs`` whose output is not moved as it says; "" if none."""
+        held: dict[str, list[Tensor]] = {name: [] for name in outputs if name}
+        for name, outs in held.items():
+            self._model.get_submodule(name).register_forward_hook(
+                lambda _, __, out, outs=outs: outs.append(out.clone())
+            )
+        with evaluating(self._model):
+            for element in (0, *elements):
+                self._model(self.act(element, batch))
+        for name, outs in held.items():
+            calls = len(outs) // (1 + len(elements))
+            plain, moved = outs[:calls], outs[calls:]
+            for i, one in enumerate(moved):
+                expected = self._act(outputs[name], elements[i // calls], plain[i % calls])
+                if (one - expected).norm() > ROUNDING * one.norm():
+                    return name
+        return ""
 
     def __str__(self) -> str:
         """The layers on which the group acts, with the dimensions of E."""
@@ -162,19 +248,24 @@ class Equivariance:
         """|Pi_{E-perp} A|^2, the squared distance of the weights to E (section II-B); a scalar.
 
         Differentiable, with gradient 2 Pi_{E-perp} A. Computed in float32 at least, outside of
-        autocast. Add gamma / 2 times it to the loss.
+        autocast; where TF32 is allowed for matrix products, these are of its precision. Add
+        gamma / 2 times it to the loss.
         """
-        return torch.stack([_squared(space, tensor) for space, tensor in self._parameters()]).sum()
+        terms = [_squared(space, tensor) for space, tensor in self._parameters()]
+        return torch.stack([term.to(terms[0].device) for term in terms]).sum()
 
     @torch.no_grad()
     def add_penalty_gradients_(self, gamma: float) -> None:
         """Add gamma Pi_{E-perp} A to the gradients, in place, between ``backward`` and the step.
 
         The same as gamma / 2 times ``penalty`` in the loss, at about a third of its cost, which
-        shows where images are small and layers large. Not for gradients that are still scaled
-        (``GradScaler``): unscale them first.
+        shows where images are small and layers large. Parameters that need no gradient are left
+        as they are. Not for gradients that are still scaled (``GradScaler``): unscale them first.
+        Raises ValueError for a layer whose weights are computed from others (a parametrization).
         """
-        for space, tensor in self._parameters():
+        for space, tensor in self._parameters(stored=True):
+            if not tensor.requires_grad:
+                continue
             if tensor.grad is None:
                 tensor.grad = torch.zeros_like(tensor)
             precise = _precise(tensor.grad)
@@ -203,13 +294,7 @@ class Equivariance:
         The running statistics of batch normalization are projected with them. Raises ValueError
         for a layer whose weights are computed from others (a parametrization).
         """
-        for space in self._spaces:
-            tensor = getattr(space.module, space.parameter)
-            if not isinstance(tensor, nn.Parameter) and space.parameter not in STATISTICS:
-                raise ValueError(
-                    f"layer {space.layer!r}: its {space.parameter} is computed from other "
-                    "parameters and cannot be projected; remove the parametrization first"
-                )
+        for space, tensor in self._parameters(stored=True, statistics=True):
             tensor.copy_(_projected(space, tensor))
 
     @torch.no_grad()
@@ -218,21 +303,34 @@ class Equivariance:
 
         With weights in E (``project_``) that is equivariant training, A' = -Pi_E grad R. Plain
         and momentum gradient descent stay in E for every representation, Adam and others that
-        work entry by entry for permutations.
+        work entry by entry for permutations. Raises ValueError for a layer whose weights are
+        computed from others (a parametrization).
         """
-        for space, tensor in self._parameters():
+        for space, tensor in self._parameters(stored=True):
             if tensor.grad is not None:
                 tensor.grad.copy_(_projected(space, tensor.grad))
 
-    def _parameters(self) -> Iterator[tuple[Space, Tensor]]:
-        """Spaces and their parameters as they are now, each parameter once."""
-        seen: set[int] = set()
+    def _parameters(
+        self, *, stored: bool = False, statistics: bool = False
+    ) -> Iterator[tuple[Space, Tensor]]:
+        """Spaces and their parameters as they are now, each parameter once.
+
+        stored: refuse those that are computed from others. statistics: those of normalization too.
+        """
         for space in self._spaces:
-            if space.parameter in STATISTICS:
+            if space.parameter in STATISTICS and not statistics:
                 continue
-            tensor = getattr(space.module, space.parameter)
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
+            computing = getattr(space.module, "parametrizations", {})
+            if space.parameter not in computing:
+                yield space, getattr(space.module, space.parameter)
+            elif stored:
+                raise ValueError(
+                    f"layer {space.layer!r}: its {space.parameter} is computed from other "
+                    "parameters and cannot be projected; remove the parametrization first"
+                )
+            else:  # spectral_norm's own iteration is for the forward pass
+                with evaluating(computing[space.parameter]):
+                    tensor = getattr(space.module, space.parameter)
                 yield space, tensor
 
     # The function
@@ -263,47 +361,56 @@ class Equivariance:
     def error(self, batch: Tensor) -> Error:
         """How far the model, in evaluation mode, is from equivariant on ``batch``; exact over G.
 
-        Raises ValueError if it is not known what acts on the model's output.
+        Raises ValueError if it is not known what acts on the model's output, or for an empty batch.
         """
+        return self._compare(range(1, self.group.order), batch)
+
+    def _compare(self, elements: Sequence[int], batch: Tensor) -> Error:
+        """The error over these elements."""
         if not isinstance(self.output, Features):
             raise ValueError(
                 f"it is not known what acts on the model's output after {self.output.function}; "
-                "pass the output representation of its last module in representations="
+                'pass it as representations={"": (None, ...)}, a Representation or "trivial"'
             )
-        training = {module: module.training for module in self._model.modules()}
-        self._model.eval()
-        try:
-            plain = self._model(batch)
-            moved = [self._model(self.act(g, batch)) for g in range(1, self.group.order)]
-        finally:
-            for module, mode in training.items():
-                module.training = mode
+        if not len(batch):
+            raise ValueError("batch is empty; accepted: one sample or more")
         squared, largest, changed = 0.0, 0.0, 0
-        for element, one in enumerate(moved, 1):
-            expected = self._act(self.output, element, plain)
-            difference = one.double() - expected.double()
-            squared += float(difference.square().sum())
-            largest = max(largest, float(difference.abs().max()))
-            changed += int((one.argmax(1) != expected.argmax(1)).sum())
-        predictions = len(moved) * plain.argmax(1).numel()
-        norm = len(moved) * float(plain.double().square().sum())
+        with evaluating(self._model):
+            plain = self._shaped(self.output, self._model(batch), "the model's output")
+            for element in elements:
+                moved = self._model(self.act(element, batch)).reshape(plain.shape)
+                expected = self._act(self.output, element, plain)
+                difference = moved.double() - expected.double()
+                squared += float(difference.square().sum())
+                largest = max(largest, float(difference.abs().max()))
+                changed += int((moved.argmax(1) != expected.argmax(1)).sum())
+        predictions = len(elements) * plain.argmax(1).numel()
+        norm = len(elements) * float(plain.double().square().sum())
         return Error(math.sqrt(squared / norm) if norm else 0.0, largest, changed / predictions)
 
     def _act(self, features: Features, elements: Tensor | int, batch: Tensor) -> Tensor:
         if isinstance(elements, int):
             elements = torch.full((len(batch),), elements)
         elements, channels = elements.to(batch.device), features.channels
-        if batch.ndim != 2 + len(features.space) or batch.shape[1] != channels.size:
-            raise ValueError(
-                f"batch has shape {tuple(batch.shape)}; accepted: (samples, {channels.size}"
-                + ", pixels" * len(features.space)
-                + ")"
-            )
-        moved = batch.flatten(2) if features.space else batch.unsqueeze(2)
-        pixels = on_grid(self.group, tuple(batch.shape[2:]))
+        shaped = self._shaped(features, batch, "batch")
+        moved = shaped.flatten(2) if features.space else shaped.unsqueeze(2)
+        pixels = on_grid(self.group, tuple(shaped.shape[2:]))
         moved = pixels.act_each(elements, moved)
         moved = channels.act_each(elements, moved.mT).mT
         return moved.reshape(batch.shape)
+
+    def _shaped(self, features: Features, batch: Tensor, what: str) -> Tensor:
+        """The batch as (samples, channels, *pixels), of any size unless it is flattened."""
+        size, space = features.channels.size, features.space
+        if batch.ndim == 2 + len(space) and batch.shape[1] == size:
+            return batch
+        if features is not self.input and batch[0].numel() == size * math.prod(space):
+            return batch.reshape(len(batch), size, *space)
+        raise ValueError(
+            f"{what} has shape {tuple(batch.shape)}; accepted: (samples, {size}"
+            + ", pixels" * len(space)
+            + ")"
+        )
 
 
 def _squared(space: Space, tensor: Tensor) -> Tensor:

@@ -42,19 +42,21 @@ POINT_GROUPS: dict[int, dict[str, tuple[Matrix, ...]]] = {
         "Oh": (_beside_an_axis(QUARTER_TURN), CYCLE_OF_AXES, INVERSION),
     },
 }
-LARGEST_ORDER = 100_000  # more is taken for an infinite group
+LARGEST_ORDER = 100_000  # more may be infinite, and is not listed
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
     """A finite group, given by a faithful representation in integer matrices.
 
-    elements: (order, d, d), the identity first; generators: (any, d, d).
+    elements: (order, d, d), the identity first; generators: (any, d, d). moves_pixels: whether the
+    group turns grids of d axes, as point groups do; others leave the pixels of images as they are.
     """
 
     name: str
     elements: np.ndarray
     generators: np.ndarray
+    moves_pixels: bool = False
 
     @property
     def order(self) -> int:
@@ -91,10 +93,17 @@ class Group:
         return np.stack([images[element] for element in range(self.order)])
 
 
-def generate(name: str, generators: Sequence[Sequence[Sequence[int]]], dimension: int) -> Group:
+def generate(
+    name: str,
+    generators: Sequence[Sequence[Sequence[int]]],
+    dimension: int,
+    *,
+    moves_pixels: bool = False,
+) -> Group:
     """The group that these integer matrices generate, its elements in order of discovery.
 
-    Raises ValueError if they have no inverse in integers or seem to generate an infinite group.
+    moves_pixels: whether the group turns grids of ``dimension`` axes. Raises ValueError if the
+    matrices have no inverse in integers or generate too many elements.
     """
     steps = np.array(generators, np.int64).reshape(-1, dimension, dimension)
     if not np.allclose(np.abs(np.linalg.det(steps)), 1):
@@ -113,9 +122,9 @@ def generate(name: str, generators: Sequence[Sequence[Sequence[int]]], dimension
         if len(elements) > LARGEST_ORDER:
             raise ValueError(
                 f"group {name!r}: the generators give more than {LARGEST_ORDER} elements; "
-                "accepted: generators of a finite group"
+                f"accepted: finite groups of order {LARGEST_ORDER} at most"
             )
-    return Group(name, np.stack(elements), steps)
+    return Group(name, np.stack(elements), steps, moves_pixels)
 
 
 def point_group(name: str, dimension: int = 2) -> Group:
@@ -127,7 +136,7 @@ def point_group(name: str, dimension: int = 2) -> Group:
         raise ValueError(f"a grid has {dimension} axes; accepted: {_list(POINT_GROUPS)}")
     if name not in POINT_GROUPS[dimension]:
         raise ValueError(f"group is {name!r}; accepted: {_list(POINT_GROUPS[dimension])}")
-    return generate(name, POINT_GROUPS[dimension][name], dimension)
+    return generate(name, POINT_GROUPS[dimension][name], dimension, moves_pixels=True)
 
 
 def permutation_group(name: str, generators: Sequence[Sequence[int]]) -> Group:

@@ -81,9 +81,17 @@ class Representation:
         return np.asarray((self.permutations == np.arange(self.size)).sum(1), float)
 
     def tensor(self, like: Tensor) -> Tensor:
-        """The permutations as int64, or the matrices in the type of ``like``, on its device."""
+        """The permutations as int64, or the matrices in the type of ``like``, on its device.
+
+        Raises ValueError for matrices and integers, which they would truncate.
+        """
         if self.permutations is not None:
             return self._held("permutations", like.device, torch.int64)
+        if not (like.is_floating_point() or like.is_complex()):
+            raise ValueError(
+                f"{self.name} acts by matrices, on a tensor of {like.dtype}; accepted: "
+                "floating-point tensors"
+            )
         return self._held("matrices", like.device, like.dtype)
 
     def _held(self, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -92,7 +100,8 @@ class Representation:
         held = self._tensors.get(key)
         if held is None:
             array = np.ascontiguousarray(getattr(self, name))
-            held = self._tensors[key] = torch.from_numpy(array).to(device, dtype)
+            with torch.inference_mode(False):  # what is kept must serve training, too
+                held = self._tensors[key] = torch.from_numpy(array).to(device, dtype)
         return held
 
     @functools.cached_property
@@ -168,6 +177,8 @@ class Representation:
         return direct_sum(*[self] * copies, name=f"{copies} * {self.name}")
 
     def __mul__(self, other: Representation) -> Representation:
+        if not isinstance(other, Representation):
+            return NotImplemented  # copies are written 3 * rho
         check_one_group(self.group, other.group)
         name = f"({self.name}) * ({other.name})"
         if self.permutations is not None and other.permutations is not None:
@@ -205,7 +216,8 @@ def grid(group: Group, shape: int | Sequence[int]) -> Representation:
     shape: pixels per axis, or the side of a square or a cube. Entries in row-major order. Raises
     ValueError if the group does not map this grid to itself.
     """
-    sides = (shape,) * group.elements.shape[-1] if isinstance(shape, int) else tuple(shape)
+    axes = group.elements.shape[-1]
+    sides = tuple(np.atleast_1d(shape).tolist()) * (1 if np.ndim(shape) else axes)
     name = f"grid {' x '.join(map(str, sides))}"
     try:
         return Representation(group, name, grid_permutations(group.elements, sides))
@@ -241,6 +253,8 @@ def from_generators(
 
 def direct_sum(*parts: Representation, name: str = "") -> Representation:
     """rho_1 + rho_2 + ..., which acts on the parts' entries side by side."""
+    if not parts:
+        raise ValueError("direct sum of 0 representations; accepted: 1 or more")
     check_one_group(*(part.group for part in parts))
     name = name or " + ".join(part.name for part in parts)
     group, starts = parts[0].group, np.cumsum([0, *(part.size for part in parts)])
@@ -301,9 +315,12 @@ class TensorProduct:
         return not self._moved
 
     def equals(self, other: TensorProduct) -> bool:
-        """Whether both act alike, axis by axis."""
-        pairs = zip(self.axes, other.axes, strict=False)
-        return self.shape == other.shape and all(one.equals(two) for one, two in pairs)
+        """Whether both act alike, axis by axis; those of a single trivial entry do not matter."""
+        ones, twos = (
+            [axis for axis in product.axes if axis.size > 1 or not axis.is_trivial]
+            for product in (self, other)
+        )
+        return len(ones) == len(twos) and all(map(Representation.equals, ones, twos))
 
     @property
     def dimension(self) -> int:
@@ -419,12 +436,20 @@ def hom(rho_in: Representation, rho_out: Representation) -> TensorProduct:
 
 
 def check_one_group(*groups: Group) -> None:
-    """Raise ValueError unless all of these have the same elements."""
+    """Raise ValueError unless all of these have the same elements and act alike on pixels."""
     for group in groups[1:]:
-        if group is not groups[0] and not np.array_equal(group.elements, groups[0].elements):
+        if group is not groups[0] and not (
+            np.array_equal(group.elements, groups[0].elements)
+            and group.moves_pixels == groups[0].moves_pixels
+        ):
+            one, two = (
+                f"{g.name} ({g.order} matrices of size {g.elements.shape[-1]}"
+                + (", which move pixels)" if g.moves_pixels else ")")
+                for g in (groups[0], group)
+            )
             raise ValueError(
-                f"representations of {groups[0].name} and of {group.name} meet; accepted: those of "
-                "one group"
+                f"representations of {one} and of {two} meet; accepted: those of one group: make "
+                "all of them from the same Group, which the group= of Equivariance takes too"
             )
 
 

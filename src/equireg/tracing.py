@@ -8,15 +8,17 @@ are tried on turned pixels: a stride that does not divide the grid evenly breaks
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
 from equireg.groups import Group
@@ -31,6 +33,7 @@ from equireg.representations import (
 )
 
 Given = Representation | str | None  # what acts on channels; "trivial", "regular"; None: inferred
+Pair = tuple[Given, Given] | None  # at a layer's input and output; None: the layer is left out
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -48,8 +51,7 @@ CONVOLVE = (
 )
 MOVES_AXES = ("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "__get__")
 GROUPS = 6  # position of this argument in all of them
-NEAR = 8  # how far from a layer's size sizes that work are looked for
-FAR = 32  # how far from the example's
+NEAR = 8  # how far from a layer's size, and the example's, sizes that work are looked for
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,19 @@ class Space:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward pass showed. broken: per layer, the grids before and after, and sizes."""
+    """What one forward pass showed. broken: per layer, the grids before and after, and sizes.
+
+    outputs: what acts on the outputs of modules, in the order in which they returned.
+    """
 
     spaces: list[Space]
     output: Features | Unknown
     broken: dict[str, str]
     unused: list[str]
+    outputs: dict[str, Features]
 
 
+@functools.lru_cache(maxsize=256)
 def on_grid(group: Group, space: tuple[int, ...]) -> Representation:
     """The representation on the pixels of a grid, trivial if the group moves no such grid."""
     if acts_on_grids(group, space):
@@ -100,30 +107,43 @@ def on_grid(group: Group, space: tuple[int, ...]) -> Representation:
 
 
 def acts_on_grids(group: Group, space: tuple[int, ...]) -> bool:
-    """Whether the group's matrices move the axes of such a grid."""
-    return bool(group.elements.shape[-1] == len(space))
+    """Whether the group moves the pixels of grids with so many axes."""
+    return group.moves_pixels and bool(group.elements.shape[-1] == len(space))
 
 
-def trace(model: nn.Module, example: Tensor, features: Features, given: Mapping[str, Any]) -> Trace:
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Holds ``model`` in evaluation mode, then sets each module's own again."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def trace(
+    model: nn.Module,
+    example: Tensor,
+    features: Features,
+    given: Mapping[str, Pair],
+    *,
+    sizes: bool = True,
+) -> Trace:
     """Run ``model`` on ``example`` in evaluation mode and say what acts on its parameters.
 
-    given: per layer (input, output), or None for a layer to be left out. Raises ValueError for a
-    layer whose parameters cannot be placed, naming it and what to pass.
+    given: per layer (input, output), or None for a layer to be left out. sizes: whether to look
+    for sizes that work where a layer breaks the grid. Raises ValueError for a layer whose
+    parameters cannot be placed, naming it and what to pass.
     """
-    names = {name for name, _ in model.named_modules()}
-    for name in given:
-        if name not in names:
-            layers = ", ".join(n for n, m in model.named_modules() if isinstance(m, PLACED))
-            raise ValueError(f"representations: no layer {name!r}; accepted: {layers}")
-    training = {module: module.training for module in model.modules()}
-    tracer = Tracer(features.channels.group, given)
+    given = _by_first_name(model, given)
+    tracer = Tracer(features.channels.group, given, sizes)
     with ExitStack() as stack:
         for name, module in model.named_modules():
             for hook in tracer.hooks(name, module):
                 stack.callback(hook.remove)
-        for module, mode in training.items():
-            stack.callback(setattr, module, "training", mode)
-        model.eval()
+        stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         example = example.clone()
@@ -139,19 +159,62 @@ def trace(model: nn.Module, example: Tensor, features: Features, given: Mapping[
         for name, module in model.named_modules()
         if _own(module) and name not in tracer.ran and not tracer.left_out(name)
     ]
-    return Trace(
-        [s for spaces in tracer.spaces.values() for s in spaces], found, tracer.broken, unused
-    )
+    spaces = [space for spaces in tracer.spaces.values() for space in spaces]
+    return Trace(_each_once(spaces), found, tracer.broken, unused, tracer.outputs)
+
+
+def _by_first_name(model: nn.Module, given: Mapping[str, Pair]) -> dict[str, Pair]:
+    """What the user gave, by the names that hooks know: a shared module has several."""
+    first = {module: name for name, module in model.named_modules()}
+    every = dict(model.named_modules(remove_duplicate=False))
+    result: dict[str, Pair] = {}
+    for name, pair in given.items():
+        if name not in every:
+            layers = ", ".join(n for n, m in every.items() if isinstance(m, PLACED))
+            raise ValueError(f"representations: no layer {name!r}; accepted: {layers}")
+        module = every[name]
+        if first[module] in result:
+            raise ValueError(
+                f"representations: {name!r} is the same module as another one given; accepted: one "
+                "of its names"
+            )
+        if name and pair and not isinstance(module, PLACED) and [*module.parameters()]:
+            raise ValueError(
+                f"representations: {name!r} is a {type(module).__name__} that holds layers; "
+                "accepted: the layers in it, modules without parameters, or None to leave all of "
+                "it out"
+            )
+        result[first[module]] = pair
+    return result
+
+
+def _each_once(spaces: list[Space]) -> list[Space]:
+    """The spaces, a tensor that several layers share only once; refuses different actions on it."""
+    first: dict[int, Space] = {}
+    result = []
+    for space in spaces:
+        tensor = vars(space.module)["_parameters"].get(space.parameter)
+        one = space if tensor is None else first.setdefault(id(tensor), space)
+        if one is space:
+            result.append(space)
+        elif not one.action.equals(space.action):
+            raise ValueError(
+                f"layers {one.layer!r} and {space.layer!r} share {space.parameter}, but the group "
+                "acts on it otherwise in one than in the other; pass representations= that agree, "
+                "or untie them"
+            )
+    return result
 
 
 class Tracer(TorchFunctionMode):
     """Follows features through the functions and modules that run while it is entered."""
 
-    def __init__(self, group: Group, given: Mapping[str, Any]) -> None:
+    def __init__(self, group: Group, given: Mapping[str, Pair], sizes: bool) -> None:
         super().__init__()
-        self.group, self.given = group, given
+        self.group, self.given, self.sizes = group, given, sizes
         self.spaces: dict[str, list[Space]] = {}
         self.broken: dict[str, str] = {}
+        self.outputs: dict[str, Features] = {}
         self.ran: set[str] = set()
         self._running: list[str] = []
         self._tags: dict[int, tuple[Tensor, Features | Unknown]] = {}  # keeps ids from reuse
@@ -182,10 +245,13 @@ class Tracer(TorchFunctionMode):
             source, features = max(
                 inputs, key=lambda pair: (pair[0].numel(), isinstance(pair[1], Features))
             )
+            if _name(func) == "__setitem__" and self.features(args[2]) is not None:
+                self.tag(args[0], Unknown("assigning to a part of a tensor"))
             for result in _tensors(out):
                 found = self._follow(func, args, kwargs, inputs, source, features, result)
                 self.tag(result, found)
-                if isinstance(features, Features) and isinstance(found, Features):
+                alone = all(x is source for x, _ in inputs)
+                if alone and isinstance(features, Features) and isinstance(found, Features):
                     self._check_grid(func, args, kwargs, source, features, found)
         return out
 
@@ -205,16 +271,19 @@ class Tracer(TorchFunctionMode):
         channels, space = features.channels, features.space
         known = [(x, t) for x, t in inputs if isinstance(t, Features)]
         if func in (torch.cat, torch.concat, torch.concatenate):
-            axis = kwargs.get("dim", args[1] if len(args) > 1 else 0)
-            if axis % source.ndim == 1 and len(known) == len(list(_tensors(args[0]))):
+            named = {**dict(zip(("tensors", "dim"), args, strict=False)), **kwargs}
+            axis = named.get("dim", named.get("axis", 0))
+            if axis % source.ndim == 1 and len(known) == len(list(_tensors(named["tensors"]))):
                 return Features(direct_sum(*(t.channels for _, t in known)), space)
-        else:
-            for x, other in known:
-                if x.shape == source.shape and not other.channels.equals(channels):
-                    raise ValueError(
-                        f"{self._where(func)} puts {other.channels.name} and {channels.name} "
-                        "together; pass the same output representation for the layers before it"
-                    )
+            known = []
+        for x, other in inputs:
+            if isinstance(other, Unknown) and (x.shape == source.shape or not known):
+                return other
+        for x, other in known:
+            if x.shape == source.shape or (
+                x.ndim == source.ndim and x.shape[1] == source.shape[1] == channels.size
+            ):
+                self._check_alike(func, channels, other.channels)
         pixels, rest = math.prod(space), tuple(result.shape[2:])
         if result.ndim < 2 or len(result) != len(source) or _name(func) in MOVES_AXES:
             return Unknown(_name(func))
@@ -224,9 +293,18 @@ class Tracer(TorchFunctionMode):
             return Features(channels, rest)
         if result.shape[1:] in ((channels.size, pixels), (channels.size * pixels,)):
             return features
+        if result.shape[1] == channels.size and pixels == math.prod(rest) == 1:
+            return Features(channels, rest)
         if channels.is_trivial and result.ndim == source.ndim == 2 + len(space):
             return Features(trivial(self.group, result.shape[1]), rest)
         return Unknown(_name(func))
+
+    def _check_alike(self, func: Any, channels: Representation, other: Representation) -> None:
+        if not other.equals(channels):
+            raise ValueError(
+                f"{self._where(func)} puts {other.name} and {channels.name} together; pass the "
+                "same output representation for the layers before it"
+            )
 
     def _check_grid(
         self,
@@ -239,7 +317,9 @@ class Tracer(TorchFunctionMode):
     ) -> None:
         """Try whether a function that changes the grid commutes with the group on pixels."""
         shape = source.shape[2:]
-        if shape != before.space or not acts_on_grids(self.group, after.space):
+        if shape != before.space or not acts_on_grids(self.group, before.space):
+            return
+        if after.space and not acts_on_grids(self.group, after.space):
             return
         convolves = func in CONVOLVE
         if shape == after.space and not convolves:
@@ -264,21 +344,23 @@ class Tracer(TorchFunctionMode):
             pixels = torch.rand(*channels, *space, generator=torch.Generator().manual_seed(0))
             return self._commutes(run, pixels.to(source.device))
 
-        if not commutes(before.space):
-            side, works = max(shape), list[int]()
-            for one in sorted(
-                range(max(1, side - NEAR), side + NEAR + 1), key=lambda n: abs(n - side)
-            ):
-                try:
-                    if len(works) < 3 and commutes((one,) * len(shape)):
-                        works.append(one)
-                except RuntimeError:  # too small for the filter
-                    continue
-            self.broken[self._where(func)] = (
-                f"{_times(before.space)} to {_times(after.space)} pixels is not symmetric under "
-                f"{self.group.name}"
-                + (f"; here {', '.join(map(str, sorted(works)))} would be" if works else "")
-            )
+        try:
+            if commutes(before.space):
+                return
+        except Exception:  # it does not run on these pixels alone
+            return
+        works = list[int]()
+        for side in _sides_near(max(shape)) if self.sizes else ():
+            try:
+                if len(works) < 3 and commutes((side,) * len(shape)):
+                    works.append(side)
+            except Exception:  # such as too small for the filter
+                continue
+        self.broken[self._where(func)] = (
+            f"{_times(before.space)} to {_times(after.space) or 'no'} pixels is not symmetric "
+            f"under {self.group.name}"
+            + (f"; here {', '.join(map(str, sorted(works)))} would be" if works else "")
+        )
 
     def _one_channel(self, args: Any, kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of a convolution, for one channel and a random symmetric filter."""
@@ -299,13 +381,15 @@ class Tracer(TorchFunctionMode):
         """Whether ``run`` commutes with the generators on these pixels."""
         plain = run(pixels)
         try:
-            before, after = (grid(self.group, tuple(x.shape[2:])) for x in (pixels, plain))
+            before = grid(self.group, tuple(pixels.shape[2:]))
+            after = on_grid(self.group, tuple(plain.shape[2:]))
         except ValueError:
             return False
         bound = 1e-3 * float(plain.abs().max())
         for step in self.group.cayley[:, 0].tolist():
-            turned = run(before.act(step, pixels.flatten(2)).view_as(pixels)).flatten(2)
-            if not torch.allclose(turned, after.act(step, plain.flatten(2)), rtol=0, atol=bound):
+            turned = run(before.act(step, pixels.flatten(2)).view_as(pixels))
+            one, two = (x.reshape(*x.shape[:2], -1) for x in (turned, plain))
+            if not torch.allclose(one, after.act(step, two), rtol=0, atol=bound):
                 return False
         return True
 
@@ -324,6 +408,8 @@ class Tracer(TorchFunctionMode):
         def leave(module: nn.Module, args: Any, kwargs: dict[str, Any], out: Any) -> None:
             self._place(name, module, args, kwargs, out)
             self._running.pop()
+            if isinstance(out, Tensor) and isinstance(found := self.features(out), Features):
+                self.outputs[name] = found
 
         yield module.register_forward_pre_hook(enter, prepend=True)
         yield module.register_forward_hook(leave, with_kwargs=True)
@@ -341,6 +427,12 @@ class Tracer(TorchFunctionMode):
         elif isinstance(module, PLACED) and source is not None:
             placed, after = self._spaces(name, module, source, self.features(source), results[0])
             spaces = [Space(name, module, p, action) for p, action in placed.items()]
+            if hooked := [p for p in placed if p in vars(module)]:
+                raise ValueError(
+                    f"layer {name!r}: its {hooked[0]} is computed by a hook (torch.nn.utils.prune, "
+                    "the old weight_norm and spectral_norm) and cannot be followed; take those of "
+                    "torch.nn.utils.parametrizations, or call prune.remove first"
+                )
             for one, two in zip(self.spaces.setdefault(name, spaces), spaces, strict=True):
                 if not one.action.equals(two.action):
                     raise ValueError(f"layer {name!r} runs twice, on different representations")
@@ -353,8 +445,11 @@ class Tracer(TorchFunctionMode):
                 f"representations={{{name!r}: None}} to leave it out"
             )
         elif name in self.given:
-            channels = self._chosen(name, 1, results[0].shape[1], None)
-            self.tag(results[0], Features(channels, tuple(results[0].shape[2:])))
+            found = self.features(results[0]) if not name else None  # only a module may change it
+            known = found.channels if isinstance(found, Features) else None
+            channels = self._chosen(name, 1, results[0].shape[1], known)
+            space = found.space if isinstance(found, Features) else tuple(results[0].shape[2:])
+            self.tag(results[0], Features(channels, space))
 
     def _chosen(
         self, name: str, end: int, size: int, found: Representation | None
@@ -386,8 +481,8 @@ class Tracer(TorchFunctionMode):
             )
         if found is not None and not rho.equals(found):
             raise ValueError(
-                f"layer {name!r}: its input is given as {rho.name}, but the layers before it make "
-                f"it {found.name}; pass the same for their output (for the network's, input=)"
+                f"layer {name!r}: its {end_name} is given as {rho.name}, but the layers before it "
+                f"make it {found.name}; pass the same for their output (for the network's, input=)"
             )
         return rho
 
@@ -403,19 +498,13 @@ class Tracer(TorchFunctionMode):
         known = found if isinstance(found, Features) else None
         if isinstance(module, nn.Linear):
             return self._linear(name, module, source, found, result)
-        if isinstance(module, CHANNELWISE):
-            return self._channelwise(name, module, known), None
-        if isinstance(module, OVER_LAST_AXES):
-            shape = tuple(module.normalized_shape)
-            axes = [trivial(self.group, math.prod(shape))]
-            if known and shape in ((known.channels.size, *known.space), (_size(known),)):
-                axes = [known.channels, known.pixels]
-            elif known and shape == known.space:
-                axes = [known.pixels]
-            return self._permuted(name, module, axes), None
+        if isinstance(module, (*CHANNELWISE, *OVER_LAST_AXES)):
+            return self._normalization(name, module, found), None
 
         space, kernel = tuple(source.shape[2:]), tuple(module.kernel_size)
         rho_in = self._chosen(name, 0, module.in_channels, known.channels if known else None)
+        if not known and not self._says_input(name):
+            raise self._lost(name, module.in_channels, found)
         rho_out = self._chosen(name, 1, module.out_channels, None)
         rows, columns = (rho_in, rho_out) if isinstance(module, TRANSPOSED) else (rho_out, rho_in)
         try:
@@ -447,41 +536,80 @@ class Tracer(TorchFunctionMode):
     ) -> tuple[dict[str, TensorProduct], Features | None]:
         size = module.in_features
         rho_out = self._chosen(name, 1, module.out_features, None)
-        given = self.given.get(name, (None, None))[0] is not None
-        if source.ndim > 2:  # over the last axis; the others are not its business
+        given = self._says_input(name)
+        moved = isinstance(found, Features) and acts_on_grids(self.group, found.space)
+        if source.ndim > 2 and isinstance(found, Features) and not moved:  # along the last axis
             columns = [self._chosen(name, 0, size, None)]
-        elif isinstance(found, Features) and size == _size(found):
+        elif source.ndim == 2 and isinstance(found, Features) and size == _size(found):
             columns = [found.channels, found.pixels]
             if given:
                 whole = found.channels * found.pixels if found.space else found.channels
                 columns = [self._chosen(name, 0, size, whole)]
-        elif found is None or given:
+        elif given:
             columns = [self._chosen(name, 0, size, None)]
         else:
-            function = found.function if isinstance(found, Unknown) else "the layers before it"
-            raise ValueError(
-                f"layer {name!r}: it is not known what acts on its {size} inputs after {function}; "
-                f"pass representations={{{name!r}: ('trivial', None)}} if the group leaves them "
-                "as they are, or the Representation that moves them"
-            )
+            raise self._lost(name, size, found)
         after = Features(rho_out, ()) if source.ndim == 2 else None
         bias = {} if module.bias is None else {"bias": TensorProduct(rho_out)}
         return {"weight": TensorProduct(rho_out, *columns), **bias}, after
 
-    def _channelwise(
-        self, name: str, module: Any, known: Features | None
+    def _says_input(self, name: str) -> bool:
+        """Whether the user said what acts on a layer's input."""
+        pair = self.given.get(name)
+        return pair is not None and pair[0] is not None
+
+    def _lost(self, name: str, size: int, found: Features | Unknown | None) -> ValueError:
+        """What to say where it is not known what acts on a layer's input."""
+        after = {
+            Features: "the layers before it",
+            Unknown: getattr(found, "function", ""),
+            type(None): "a function that torch does not show, or on constants",
+        }[type(found)]
+        return ValueError(
+            f"layer {name!r}: it is not known what acts on its {size} inputs after {after}; "
+            f"pass representations={{{name!r}: ('trivial', None)}} if the group leaves them "
+            "as they are, or the Representation that moves them"
+        )
+
+    def _normalization(
+        self, name: str, module: Any, found: Features | Unknown | None
     ) -> dict[str, TensorProduct]:
-        size = getattr(module, "num_features", None) or getattr(module, "num_channels", None)
-        size = size or module.num_parameters
-        axes = [trivial(self.group, size)]
-        if known and size == known.channels.size:
-            axes = [known.channels]
-        elif known and size == _size(known):
-            axes = [known.channels, known.pixels]
-        elif known and not known.channels.is_trivial and size > 1:
-            raise ValueError(
-                f"layer {name!r}: {size} parameters for {known.channels.size} channels"
+        """The actions on what scales and shifts channels, or channels and pixels."""
+        if isinstance(module, OVER_LAST_AXES):
+            shape = tuple(module.normalized_shape)
+        else:
+            size = getattr(module, "num_features", None) or getattr(module, "num_channels", None)
+            shape = (size or module.num_parameters,)
+        size, axes = math.prod(shape), list[Representation]()
+        if not any(True for _ in (*module.parameters(), *module.buffers())):
+            axes = [trivial(self.group, size)]
+        if isinstance(found, Features):
+            over_channels = isinstance(module, CHANNELWISE) or not found.space
+            fixed = not acts_on_grids(self.group, found.space)
+            if shape == (found.channels.size,) and over_channels:
+                axes = [found.channels]
+            elif shape in ((found.channels.size, *found.space), (_size(found),)):
+                axes = [found.channels, found.pixels]
+            elif not over_channels and shape == found.space:
+                axes = [found.pixels]
+            elif size == 1 or (fixed and not over_channels and len(shape) <= len(found.space)):
+                axes = [trivial(self.group, size)]
+        if not axes:
+            if not self._says_input(name):
+                raise self._lost(name, size, found)
+            axes = [self._chosen(name, 0, size, None)]
+        elif name in self.given:
+            for end in (0, 1):
+                self._chosen(name, end, size, functools.reduce(Representation.__mul__, axes))
+        if isinstance(module, nn.GroupNorm) and axes[0].permutations is not None:
+            moved = (axes[0].permutations // (size // module.num_groups)).reshape(
+                self.group.order, module.num_groups, -1
             )
+            if (moved != moved[..., :1]).any():
+                raise ValueError(
+                    f"layer {name!r}: the group moves channels from one of its {module.num_groups} "
+                    f"groups to several; its input is {axes[0].name}"
+                )
         return self._permuted(name, module, axes)
 
     def _permuted(
@@ -499,21 +627,25 @@ class Tracer(TorchFunctionMode):
 
 
 def working_size(
-    model: nn.Module, example: Tensor, features: Features, given: Mapping[str, Any]
+    model: nn.Module, example: Tensor, features: Features, given: Mapping[str, Pair]
 ) -> int | None:
-    """The side nearest to the example's at which no layer breaks the grid's symmetry, if any."""
-    side = max(example.shape[2:])
-    for step in (s for distance in range(1, FAR + 1) for s in (distance, -distance)):
-        space = (side + step,) * (example.ndim - 2)
-        if side + step < 1:
-            continue
+    """The side near the example's at which no layer breaks the grid's symmetry, if any."""
+    for side in _sides_near(max(example.shape[2:])):
+        space = (side,) * (example.ndim - 2)
         try:
             resized = example.new_zeros(1, example.shape[1], *space)
-            if not trace(model, resized, Features(features.channels, space), given).broken:
-                return side + step
-        except (RuntimeError, ValueError):  # the network takes no images of this size
+            found = trace(model, resized, Features(features.channels, space), given, sizes=False)
+        except Exception:  # the network takes no images of this size
             continue
+        if not found.broken:
+            return side
     return None
+
+
+def _sides_near(side: int) -> list[int]:
+    """The sides around this one, the nearest first."""
+    sides = (side + s for distance in range(1, NEAR + 1) for s in (distance, -distance))
+    return [near for near in sides if near > 0]
 
 
 def _grouped(
@@ -541,7 +673,7 @@ def _grouped(
 
 def _own(module: nn.Module) -> list[str]:
     """The parameters of a module itself, not of those in it; computed ones are seen in place."""
-    if isinstance(module, nn.utils.parametrize.ParametrizationList):
+    if isinstance(module, ParametrizationList):
         return []
     return [name for name, _ in module.named_parameters(recurse=False)]
 
