@@ -852,7 +852,7 @@ def test_a_lost_track_is_what_the_user_says() -> None:
 @pytest.mark.parametrize(
     "join",
     [
-        lambda x: torch.cat([x, x], axis=1),
+        lambda x: torch.cat([x, x], axis=1),  # type: ignore[call-arg]
         lambda x: torch.cat(tensors=[x, x], dim=1),
         lambda x: torch.concat((x, x), -3),
     ],
