@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import re
 import struct
 import subprocess
 import sys
@@ -207,6 +208,21 @@ def test_equal_files_give_equal_bytes_without_metadata(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
     with safe_open(first, framework="numpy") as opened:
         assert opened.metadata() is None
+
+
+def test_what_the_readme_s_function_writes_is_read(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(import struct\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    random = np.random.default_rng(0)
+    arrays = [random.integers(5, size=size) for size in ((7, 8, 8), 7, (3, 8, 8), 3)]
+    for name, array in zip(DATA_FILES, arrays, strict=True):
+        names["write_idx"](tmp_path / name, array)
+    job.fetch(DataSettings("mine", str(tmp_path)), tmp_path / "data/mine.safetensors", None)
+    read = load_file(tmp_path / "data/mine.safetensors")
+    keys = ("train_images", "train_labels", "test_images", "test_labels")
+    assert all((read[key] == array).all() for key, array in zip(keys, arrays, strict=True))
 
 
 def test_folder_with_other_files_than_listed_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -234,9 +233,9 @@ class TestFinished:
     def test_the_readmes_table(self, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The columns that it reads are there."""
         text = (ROOT / "README.md").read_text(encoding="utf-8")
-        (code,) = re.findall(r"^    import pandas as pd\n(?:    .*\n)+", text, re.MULTILINE)
+        (code,) = re.findall(r"^```python\n(import pandas as pd\n.*?)^```", text, re.M | re.S)
         monkeypatch.chdir(finished)
-        exec(textwrap.dedent(code).replace("results/paper", "results/test"), {})
+        exec(code.replace("results/paper", "results/test"), {})
 
     def test_nothing(self, finished: Path) -> None:
         assert planned(*SMALL, cwd=finished) == {}
