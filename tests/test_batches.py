@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from equireg.batches import batches, elements, turned
-from equireg.groups import point_group
 from equireg.settings import Mode, TrainingSettings
+from equireg.symmetry.groups import point_group
+from equireg.training.batches import batches, elements, turned
 
 COUNT, SIDE = 23, 4
 IMAGES = torch.from_numpy(

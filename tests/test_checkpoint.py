@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from checkout import ENVIRONMENT, SMALL, copy_repository, snakemake
-from equireg.checkpoint import Checkpoint
 from equireg.jobs import train as job
 from equireg.processes import SIGNALS
-from equireg.step import Trainer
+from equireg.training.checkpoint import Checkpoint
+from equireg.training.step import Trainer
 from experiment import NETWORK, Jobs
 
 HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
@@ -459,8 +459,8 @@ def test_memory_does_not_grow_with_the_steps(tmp_path: Path) -> None:
     code = f"""
 import resource, torch
 from pathlib import Path
-from equireg.checkpoint import Checkpoint
-from equireg.recorder import Recorder
+from equireg.training.checkpoint import Checkpoint
+from equireg.training.recorder import Recorder
 
 folder, steps = Path({str(tmp_path)!r}), 500_000
 checkpoint = Checkpoint(folder, "", "")

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from matplotlib.colors import to_hex
 
+from equireg.figures.style import COLOURS, SERIES
 from equireg.jobs.compare import (
     compare,
     gamma_figure,
@@ -18,7 +19,6 @@ from equireg.jobs.compare import (
     read_critical,
     report,
 )
-from equireg.style import COLOURS, SERIES
 from equireg.tables import RUN_FIELDS, run_columns, write_table
 
 GAMMAS = (0.0, 1e-4, 1e0)

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from equireg import compiled
-from equireg.batches import batches, elements, turned
-from equireg.compiled import Compiled, CompiledForward, choose
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
 from equireg.jobs.initialize import draw_equivariant
 from equireg.jobs.train import perturbation
-from equireg.network import Network
-from equireg.packed import UnavailableError
 from equireg.settings import DataSettings, Mode, NetworkSettings, TrainingSettings
-from equireg.step import Reference, Runs, Trainer, start
+from equireg.training import compiled
+from equireg.training.batches import batches, elements, turned
+from equireg.training.compiled import Compiled, CompiledForward, choose
+from equireg.training.network import Network
+from equireg.training.packed import UnavailableError
+from equireg.training.step import Reference, Runs, Trainer, start
 
 DIGITS = Path(__file__).parent / "data" / "digits"
 HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from equireg.dataset import load_dataset
-from equireg.network import Network
 from equireg.settings import NetworkSettings
 from equireg.theory.cases import sample
 from equireg.theory.models import convolutional
 from equireg.theory.risks import Risk
+from equireg.training.network import Network
 from equireg.weights import load_weights
 from experiment import Jobs
 

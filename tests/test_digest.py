@@ -216,9 +216,9 @@ def test_every_python_gives_the_same_digest(version: str) -> None:
 def test_this_package() -> None:
     """Figures do not depend on training, nor training on figures; the neutral modules exist."""
     training = set(closure("equireg.jobs.train"))
-    assert {"equireg.step", "equireg.projections", "equireg.tables"} <= training
-    assert not {"equireg.jobs.draw", "equireg.style"} & training
-    assert "equireg.step" not in closure("equireg.jobs.draw")
+    assert {"equireg.training.step", "equireg.symmetry.projections", "equireg.tables"} <= training
+    assert not {"equireg.jobs.draw", "equireg.figures.style"} & training
+    assert "equireg.training.step" not in closure("equireg.jobs.draw")
     for name in NEUTRAL - {"equireg"}:
         assert SOURCES.joinpath(*name.split(".")).with_suffix(".py").is_file()
 
@@ -235,5 +235,5 @@ def test_the_code_that_a_module_compiles_counts_without_its_comments(sources: Pa
 
 
 def test_the_training_job_compiles_its_step() -> None:
-    assert "equireg.compiled" in closure("equireg.jobs.train")
-    assert (SOURCES / "equireg" / "compiled.cpp").is_file()
+    assert "equireg.training.compiled" in closure("equireg.jobs.train")
+    assert (SOURCES / "equireg" / "training" / "compiled.cpp").is_file()

@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from equireg import style
+from equireg.figures import style
+from equireg.figures.curves import Condition, Curve, decimate, series, thin
+from equireg.figures.figure2 import distance_figure
 from equireg.jobs.aggregate import aggregate
-from equireg.jobs.draw import Condition, Curve, decimate, distance_figure, draw, series, thin
+from equireg.jobs.draw import draw
 from equireg.settings import GridSettings, Mode
 from synthetic import write_experiment
 

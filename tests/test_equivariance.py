@@ -18,10 +18,10 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-import equireg.equivariance
-from equireg.equivariance import Equivariance
-from equireg.groups import Group, cyclic, generate, point_group, symmetric
-from equireg.representations import (
+import equireg.library.equivariance
+from equireg.library.equivariance import Equivariance
+from equireg.symmetry.groups import Group, cyclic, generate, point_group, symmetric
+from equireg.symmetry.representations import (
     defining,
     from_generators,
     grid,
@@ -765,15 +765,20 @@ def test_the_package_is_imported_without_torch() -> None:
 
 
 def test_doctests() -> None:
-    for module in (equireg.equivariance, equireg.representations, equireg.tracing, equireg.groups):
+    for module in (
+        equireg.library.equivariance,
+        equireg.symmetry.representations,
+        equireg.library.tracing,
+        equireg.symmetry.groups,
+    ):
         found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
         assert not found.failed
-    assert doctest.testmod(equireg.equivariance).attempted
+    assert doctest.testmod(equireg.library.equivariance).attempted
 
 
 def test_spaces_are_those_of_projections() -> None:
     """The library's E is that of the paper's network, which holds it in coordinates."""
-    from equireg.projections import LayerSpace
+    from equireg.symmetry.projections import LayerSpace
 
     eq, model, _ = build("cnn C4")
     weight = model.get_submodule("4").weight

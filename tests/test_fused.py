@@ -18,18 +18,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from equireg import fused as module
-from equireg.batches import batches, elements, turned
-from equireg.compiled import choose
 from equireg.dataset import load_dataset
-from equireg.fused import Fused, fused
 from equireg.jobs.fetch import fetch
 from equireg.jobs.initialize import draw_equivariant
 from equireg.jobs.train import choose_trainer, perturbation
-from equireg.network import Network
-from equireg.packed import UnavailableError
 from equireg.settings import DataSettings, JobSettings, Mode, NetworkSettings, TrainingSettings
-from equireg.step import Reference, Runs, start
+from equireg.training import fused as module
+from equireg.training.batches import batches, elements, turned
+from equireg.training.compiled import choose
+from equireg.training.fused import Fused, fused
+from equireg.training.network import Network
+from equireg.training.packed import UnavailableError
+from equireg.training.step import Reference, Runs, start
 
 pytest.importorskip("triton", reason="needs Triton, which is made for Linux")
 HAS_GPU = torch.cuda.is_available()
@@ -260,7 +260,7 @@ def test_a_failure_is_said_and_the_reference_runs(
         assert choose("auto", lambda: fused(*given), lambda: "reference") == "reference"
     said = capsys.readouterr().err
     assert said.strip().endswith("cannot be taken, as RuntimeError: PassManager::run failed")
-    monkeypatch.setitem(sys.modules, "equireg.fused_kernel", None)
+    monkeypatch.setitem(sys.modules, "equireg.training.fused_kernel", None)
     with pytest.raises(ValueError, match="step is 'compiled', but Triton cannot be imported"):
         choose("compiled", lambda: fused(*given), lambda: "reference")
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from equireg.batches import elements, turned
-from equireg.graphed import Graphed, cuda_graph
 from equireg.jobs import train
 from equireg.jobs.initialize import draw_equivariant
 from equireg.jobs.train import choose_trainer, perturbation
-from equireg.network import Network
-from equireg.packed import UnavailableError
 from equireg.settings import JobSettings, NetworkSettings, TrainingSettings
-from equireg.step import Reference, Runs, start
+from equireg.training.batches import elements, turned
+from equireg.training.graphed import Graphed, cuda_graph
+from equireg.training.network import Network
+from equireg.training.packed import UnavailableError
+from equireg.training.step import Reference, Runs, start
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SETTINGS = NetworkSettings(image_size=8, channels=(3, 2), classes=4)

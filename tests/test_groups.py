@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equireg.groups import (
+from equireg.symmetry.groups import (
     GENERATORS,
     grid_permutations,
     permutation_matrices,

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from equireg.jobs.initialize import draw_equivariant, initialize
-from equireg.network import Network
 from equireg.settings import Distribution, InitializationSettings, NetworkSettings
+from equireg.training.network import Network
 from equireg.weights import load_weights
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from equireg.batches import turned
-from equireg.groups import GENERATORS
 from equireg.jobs.initialize import draw_equivariant
-from equireg.network import Network
 from equireg.settings import NetworkSettings, Support
+from equireg.symmetry.groups import GENERATORS
+from equireg.training.batches import turned
+from equireg.training.network import Network
 
 
 def random_weights(network: Network, runs: int) -> dict[str, torch.Tensor]:

@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.compiled import Compiled, library_for
 from equireg.jobs.initialize import draw_equivariant
 from equireg.jobs.predict import SCHEMA
 from equireg.jobs.score import compared, score
-from equireg.network import Network
-from equireg.packed import UnavailableError
 from equireg.plan import predicted_seeds
 from equireg.settings import GridSettings, NetworkSettings
-from equireg.step import Reference, Runs, Trainer
 from equireg.theory.gradients import Outside
+from equireg.training.compiled import Compiled, library_for
+from equireg.training.network import Network
+from equireg.training.packed import UnavailableError
+from equireg.training.step import Reference, Runs, Trainer
 from experiment import SPEED, Jobs
 
 SMALL = NetworkSettings(image_size=8, channels=(16, 16), classes=4)

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from equireg.groups import GENERATORS, grid_permutations, permutation_matrices, point_group
-from equireg.projections import (
+from equireg.settings import Support
+from equireg.symmetry.groups import GENERATORS, grid_permutations, permutation_matrices, point_group
+from equireg.symmetry.projections import (
     LayerSpace,
     average,
     check_compatible,
@@ -17,7 +18,6 @@ from equireg.projections import (
     orbit_bases,
     support_mask,
 )
-from equireg.settings import Support
 
 SUPPORTS: tuple[Support, ...] = ("full", "cross", "lopsided")
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from equireg.groups import (
+from equireg.library.tracing import on_grid
+from equireg.symmetry.groups import (
     POINT_GROUPS,
     Group,
     cyclic,
@@ -19,7 +20,7 @@ from equireg.groups import (
     point_group,
     symmetric,
 )
-from equireg.representations import (
+from equireg.symmetry.representations import (
     Representation,
     TensorProduct,
     defining,
@@ -30,7 +31,6 @@ from equireg.representations import (
     regular,
     trivial,
 )
-from equireg.tracing import on_grid
 
 C4, D4, S3, S4 = point_group("C4"), point_group("D4"), symmetric(3), symmetric(4)
 O = point_group("O", 3)  # noqa: E741 - the group's name

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.batches import batches, turned
 from equireg.jobs.initialize import draw_equivariant
 from equireg.jobs.train import perturbation
-from equireg.network import Network
 from equireg.settings import Mode, NetworkSettings, TrainingSettings
-from equireg.step import Reference, Runs, start, training_step
+from equireg.training.batches import batches, turned
+from equireg.training.network import Network
+from equireg.training.step import Reference, Runs, start, training_step
 
 SMALL = NetworkSettings(image_size=8, channels=(3, 4), classes=5)
 

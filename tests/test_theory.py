@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from equireg.dataset import Dataset
 from equireg.jobs.theory import theory
-from equireg.network import Network
 from equireg.randomness import generator
 from equireg.settings import NetworkSettings, Support
 from equireg.tables import trajectory_table, write_table
@@ -36,6 +35,7 @@ from equireg.theory.theorems import (
     theorem_2,
     theorem_3,
 )
+from equireg.training.network import Network
 from equireg.weights import save_weights
 
 BLOCKS: dict[str, Block] = {"equivariant": "equivariant", "complement": "complement", "all": "all"}

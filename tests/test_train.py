@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from equireg.network import Network
 from equireg.settings import NetworkSettings, parse_seeds
+from equireg.training.network import Network
 from equireg.weights import load_weights, save_weights
 from experiment import NETWORK, Jobs
 

@@ -268,7 +268,7 @@ class TestFinished:
             assert planned(*SMALL, cwd=finished) == jobs
 
     def test_a_changed_comment(self, finished: Path) -> None:
-        with edited(finished / "src/equireg/step.py", "\n# A comment.\n"):
+        with edited(finished / "src/equireg/training/step.py", "\n# A comment.\n"):
             assert planned(*SMALL, cwd=finished) == {}
 
     def test_more_seeds_train_only_those(self, finished: Path) -> None:

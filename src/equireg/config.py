@@ -23,7 +23,6 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from equireg.groups import GENERATORS, point_group
 from equireg.settings import (
     LANES,
     DataSettings,
@@ -35,6 +34,7 @@ from equireg.settings import (
     parse_seeds,
     spell_seeds,
 )
+from equireg.symmetry.groups import GENERATORS, point_group
 
 COMMAND_LINE = "the command line (--config)"
 DOWNLOADED = ("mnist", "fashion-mnist", "kmnist")  # the data sets that need no folder
@@ -396,7 +396,7 @@ def _misfits(configuration: Configuration) -> Iterator[Mistake]:
 def _incompatible(network: NetworkSettings) -> Iterator[Mistake]:
     if network.support == "full":
         return
-    from equireg.projections import check_compatible  # torch, for the unusual support only
+    from equireg.symmetry.projections import check_compatible  # torch, for the unusual support only
 
     try:
         check_compatible(point_group(network.group), network.support, network.kernel_size)

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from equireg.files import atomic
-from equireg.projections import LayerSpace
+from equireg.symmetry.projections import LayerSpace
 
 
 def save_weights(

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from equireg.batches import batches, elements, turned
-from equireg.checkpoint import Checkpoint
 from equireg.jobs.initialize import draw_equivariant
 from equireg.jobs.train import choose_trainer, perturbation
-from equireg.network import Network
-from equireg.recorder import Recorder
 from equireg.settings import JobSettings, NetworkSettings, TrainingSettings
-from equireg.step import start
+from equireg.training.batches import batches, elements, turned
+from equireg.training.checkpoint import Checkpoint
+from equireg.training.network import Network
+from equireg.training.recorder import Recorder
+from equireg.training.step import start
 
 IMAGES = 10_000
 GAMMA = 1e-2

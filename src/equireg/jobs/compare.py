@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import bootstrap
 
+from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH, SERIES, check_outputs, save, styled
 from equireg.files import write_text
 from equireg.markdown import rows_of
 from equireg.randomness import generator
 from equireg.settings import spell_gamma
-from equireg.style import COLOURS, DASHES, PAGE_WIDTH, SERIES, check_outputs, save, styled
 from equireg.tables import open_parquet
 
 LEVEL = 0.95  # of the intervals

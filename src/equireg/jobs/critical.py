@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow as pa
 
 from equireg.dataset import load_dataset
-from equireg.network import Network
 from equireg.runtime import say
 from equireg.settings import MODES, NetworkSettings, TrainingSettings, spell_gamma
 from equireg.tables import write_table
@@ -16,6 +15,7 @@ from equireg.theory.cases import sample
 from equireg.theory.models import convolutional
 from equireg.theory.risks import Risk
 from equireg.theory.spectrum import ROUGH, block_operator, smallest
+from equireg.training.network import Network
 from equireg.weights import load_weights
 
 IMAGES = 1024  # that a Hessian sees, counting every turn

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.batches import turned
-from equireg.compiled import CompiledForward, choose
 from equireg.dataset import load_dataset
-from equireg.groups import Group
-from equireg.network import Network
 from equireg.settings import JobSettings, Mode, NetworkSettings
+from equireg.symmetry.groups import Group
 from equireg.tables import RUN_FIELDS, distance_columns, open_parquet, run_columns, write_table
+from equireg.training.batches import turned
+from equireg.training.compiled import CompiledForward, choose
+from equireg.training.network import Network
 from equireg.weights import load_weights
 
 IMAGES_AT_ONCE = 100  # per run; bounds the memory

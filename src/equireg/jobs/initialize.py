@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.network import Network
-from equireg.projections import LayerSpace
 from equireg.randomness import generator
 from equireg.settings import Distribution, InitializationSettings, NetworkSettings
+from equireg.symmetry.projections import LayerSpace
+from equireg.training.network import Network
 from equireg.weights import save_weights
 
 

@@ -12,11 +12,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from equireg.batches import batches, elements, steps_per_epoch, turned
-from equireg.compiled import Compiled
 from equireg.dataset import Dataset, load_dataset
 from equireg.jobs.train import check, choose_trainer, perturbation
-from equireg.network import Network
 from equireg.randomness import generator
 from equireg.runtime import say
 from equireg.settings import (
@@ -27,10 +24,13 @@ from equireg.settings import (
     TrainingSettings,
     parse_seeds,
 )
-from equireg.step import Reference, Runs, Trainer, start
 from equireg.tables import write_table
 from equireg.theory.gradients import Outside, Stepper
 from equireg.theory.ornstein_uhlenbeck import Interval, Slope, advance, knots
+from equireg.training.batches import batches, elements, steps_per_epoch, turned
+from equireg.training.compiled import Compiled
+from equireg.training.network import Network
+from equireg.training.step import Reference, Runs, Trainer, start
 from equireg.weights import load_weights
 
 IMAGES = 100  # per estimate of a Hessian-vector product and of the augmented mode's noise

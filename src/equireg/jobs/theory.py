@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from equireg.dataset import load_dataset
+from equireg.figures.style import check_outputs
 from equireg.runtime import say
 from equireg.settings import NetworkSettings
-from equireg.style import check_outputs
 from equireg.tables import write_table
 from equireg.theory.cases import Case, convolutional_cases, perceptron_case
 from equireg.theory.facts import all_facts

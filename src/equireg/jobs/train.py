@@ -16,18 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equireg.batches import batches, elements, steps_per_epoch, turned
-from equireg.checkpoint import Checkpoint
-from equireg.compiled import Compiled, choose
 from equireg.dataset import load_dataset
 from equireg.files import remove_temporaries, sha256, write_json
-from equireg.fused import Fused, fused
-from equireg.graphed import Graphed
-from equireg.network import Network
 from equireg.processes import Stop, locked
 from equireg.provenance import processor, provenance
 from equireg.randomness import generator
-from equireg.recorder import Recorder, diverged
 from equireg.runtime import say
 from equireg.settings import (
     UNREAD,
@@ -38,8 +31,15 @@ from equireg.settings import (
     spell_gamma,
     spell_seeds,
 )
-from equireg.step import Reference, Runs, Trainer, start
 from equireg.tables import distance_columns
+from equireg.training.batches import batches, elements, steps_per_epoch, turned
+from equireg.training.checkpoint import Checkpoint
+from equireg.training.compiled import Compiled, choose
+from equireg.training.fused import Fused, fused
+from equireg.training.graphed import Graphed
+from equireg.training.network import Network
+from equireg.training.recorder import Recorder, diverged
+from equireg.training.step import Reference, Runs, Trainer, start
 from equireg.weights import load_weights, save_weights
 
 CHUNK = 1000  # steps whose batches are gathered at once

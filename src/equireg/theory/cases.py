@@ -10,12 +10,12 @@ from pathlib import Path
 from torch import Tensor
 
 from equireg.dataset import Dataset
-from equireg.network import Network
 from equireg.randomness import generator
 from equireg.settings import NetworkSettings, Support, spell_gamma
 from equireg.tables import open_parquet
 from equireg.theory.models import convolutional, graphs, perceptron
 from equireg.theory.risks import Risk
+from equireg.training.network import Network
 from equireg.weights import load_weights
 
 TURNED = 256  # images that the flows see, counting every turn

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from equireg.style import COLOURS, PAGE_WIDTH, save, styled
+from equireg.figures.style import COLOURS, PAGE_WIDTH, save, styled
 from equireg.theory.spectrum import Spectrum
 from equireg.theory.theorems import Plateau, Rates, Settled
 

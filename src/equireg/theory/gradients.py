@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.network import Network
-from equireg.step import Runs, Trainer
+from equireg.training.network import Network
+from equireg.training.step import Runs, Trainer
 
 DISPLACEMENT = 0.02  # |A - A_E| of the difference quotients; |A_E| is about 10
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.groups import Group, grid_permutations, symmetric
 from equireg.jobs.initialize import draw_equivariant
-from equireg.network import Network
-from equireg.projections import LayerSpace
 from equireg.randomness import generator
-from equireg.representations import Representation, defining, hom, trivial
 from equireg.settings import Support
+from equireg.symmetry.groups import Group, grid_permutations, symmetric
+from equireg.symmetry.projections import LayerSpace
+from equireg.symmetry.representations import Representation, defining, hom, trivial
+from equireg.training.network import Network
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.groups import Group, grid_permutations, permutation_matrices
-from equireg.network import pooled_convolution
-from equireg.projections import LayerSpace, null_space_basis
 from equireg.randomness import generator
+from equireg.symmetry.groups import Group, grid_permutations, permutation_matrices
+from equireg.symmetry.projections import LayerSpace, null_space_basis
 from equireg.theory.measurement import Measurement
 from equireg.theory.models import Model
+from equireg.training.network import pooled_convolution
 
 EXACT = 1e-12  # what is exact but for rounding
 MOST_ENTRIES = 600  # of a grid whose null space is computed, by a singular value decomposition

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.groups import Group, grid_permutations
 from equireg.randomness import generator
 from equireg.settings import Mode, TrainingSettings
+from equireg.symmetry.groups import Group, grid_permutations
 
 
 def steps_per_epoch(images: int, training: TrainingSettings) -> int:

@@ -18,8 +18,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from equireg.groups import Group, grid_permutations, permutation_matrices
 from equireg.settings import Support
+from equireg.symmetry.groups import Group, grid_permutations, permutation_matrices
 
 
 def orbits(permutations: np.ndarray) -> list[np.ndarray]:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from equireg.network import Network
 from equireg.runtime import say
-from equireg.step import Reference, Runs
+from equireg.training.network import Network
+from equireg.training.step import Reference, Runs
 
 WARM_UP = 3  # steps in which libraries choose their algorithms, which no graph can record
 

@@ -11,11 +11,11 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from equireg.checkpoint import Checkpoint
 from equireg.files import atomic
 from equireg.runtime import say
 from equireg.settings import Mode, spell_gamma
 from equireg.tables import distance_columns, parquet_writer, trajectory_schema, trajectory_table
+from equireg.training.checkpoint import Checkpoint
 
 # Steps that are read back, and written to a row group, at once: memory does not grow with a run's
 # length. The paper's 60,000 are one group.

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.network import Network
-from equireg.projections import LayerSpace
+from equireg.symmetry.projections import LayerSpace
+from equireg.training.network import Network
 
 
 @dataclass

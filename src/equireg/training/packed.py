@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.network import Network
-from equireg.projections import LayerSpace
-from equireg.step import Runs
+from equireg.symmetry.projections import LayerSpace
+from equireg.training.network import Network
+from equireg.training.step import Runs
 
 
 class UnavailableError(Exception):

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.groups import point_group
-from equireg.projections import LayerSpace, check_compatible
 from equireg.settings import NetworkSettings
+from equireg.symmetry.groups import point_group
+from equireg.symmetry.projections import LayerSpace, check_compatible
 
 POOLING = 2
 

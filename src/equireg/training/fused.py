@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.network import Network
-from equireg.packed import Packed, UnavailableError, orbits_of, with_total
-from equireg.step import Reference, Runs
+from equireg.training.network import Network
+from equireg.training.packed import Packed, UnavailableError, orbits_of, with_total
+from equireg.training.step import Reference, Runs
 
 IMAGES = 8  # at most so many go through at a time; a power of two
 # A program alone on its processor hides its waiting by more warps; else three share one.
@@ -47,7 +47,7 @@ class Fused(Packed):
         self.options = ALONE if len(self.whole) <= processors else SHARED
 
     def advance(self, rows: Tensor, labels: Tensor) -> Tensor:
-        from equireg.fused_kernel import train
+        from equireg.training.fused_kernel import train
 
         runs, steps, batch = rows.shape
         recorded = self.whole.new_empty(runs, steps, 1 + len(self.network.layers))

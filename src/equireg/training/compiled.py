@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from equireg.files import atomic, sha256, write_text
-from equireg.network import Network
-from equireg.packed import Packed, UnavailableError, orbits_of, pack, with_total
-from equireg.projections import LayerSpace
 from equireg.runtime import say
 from equireg.settings import LANES, NetworkSettings, Step
-from equireg.step import Runs
+from equireg.symmetry.projections import LayerSpace
+from equireg.training.network import Network
+from equireg.training.packed import Packed, UnavailableError, orbits_of, pack, with_total
+from equireg.training.step import Runs
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 # Arithmetic may be reordered, but a NaN stays one: a run that diverges must be seen to.

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
-from equireg.groups import Group
-from equireg.representations import (
+from equireg.symmetry.groups import Group
+from equireg.symmetry.representations import (
     Representation,
     TensorProduct,
     check_one_group,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from bokeh.core.types import ID
@@ -15,11 +14,9 @@ from bokeh.models.renderers import GlyphRenderer
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
+from equireg.figures.curves import Condition, Curve
+from equireg.figures.style import COLOURS
 from equireg.settings import spell_gamma
-from equireg.style import COLOURS
-
-if TYPE_CHECKING:
-    from equireg.jobs.draw import Condition, Curve
 
 WIDTH, HEIGHT = 560, 320  # of a panel, in pixels
 TOOLS = "pan,box_zoom,wheel_zoom,reset,save"

@@ -11,9 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from equireg.groups import POINT_GROUPS, Group, point_group
-from equireg.representations import Representation, check_one_group, trivial
-from equireg.tracing import (
+from equireg.library.tracing import (
     Features,
     Pair,
     Space,
@@ -23,6 +21,8 @@ from equireg.tracing import (
     trace,
     working_size,
 )
+from equireg.symmetry.groups import POINT_GROUPS, Group, point_group
+from equireg.symmetry.representations import Representation, check_one_group, trivial
 
 ROUNDING = 1e-3  # a relative error above is none of rounding
 STATISTICS = ("running_mean", "running_var")  # of batch normalization: projected, not penalized

@@ -1,0 +1,1 @@
+"""The method for any PyTorch model: ``equireg.Equivariance``."""

@@ -1,0 +1,1 @@
+"""Groups, how they act, and the subspace E of what they leave fixed."""
