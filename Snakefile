@@ -33,7 +33,8 @@ from equireg.plan import (
     seeds_option,
     train_options,
 )
-from equireg.settings import MODES, spell_gamma, spell_seeds
+from equireg.settings import MODES
+from equireg.spelling import spell_gamma, spell_seeds
 
 # Refused in a line per mistake; an exception would print a traceback.
 try:

@@ -20,11 +20,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from equireg.jobs.initialize import draw_equivariant
+from equireg.training.start import draw_equivariant
 from equireg.settings import NetworkSettings
 from equireg.training import fused, fused_kernel
 from equireg.training.network import Network
-from equireg.training.step import start
+from equireg.training.start import start
 
 
 class Driver:

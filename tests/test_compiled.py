@@ -11,15 +11,17 @@ from torch import Tensor
 
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
-from equireg.jobs.initialize import draw_equivariant
-from equireg.jobs.train import perturbation
+from equireg.training.start import draw_equivariant
+from equireg.training.start import perturbation
 from equireg.settings import DataSettings, Mode, NetworkSettings, TrainingSettings
 from equireg.training import compiled
 from equireg.training.batches import batches, elements, turned
-from equireg.training.compiled import Compiled, CompiledForward, choose
+from equireg.training.compiled import Compiled, CompiledForward
+from equireg.training.trainers import choose
 from equireg.training.network import Network
 from equireg.training.packed import UnavailableError
-from equireg.training.step import Reference, Runs, Trainer, start
+from equireg.training.step import Reference, Runs, Trainer
+from equireg.training.start import start
 
 DIGITS = Path(__file__).parent / "data" / "digits"
 HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))

@@ -20,16 +20,18 @@ from torch import Tensor
 
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
-from equireg.jobs.initialize import draw_equivariant
-from equireg.jobs.train import choose_trainer, perturbation
+from equireg.training.start import draw_equivariant
+from equireg.training.trainers import choose_trainer
+from equireg.training.start import perturbation
 from equireg.settings import DataSettings, JobSettings, Mode, NetworkSettings, TrainingSettings
 from equireg.training import fused as module
 from equireg.training.batches import batches, elements, turned
-from equireg.training.compiled import choose
+from equireg.training.trainers import choose
 from equireg.training.fused import Fused, fused
 from equireg.training.network import Network
 from equireg.training.packed import UnavailableError
-from equireg.training.step import Reference, Runs, start
+from equireg.training.step import Reference, Runs
+from equireg.training.start import start
 
 pytest.importorskip("triton", reason="needs Triton, which is made for Linux")
 HAS_GPU = torch.cuda.is_available()

@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from equireg.jobs import train
-from equireg.jobs.initialize import draw_equivariant
-from equireg.jobs.train import choose_trainer, perturbation
+from equireg.training.start import draw_equivariant
+from equireg.training.trainers import choose_trainer
+from equireg.training.start import perturbation
 from equireg.settings import JobSettings, NetworkSettings, TrainingSettings
 from equireg.training.batches import elements, turned
 from equireg.training.graphed import Graphed, cuda_graph
 from equireg.training.network import Network
 from equireg.training.packed import UnavailableError
-from equireg.training.step import Reference, Runs, start
+from equireg.training.step import Reference, Runs
+from equireg.training.start import start
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SETTINGS = NetworkSettings(image_size=8, channels=(3, 2), classes=4)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from equireg.jobs.initialize import draw_equivariant, initialize
+from equireg.training.start import draw_equivariant
+from equireg.jobs.initialize import initialize
 from equireg.settings import Distribution, InitializationSettings, NetworkSettings
 from equireg.training.network import Network
 from equireg.weights import load_weights

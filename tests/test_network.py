@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from equireg.jobs.initialize import draw_equivariant
+from equireg.training.start import draw_equivariant
 from equireg.settings import NetworkSettings, Support
 from equireg.symmetry.groups import GENERATORS
 from equireg.training.batches import turned

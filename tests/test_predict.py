@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.jobs.initialize import draw_equivariant
+from equireg.training.start import draw_equivariant
 from equireg.jobs.predict import SCHEMA
 from equireg.jobs.score import compared, score
 from equireg.plan import predicted_seeds

@@ -22,15 +22,14 @@ from equireg.symmetry.groups import (
 )
 from equireg.symmetry.representations import (
     Representation,
-    TensorProduct,
     defining,
     direct_sum,
     from_generators,
     grid,
-    hom,
     regular,
     trivial,
 )
+from equireg.symmetry.spaces import Space, hom
 
 C4, D4, S3, S4 = point_group("C4"), point_group("D4"), symmetric(3), symmetric(4)
 O = point_group("O", 3)  # noqa: E741 - the group's name
@@ -117,8 +116,8 @@ def test_invariants_of_the_symmetric_group_are_counted_by_bell_numbers(k: int, n
     """S_n on tensors of order k <= n: dim E is the number of partitions of k things."""
     vectors = defining(symmetric(n))
     bell = [1, 1, 2, 5, 15][k]
-    assert TensorProduct(trivial(vectors.group), *[vectors] * k).dimension == bell
-    assert len(TensorProduct(trivial(vectors.group), *[vectors] * k).basis()) == bell
+    assert Space(trivial(vectors.group), *[vectors] * k).dimension == bell
+    assert len(Space(trivial(vectors.group), *[vectors] * k).basis()) == bell
 
 
 @pytest.mark.parametrize(
@@ -284,9 +283,9 @@ def test_constants_made_under_inference_serve_training() -> None:
     rho = regular(point_group("C4"))
     x = torch.randn(3, 4, requires_grad=True)
     with torch.inference_mode():
-        TensorProduct(rho).squared_distance(x)
+        Space(rho).squared_distance(x)
         TURN.act(1, x[:, :2])
-    TensorProduct(rho).squared_distance(x).backward()
+    Space(rho).squared_distance(x).backward()
     TURN.act(1, x[:, :2]).sum().backward()
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from equireg.settings import parse_seeds, spell_gamma, spell_seeds
+from equireg.spelling import parse_seeds, spell_gamma, spell_seeds
 
 
 @pytest.mark.parametrize(

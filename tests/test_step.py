@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.jobs.initialize import draw_equivariant
-from equireg.jobs.train import perturbation
+from equireg.training.start import draw_equivariant
+from equireg.training.start import perturbation
 from equireg.settings import Mode, NetworkSettings, TrainingSettings
 from equireg.training.batches import batches, turned
 from equireg.training.network import Network
-from equireg.training.step import Reference, Runs, start, training_step
+from equireg.training.step import Reference, Runs, training_step
+from equireg.training.start import start
 
 SMALL = NetworkSettings(image_size=8, channels=(3, 4), classes=5)
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from equireg.settings import NetworkSettings, parse_seeds
+from equireg.settings import NetworkSettings
+from equireg.spelling import parse_seeds
 from equireg.training.network import Network
 from equireg.weights import load_weights, save_weights
 from experiment import NETWORK, Jobs

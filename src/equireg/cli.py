@@ -21,8 +21,8 @@ from equireg.settings import (
     Mode,
     NetworkSettings,
     TrainingSettings,
-    parse_seeds,
 )
+from equireg.spelling import parse_seeds
 
 app = typer.Typer(
     help="Learning group equivariance from augmented data and a penalty.",
@@ -141,9 +141,10 @@ def train(
     with stopping(parent) as stop:
         device = configure(job)
         from equireg.jobs.train import train
+        from equireg.training.blocks import Blocks
 
-        blocks = mode, gamma or [], parse_seeds(seeds)
-        train(*blocks, network, training, data, initial, output, device, job, stop)
+        blocks = Blocks.of(mode, gamma or [], parse_seeds(seeds))
+        train(blocks, network, training, data, initial, output, device, job, stop)
 
 
 @app.command()

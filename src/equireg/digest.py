@@ -25,7 +25,7 @@ NEUTRAL = frozenset(
         "equireg.files",  # how files are made whole, not what is in them
         "equireg.processes",  # who may write a result, and when one must stop
         "equireg.provenance",  # what is said about a result
-        "equireg.settings",  # its values are parameters of the rules
+        "equireg.settings",  # values, which are parameters of the rules, and what is refused
     }
 )
 

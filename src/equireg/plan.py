@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -23,11 +22,8 @@ from equireg.settings import (
     Mode,
     NetworkSettings,
     TrainingSettings,
-    consecutive,
-    parse_seeds,
-    spell_gamma,
-    spell_seeds,
 )
+from equireg.spelling import consecutive, parse_seeds, spell_gamma, spell_seeds
 
 # The files of a data set; a folder may hold them gzipped instead.
 DATA_FILES = (
@@ -63,15 +59,8 @@ class Block:
 def blocks(grid: GridSettings) -> list[Block]:
     """Every block of the grid, sorted as the tables are: by mode (alphabetically), gamma, seed.
 
-    The equivariant mode does not depend on gamma, so it comes once. Raises ValueError where a
-    mode is unknown, a gamma negative or not finite, or the seeds cannot be read.
+    The equivariant mode does not depend on gamma, so it comes once.
     """
-    for mode in grid.modes:
-        if mode not in MODES:
-            raise ValueError(f"mode is {mode!r}; accepted: {', '.join(MODES)}")
-    for gamma in grid.gammas:
-        if not 0 <= gamma < math.inf:
-            raise ValueError(f"gamma is {gamma:g}; accepted: finite numbers, 0 and more")
     seeds = seed_blocks(grid)
     gammas: list[float | None] = [*sorted(set(grid.gammas))]
     return [
@@ -87,8 +76,6 @@ def seed_blocks(grid: GridSettings) -> list[tuple[int, ...]]:
 
     Aligned, so that more seeds asked for later leave the full blocks as they are.
     """
-    if grid.seeds_per_job < 1:
-        raise ValueError(f"seeds_per_job is {grid.seeds_per_job}; accepted: 1 and more")
     aligned = itertools.groupby(parse_seeds(grid.seeds), lambda seed: seed // grid.seeds_per_job)
     return [tuple(run) for _, group in aligned for run in consecutive(list(group))]
 
@@ -135,19 +122,17 @@ def seeds_option(seeds: str) -> str:
     return _spell({"seeds": spell_seeds(parse_seeds(seeds))})
 
 
-def blocks_options(outputs: Sequence[str]) -> str:
-    """The options of a training job from what its blocks write, parquet files among others.
+def blocks_options(mode: str, gammas: Sequence[str], seeds: str, outputs: Sequence[str]) -> str:
+    """The options of a training job: its mode, a gamma and a parquet per block, its seeds.
 
-    ``[".../augmented/gamma-1e-2/seeds-000-009.parquet", ...]`` -> ``--mode augmented --gamma 1e-2
-    --seeds 0-9 --output .../seeds-000-009.parquet``: a gamma and an output per block, no gamma for
-    the equivariant mode, in whose path it is ``none``. The blocks differ in gamma alone.
+    gammas, seeds: as paths spell them; ``none`` is the equivariant mode's, which has no penalty.
+
+    >>> blocks_options("augmented", ["1e-2"], "000-009", ["runs/x.parquet"])
+    '--mode augmented --gamma 1e-2 --seeds 0-9 --output runs/x.parquet'
     """
-    paths = [Path(output) for output in outputs if output.endswith(".parquet")]
-    gammas = [path.parent.name.removeprefix("gamma-") for path in paths]
     penalties = tuple(gamma for gamma in gammas if gamma != "none")
-    mode, seeds = paths[0].parent.parent.name, paths[0].stem.removeprefix("seeds-")
-    blocks = _spell({"mode": mode, "gamma": penalties}), seeds_option(seeds)
-    return " ".join([*blocks, _spell({"output": tuple(map(str, paths))})])
+    first = _spell({"mode": mode, "gamma": penalties})
+    return " ".join([first, seeds_option(seeds), _spell({"output": tuple(outputs)})])
 
 
 def data_files(data: DataSettings) -> list[str]:

@@ -1,18 +1,25 @@
-"""What can be chosen: one dataclass per section of ``config.yaml``, and how its values are spelled.
+"""What can be chosen: one dataclass per section of ``config.yaml``, with the limits of its values.
 
-Standard library only, so that a machine that only trains needs no validation library; ``config``
-validates the same dataclasses when the workflow is parsed.
+A limit stands here and nowhere else: a section that breaks one cannot be made, whoever makes it.
+Nothing is computed here, so that a result depends on the values alone. Standard library only, so
+that a machine that only trains needs no validation library; ``config`` reads the same dataclasses
+from YAML and says where a value came from.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
+
+from equireg.spelling import MOST_SEEDS, parse_seeds
 
 Mode = Literal["equivariant", "augmented", "nominal"]
+Channels = Literal["trivial", "regular"]
 Support = Literal["full", "cross", "lopsided"]
 Distribution = Literal["gaussian", "uniform"]
 RiskScale = Literal["mean", "batch"]
@@ -22,71 +29,220 @@ Device = Literal["auto", "cpu", "cuda"]
 Step = Literal["auto", "compiled", "reference"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
-LANES = 16  # the compiled step takes channels by so many, as compiled.cpp does
+# The groups that turn square images, and their orders; ``symmetry.groups`` makes them.
+ORDERS = {"C1": 1, "C2": 2, "C4": 4, "D1": 2, "D2": 4, "D4": 8}
+DOWNLOADED = ("mnist", "fashion-mnist", "kmnist")  # the data sets that need no folder
+MOST_GAMMAS = 1000
 
 
-def _option(default: Any, help: str) -> Any:
-    """A field whose help text the command line shows."""
-    return field(default=default, metadata={"help": help})
+class Mistake(NamedTuple):
+    """A value that cannot be taken; ``remedy`` says what is accepted."""
+
+    name: str
+    value: Any
+    remedy: str
+
+
+class Accepted(NamedTuple):
+    """What a field takes: a condition, of each value of a tuple, and its text."""
+
+    holds: Callable[[Any], bool]
+    text: str
+
+
+def between(least: int, most: int) -> Accepted:
+    """Numbers that are larger than any machine's memory or patience end here, not in a job."""
+    return Accepted(lambda value: least <= value <= most, f"{least} to {most}")
+
+
+def one_of(values: tuple[str, ...]) -> Accepted:
+    """These texts."""
+    return Accepted(lambda value: value in values, ", ".join(values))
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+AMOUNT = Accepted(lambda value: 0 <= value < math.inf, "finite numbers, 0 and more")
+
+
+def _option(default: Any, help: str, *accepted: Accepted) -> Any:
+    """A field whose help text the command line shows, and what its value must fulfil."""
+    return field(default=default, metadata={"help": help, "accepted": accepted})
+
+
+class Section:
+    """A dataclass that refuses values beyond its limits, as ValueError in one line."""
+
+    def __post_init__(self) -> None:
+        for name, value, remedy in self._mistakes():
+            raise ValueError(f"{name} is {show(value)}; {remedy}")
+
+    @classmethod
+    def mistakes(cls, values: Mapping[str, Any]) -> list[Mistake]:
+        """All that is wrong with these values and the defaults of the others; none is made."""
+        draft = object.__new__(cls)
+        for entry in dataclasses.fields(cls):  # type: ignore[arg-type]
+            object.__setattr__(draft, entry.name, values.get(entry.name, entry.default))
+        return list(draft._mistakes())
+
+    def _mistakes(self) -> Iterator[Mistake]:
+        wrong = False
+        for entry in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, entry.name)
+            for holds, text in entry.metadata.get("accepted", ()):
+                items = value if isinstance(value, tuple) else (value,)
+                found = next((item for item in items if not holds(item)), None)
+                if found is not None:  # a line is enough for a value
+                    wrong = True
+                    yield Mistake(entry.name, found, f"accepted: {text}")
+                    break
+        if not wrong:
+            yield from self._misfits()
+
+    def _misfits(self) -> Iterator[Mistake]:
+        """Values that do not go together, once each is sound by itself."""
+        yield from ()
+
+
+def show(value: Any) -> str:
+    """A value as YAML writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(list(value)) if isinstance(value, tuple) else repr(value)
 
 
 @dataclass(frozen=True)
-class DataSettings:
+class DataSettings(Section):
     """Where the images come from."""
 
     name: str = _option(
-        "mnist", "mnist, fashion-mnist, kmnist, or a name for a folder of your own."
+        "mnist",
+        "mnist, fashion-mnist, kmnist, or a name for a folder of your own.",
+        Accepted(
+            lambda name: _NAME.fullmatch(name) is not None,
+            "up to 100 lower-case letters, digits, '.', '_' and '-', beginning with a letter or a "
+            "digit",
+        ),
     )
     folder: str | None = _option(
-        None, "Folder with the four IDX files, raw or gzipped; none: download."
+        None,
+        "Folder with the four IDX files, raw or gzipped; none: download.",
+        # to Snakemake, what braces hold in the name of an input is a wildcard
+        Accepted(lambda folder: not {*"{}"} & {*(folder or "")}, "folders without { and }"),
     )
+
+    def _misfits(self) -> Iterator[Mistake]:
+        if self.folder is None and self.name not in DOWNLOADED:
+            known = ", ".join(DOWNLOADED)
+            yield Mistake("name", self.name, f"accepted without data.folder: {known}")
 
 
 @dataclass(frozen=True)
-class NetworkSettings:
+class NetworkSettings(Section):
     """The architecture L and the group G."""
 
-    group: str = _option("C4", "Group that turns the images: C1, C2, C4, D1, D2 or D4.")
-    image_size: int = _option(28, "Side of the square images, in pixels.")
-    classes: int = _option(10, "Number of outputs.")
-    channels: tuple[int, ...] = _option((16, 16), "Channels of each convolution, once per layer.")
-    kernel_size: int = _option(3, "Side of the filters; odd.")
-    support: Support = _option("full", "Which entries of a filter are trained.")
+    group: str = _option(
+        "C4", "Group that turns the images: C1, C2, C4, D1, D2 or D4.", one_of(tuple(ORDERS))
+    )
+    representation: Channels = _option(
+        "trivial",
+        "trivial: the group leaves channels as they are; regular: it permutes fields of them.",
+        one_of(get_args(Channels)),
+    )
+    image_size: int = _option(28, "Side of the square images, in pixels.", between(1, 1024))
+    image_channels: int = _option(1, "Channels of the images: 1 is grey, 3 colour.", between(1, 64))
+    classes: int = _option(10, "Number of outputs.", between(2, 256))  # a label is a byte
+    channels: tuple[int, ...] = _option(
+        (16, 16), "Channels of each convolution, once per layer.", between(1, 4096)
+    )
+    kernel_size: int = _option(
+        3,
+        "Side of the filters; odd.",
+        Accepted(lambda size: size in range(1, 100, 2), "odd numbers, 1 to 99"),
+    )
+    support: Support = _option(
+        "full", "Which entries of a filter are trained.", one_of(get_args(Support))
+    )
     allow_incompatible_support: bool = _option(
         False, "Train although the support violates the compatibility condition."
     )
 
+    def _misfits(self) -> Iterator[Mistake]:
+        if not self.channels:
+            yield Mistake("channels", (), "accepted: one convolution or more")
+        pooled = 2 ** len(self.channels)
+        if self.image_size % pooled or self.image_size == pooled:
+            yield Mistake(
+                "image_size",
+                self.image_size,
+                f"accepted: multiples of {pooled} from {2 * pooled} on, as each of the "
+                f"{len(self.channels)} convolutions halves the image by 2x2 pooling, and a single "
+                "pixel is always 0 after the normalization",
+            )
+        if self.support == "lopsided" and self.kernel_size == 1:
+            yield Mistake(
+                "kernel_size",
+                1,
+                "accepted with network.support lopsided: 3 and more, as no entry of a 1x1 filter "
+                "would be trained",
+            )
+        order = ORDERS[self.group]
+        if self.representation == "regular" and any(width % order for width in self.channels):
+            yield Mistake(
+                "channels",
+                self.channels,
+                f"accepted with network.representation regular: multiples of {order}, as a field "
+                f"has a channel for each element of {self.group}",
+            )
+
 
 @dataclass(frozen=True)
-class InitializationSettings:
+class InitializationSettings(Section):
     """The equivariant starting point, shared by the modes."""
 
-    distribution: Distribution = _option("gaussian", "Law of the initial equivariant weights.")
+    distribution: Distribution = _option(
+        "gaussian", "Law of the initial equivariant weights.", one_of(get_args(Distribution))
+    )
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Section):
     """Stochastic gradient descent on the regularized risk, from a perturbed start."""
 
     perturbation: float = _option(
-        1e-3, "Standard deviation, per entry, of the step away from E before training."
+        1e-3, "Standard deviation, per entry, of the step away from E before training.", AMOUNT
     )
-    epochs: int = _option(10, "Passes over the training images.")
-    batch_size: int = _option(10, "Images per step.")
-    learning_rate: float = _option(1e-3, "Step size.")
+    epochs: int = _option(10, "Passes over the training images.", between(1, 100_000))
+    batch_size: int = _option(10, "Images per step.", between(1, 1_000_000))
+    learning_rate: float = _option(
+        1e-3, "Step size.", Accepted(lambda rate: 0 < rate < math.inf, "finite numbers above 0")
+    )
     risk_scale: RiskScale = _option(
         "batch",
         "mean: cross entropy averaged over the batch; batch: divided by its size once more.",
+        one_of(get_args(RiskScale)),
     )
-    order: Order = _option("file", "Order of the images: as in the file, or shuffled each epoch.")
+    order: Order = _option(
+        "file",
+        "Order of the images: as in the file, or shuffled each epoch.",
+        one_of(get_args(Order)),
+    )
     augmentation: Augmentation = _option(
-        "random", "random: one group element per image; exact: the mean over the group."
+        "random",
+        "random: one group element per image; exact: the mean over the group.",
+        one_of(get_args(Augmentation)),
     )
 
-    @property
-    def scale(self) -> float:
-        """The risk that is trained, in units of the mean cross entropy."""
-        return 1 / self.batch_size if self.risk_scale == "batch" else 1.0
+    def unstable(self, gammas: tuple[float, ...]) -> Iterator[Mistake]:
+        """Penalties at which explicit steps of this size grow without bound."""
+        for gamma in gammas:
+            if not 0 <= gamma * self.learning_rate <= 2:
+                yield Mistake(
+                    "gammas",
+                    gamma,
+                    f"accepted with training.learning_rate {self.learning_rate:g}: 0 to "
+                    f"{2 / self.learning_rate:g}, as explicit steps are unstable where "
+                    "learning_rate * gamma > 2",
+                )
 
 
 # The training settings that a mode does not read: it starts in E, or turns no images.
@@ -98,22 +254,46 @@ UNREAD: dict[Mode, frozenset[str]] = {
 
 
 @dataclass(frozen=True)
-class GridSettings:
+class GridSettings(Section):
     """Which runs there are, and how they are cut into jobs."""
 
-    modes: tuple[Mode, ...] = _option(MODES, "Training modes.")
-    gammas: tuple[float, ...] = _option((1e-4, 1e-2, 1e0, 1e2), "Penalties of the two free modes.")
+    modes: tuple[Mode, ...] = _option(MODES, "Training modes.", one_of(MODES))
+    gammas: tuple[float, ...] = _option(
+        (1e-4, 1e-2, 1e0, 1e2), "Penalties of the two free modes.", AMOUNT
+    )
     seeds: str = _option("0-29", "Seeds, such as 0-29 or 0,3,7-9.")
-    seeds_per_job: int = _option(10, "Seeds that one training job takes.")
+    seeds_per_job: int = _option(10, "Seeds that one training job takes.", between(1, MOST_SEEDS))
+
+    def _misfits(self) -> Iterator[Mistake]:
+        try:
+            parse_seeds(self.seeds)
+        except ValueError as error:
+            yield Mistake("seeds", self.seeds, str(error).partition("; ")[2])
+        if not self.modes:
+            yield Mistake("modes", (), "accepted: one mode or more")
+        free = [mode for mode in self.modes if mode != "equivariant"]
+        if free and not self.gammas:
+            yield Mistake("gammas", (), f"accepted: one gamma or more, for mode {free[0]}")
+        if len(self.gammas) > MOST_GAMMAS:
+            yield Mistake("gammas", len(self.gammas), f"accepted: at most {MOST_GAMMAS} of them")
+            return
+        for name in ("modes", "gammas"):
+            values = getattr(self, name)
+            for value in sorted(value for value, count in Counter(values).items() if count > 1):
+                yield Mistake(name, values, f"accepted: each once; {show(value)} is repeated")
 
 
 @dataclass(frozen=True)
-class JobSettings:
+class JobSettings(Section):
     """How one job runs; none of this may change a result beyond rounding."""
 
-    threads: int = _option(1, "Threads of one training process.")
-    device: Device = _option("auto", "auto: a GPU where there is one.")
-    step: Step = _option("auto", "auto: the compiled training step where it can be taken.")
+    threads: int = _option(1, "Threads of one training process.", between(1, 1024))
+    device: Device = _option("auto", "auto: a GPU where there is one.", one_of(get_args(Device)))
+    step: Step = _option(
+        "auto",
+        "auto: the compiled training step where it can be taken.",
+        one_of(get_args(Step)),
+    )
 
 
 @dataclass(frozen=True)
@@ -122,53 +302,11 @@ class WorkflowJobSettings(JobSettings):
 
     stack_gammas: bool = _option(False, "A training job takes all gammas of a mode and its seeds.")
 
-
-def spell_gamma(gamma: float | None) -> str:
-    """The one spelling of a gamma in paths and texts: ``1e-2``, ``2.5e0``, ``0``, ``none``.
-
-    Exact: ``float(spell_gamma(g)) == g``.
-    """
-    if gamma is None:
-        return "none"
-    if gamma == 0:
-        return "0"
-    sign, digits, exponent = Decimal(repr(float(gamma))).normalize().as_tuple()
-    if not isinstance(exponent, int):
-        raise ValueError(f"gamma is {gamma}; a finite number is needed")
-    mantissa = str(digits[0]) + ("." + "".join(map(str, digits[1:])) if digits[1:] else "")
-    return f"{'-' if sign else ''}{mantissa}e{exponent + len(digits) - 1}"
-
-
-def parse_seeds(text: str) -> list[int]:
-    """``"0-2,7"`` -> ``[0, 1, 2, 7]``, sorted; ValueError for nonsense and repeated seeds."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last:
-            raise ValueError(
-                f"seeds are {text!r}; accepted: numbers and ranges, such as 0-29 or 0,3,7-9"
+    def _misfits(self) -> Iterator[Mistake]:
+        if self.step == "compiled" and self.device == "cuda":
+            yield Mistake(
+                "step",
+                self.step,
+                "accepted with jobs.device cuda: auto or reference, as the compiled step runs on "
+                "CPUs",
             )
-        seeds += range(first, last + 1)
-    repeated = [seed for seed, count in Counter(seeds).items() if count > 1]
-    if repeated:
-        raise ValueError(f"seeds are {text!r}; seed {repeated[0]} is repeated")
-    return sorted(seeds)
-
-
-def spell_seeds(seeds: list[int]) -> str:
-    """Inverse of ``parse_seeds``: ``[0, 1, 2, 7]`` -> ``"0-2,7"``."""
-    return ",".join(
-        str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in consecutive(seeds)
-    )
-
-
-def consecutive(seeds: list[int]) -> list[list[int]]:
-    """The seeds, sorted, cut wherever one is missing."""
-    runs: list[list[int]] = []
-    for seed in sorted(seeds):
-        if runs and seed == runs[-1][-1] + 1:
-            runs[-1].append(seed)
-        else:
-            runs.append([seed])
-    return runs

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from equireg.files import atomic
-from equireg.symmetry.projections import LayerSpace
+from equireg.symmetry.spaces import Space
 
 
 def save_weights(
@@ -28,12 +28,12 @@ def save_weights(
 
 
 def load_weights(
-    path: Path, seeds: Sequence[int], layers: Mapping[str, LayerSpace]
+    path: Path, seeds: Sequence[int], spaces: Mapping[str, Space]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of ``path``, their rows those of ``seeds``, in this order; and what they are.
 
     Raises FileNotFoundError, or ValueError if the file cannot be read, lacks a seed, or holds
-    weights of another network than ``layers``.
+    weights of another network than one of these ``spaces``.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -49,7 +49,7 @@ def load_weights(
             f"{path} is damaged, or no weight file of equireg ({error}); delete it and run the "
             "workflow again"
         ) from error
-    for name, space in layers.items():
+    for name, space in spaces.items():
         shape = tuple(tensors[name].shape[1:]) if name in tensors else None
         if shape != space.shape:
             raise ValueError(

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from equireg.figures.curves import Condition, Curve
 from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH
-from equireg.settings import spell_gamma
+from equireg.spelling import spell_gamma
 
 MODES = ("nominal", "augmented")  # in the order of drawing; the equivariant distance is always 0
 PREDICTED: dict[str, Any] = {"color": "black", "linestyle": (0, (3, 2)), "linewidth": 0.8}

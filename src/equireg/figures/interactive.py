@@ -16,7 +16,7 @@ from bokeh.resources import Resources
 
 from equireg.figures.curves import Condition, Curve
 from equireg.figures.style import COLOURS
-from equireg.settings import spell_gamma
+from equireg.spelling import spell_gamma
 
 WIDTH, HEIGHT = 560, 320  # of a panel, in pixels
 TOOLS = "pan,box_zoom,wheel_zoom,reset,save"

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from equireg.files import atomic
 from equireg.plan import Block, blocks
-from equireg.settings import GridSettings, Mode, spell_gamma
+from equireg.settings import GridSettings, Mode
+from equireg.spelling import spell_gamma
 from equireg.tables import (
     REMEDY,
     RUN_FIELDS,

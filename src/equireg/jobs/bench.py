@@ -19,14 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from equireg.jobs.initialize import draw_equivariant
-from equireg.jobs.train import choose_trainer, perturbation
 from equireg.settings import JobSettings, NetworkSettings, TrainingSettings
-from equireg.training.batches import batches, elements, turned
+from equireg.training.blocks import Blocks
 from equireg.training.checkpoint import Checkpoint
 from equireg.training.network import Network
 from equireg.training.recorder import Recorder
-from equireg.training.step import start
 
 IMAGES = 10_000
 GAMMA = 1e-2
@@ -43,7 +40,7 @@ def bench(seeds: Sequence[int], steps: int, device: str, jobs: JobSettings) -> d
     if steps < 1:
         raise ValueError(f"steps is {steps}; accepted: 1 or more")
     settings, training = NetworkSettings(), TrainingSettings()
-    pixels = np.random.default_rng(0).integers(256, size=(IMAGES, *2 * [settings.image_size]))
+    pixels = np.random.default_rng(0).integers(256, size=(IMAGES, 1, *2 * [settings.image_size]))
     images = torch.from_numpy(pixels.astype(np.uint8)).to(device)
     labels = torch.arange(IMAGES, device=device).remainder(settings.classes).to(torch.uint8)
     ways = {
@@ -84,33 +81,29 @@ def loop(
     jobs: JobSettings,
 ) -> Callable[[], tuple[float, int]]:
     """The training job's loop: batches, steps and recording; call for (seconds, run-steps)."""
-    network, device = Network(settings), images.device
-    spaces = network.layers.items()
-    initial = {
-        name: torch.stack([draw_equivariant(space, name, seed, "gaussian") for seed in seeds])
-        for name, space in spaces
-    }
-    draws = [perturbation(network, "augmented", seed, training.perturbation) for seed in seeds]
-    noise = {name: torch.stack([draw[name] for draw in draws]) for name in network.layers}
-    runs = start(network, initial, noise, [GAMMA] * len(seeds)).to(device, torch.float32)
-    table = turned(images, elements(network.group, "augmented"))
-    trainer = choose_trainer(network.to(device, torch.float32), runs, table, training, jobs)
+    network = Network.of(settings)
+    draws = [network.initial(seed, "gaussian") for seed in seeds]
+    initial = {name: torch.stack([draw[name] for draw in draws]) for name in network.spaces}
+    blocks = Blocks.of("augmented", [GAMMA], seeds)
+    trainer = blocks.trainer(network, initial, training, images, str(images.device), jobs)
 
-    def chunks() -> Iterator[tuple[Tensor, Tensor]]:
+    def forever() -> Iterator[tuple[Tensor, ...]]:
         while True:
-            yield from batches(network.group, "augmented", seeds, labels, training, steps)
+            for chunk in blocks.chunks(network.group, labels, training):
+                for first in range(0, chunk[0].shape[1], steps):
+                    yield tuple(x[:, first : first + steps] for x in chunk)
 
-    source = chunks()
+    source = forever()
 
     def once() -> tuple[float, int]:
         began = time.perf_counter()
-        rows, classes = next(source)
-        count = rows.shape[1]
+        given = next(source)
+        count = given[0].shape[1]
         with tempfile.TemporaryDirectory() as folder:
-            layers, longer = list(network.layers), count + 1  # the end of a run would be reported
+            layers, longer = list(network.spaces), count + 1  # the end of a run would be reported
             checkpoint = Checkpoint(Path(folder), "", "")
-            recorder = Recorder("augmented", [GAMMA], seeds, [], layers, longer, checkpoint)
-            recorder.add(trainer.advance(rows, classes))
+            recorder = Recorder(blocks, [], layers, longer, checkpoint)
+            recorder.add(trainer.advance(*given))
         return time.perf_counter() - began, count * len(seeds)
 
     return once
@@ -135,7 +128,7 @@ def baseline(
     linear = nn.Linear(widths[-1] * side**2, settings.classes, bias=False)
     model = nn.Sequential(*layers, nn.Flatten(), linear).to(device)
     optimizer = torch.optim.SGD(model.parameters(), training.learning_rate)
-    data = TensorDataset(images.unsqueeze(1).float() / 255, labels.long())
+    data = TensorDataset(images.float() / 255, labels.long())
     loader = DataLoader(data, training.batch_size, shuffle=False)
 
     def off_equivariance(weight: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from scipy.stats import binomtest
 
 from equireg.files import write_text
 from equireg.markdown import rows_of
-from equireg.settings import MODES, Mode, spell_gamma, spell_seeds
+from equireg.settings import MODES, Mode
+from equireg.spelling import spell_gamma, spell_seeds
 from equireg.tables import open_parquet
 
 # --- The criteria, written down before the run ----------------------------------------------------

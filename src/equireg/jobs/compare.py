@@ -23,7 +23,7 @@ from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH, SERIES, check_out
 from equireg.files import write_text
 from equireg.markdown import rows_of
 from equireg.randomness import generator
-from equireg.settings import spell_gamma
+from equireg.spelling import spell_gamma
 from equireg.tables import open_parquet
 
 LEVEL = 0.95  # of the intervals

@@ -9,13 +9,14 @@ import pyarrow as pa
 
 from equireg.dataset import load_dataset
 from equireg.runtime import say
-from equireg.settings import MODES, NetworkSettings, TrainingSettings, spell_gamma
+from equireg.settings import MODES, NetworkSettings, TrainingSettings
+from equireg.spelling import spell_gamma
 from equireg.tables import write_table
 from equireg.theory.cases import sample
 from equireg.theory.models import convolutional
 from equireg.theory.risks import Risk
 from equireg.theory.spectrum import ROUGH, block_operator, smallest
-from equireg.training.network import Network
+from equireg.training.schedules import risk_scale
 from equireg.weights import load_weights
 
 IMAGES = 1024  # that a Hessian sees, counting every turn
@@ -52,9 +53,9 @@ def critical(
     for mode in modes:
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}; accepted: {', '.join(MODES)}")
-    dataset = load_dataset(data, settings.image_size, settings.classes)
-    model = convolutional(Network(settings))
-    scale = training.scale
+    dataset = load_dataset(data, settings)
+    model = convolutional(settings)
+    scale = risk_scale(training)
     risks = {
         "augmented": Risk(model, *sample(dataset, IMAGES // model.group.order)).augmented(),
         "nominal": Risk(model, *sample(dataset, IMAGES)),
@@ -63,9 +64,9 @@ def critical(
     for mode in sorted(mode for mode in modes if mode != "equivariant"):
         risk = risks[mode]
         for name, file in (("start", initial), ("trained", trained)):
-            weights, _ = load_weights(file, seeds, model.layers)
+            weights, _ = load_weights(file, seeds, model.spaces)
             for i, seed in enumerate(seeds):
-                point = risk.coordinates.of({n: weights[n][i].double() for n in model.layers})
+                point = risk.coordinates.of({n: weights[n][i].double() for n in model.spaces})
                 block = block_operator(risk, point, "complement")
                 mu = float(smallest(block, 1, ROUGH)[0][0])
                 gamma = max(0.0, -scale * mu)

@@ -10,7 +10,7 @@ from equireg.figures.curves import Condition, Curve, decimate, series, thin
 from equireg.figures.figure2 import MODES, distance_figure
 from equireg.figures.style import check_outputs, save, styled
 from equireg.files import write_text
-from equireg.settings import spell_gamma
+from equireg.spelling import spell_gamma
 from equireg.tables import open_parquet
 
 POINTS = 120_000  # in all faint lines together, about: 1 MB of PDF

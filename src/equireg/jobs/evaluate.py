@@ -16,13 +16,15 @@ from equireg.settings import JobSettings, Mode, NetworkSettings
 from equireg.symmetry.groups import Group
 from equireg.tables import RUN_FIELDS, distance_columns, open_parquet, run_columns, write_table
 from equireg.training.batches import turned
-from equireg.training.compiled import CompiledForward, choose
+from equireg.training.compiled import CompiledForward
 from equireg.training.network import Network
+from equireg.training.trainers import choose
 from equireg.weights import load_weights
 
 IMAGES_AT_ONCE = 100  # per run; bounds the memory
 
-Forward = Callable[[Tensor], Tensor]  # uint8 images (count, side, side) -> (runs, count, classes)
+# uint8 images (count, channels, side, side) -> logits (runs, count, classes)
+Forward = Callable[[Tensor], Tensor]
 
 
 def evaluate(
@@ -47,14 +49,14 @@ def evaluate(
     mode, gamma = last["mode"][0].as_py(), last["gamma"][0].as_py()
     seeds = last["seed"].to_pylist()
 
-    network = Network(settings)
-    names = distance_columns(list(network.layers))
-    dataset = load_dataset(data, settings.image_size, settings.classes)
-    held, _ = load_weights(block.with_suffix(".safetensors"), seeds, network.layers)
-    weights = {name: held[name] for name in network.layers}
+    network = Network.of(settings)
+    names = distance_columns(list(network.spaces))
+    dataset = load_dataset(data, settings)
+    held, _ = load_weights(block.with_suffix(".safetensors"), seeds, network.spaces)
+    weights = {name: held[name] for name in network.spaces}
     twins = weights if mode == "equivariant" else None
     if twin and not twins:
-        twins, _ = load_weights(twin, seeds, network.layers)
+        twins, _ = load_weights(twin, seeds, network.spaces)
 
     columns = {"final_loss": last["loss"].to_numpy()}
     columns |= {f"final_{name}": held[name].numpy() for name in names}
@@ -63,7 +65,7 @@ def evaluate(
     forward = choose(
         jobs.step if device == "cpu" else "reference",
         lambda: CompiledForward(network, moved, images, jobs.threads),
-        lambda: reference_forward(network.to(device, torch.float32), moved),
+        lambda: reference_forward(network, moved),
     )
     columns |= test(forward, network.group, images, labels)
     distances = twin_distances(weights, twins) if twins else [None] * len(names)
@@ -73,17 +75,17 @@ def evaluate(
 
 def reference_forward(network: Network, weights: Mapping[str, Tensor]) -> Forward:
     """The networks of the runs, on the device of their weights."""
-    runs = len(weights["linear"])
+    runs = len(next(iter(weights.values())))
 
     def forward(images: Tensor) -> Tensor:
         with torch.no_grad():
-            return network.forward(weights, (images / 255.0).expand(runs, -1, -1, -1))
+            return network.forward(weights, (images / 255.0).expand(runs, *images.shape))
 
     return forward
 
 
 def test(forward: Forward, group: Group, images: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
-    """Loss and accuracy on test images (count, side, side), and what turning them changes.
+    """Loss and accuracy on test images (count, channels, side, side), and what a turn changes.
 
     Per run: test_loss and test_accuracy on the upright images; test_accuracy_turned over all turns
     by the group; prediction_change, the share of (image, element other than the identity) whose

@@ -30,12 +30,13 @@ import urllib3
 from equireg.files import atomic, write_text
 from equireg.plan import DATA_FILES
 from equireg.runtime import say
-from equireg.settings import DataSettings
+from equireg.settings import DOWNLOADED, DataSettings
 
 # A data set's files by name, raw; every source may also hold them gzipped.
 Files = dict[str, bytes]
 
-KNOWN = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}  # in torchvision
+# The classes of torchvision.
+KNOWN = dict(zip(DOWNLOADED, ("MNIST", "FashionMNIST", "KMNIST"), strict=True))
 
 # A mirror has PATIENCE seconds for each CHUNK bytes, the connection included: one that hangs or
 # drips is left after 10 s, a line of 26 kB/s is still fast enough.
@@ -52,23 +53,13 @@ DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 def fetch(data: DataSettings, output: Path, sums: Path | None) -> None:
     """Obtain the data set, check it against the list ``sums``, and decode it into ``output``.
 
-    ``output`` holds train_images (N, H, H), train_labels (N,), test_images, test_labels, all uint8.
+    ``output`` holds train_images (N, C, H, H), train_labels (N,), test_images, test_labels, uint8.
     The raw files are kept beside it, in a folder named like the data set; where they are there
     already, with the listed sums, nothing is downloaded. Sums of a known data set that are not
     listed yet are added to the list.
 
     Raises ValueError or OSError if no source gives four sound files with the listed sums.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", data.name):
-        raise ValueError(
-            f"data name is {data.name!r}; accepted: lower-case letters, digits, '.', '_' and '-', "
-            "beginning with a letter or a digit"
-        )
-    if data.name not in KNOWN and data.folder is None:
-        raise ValueError(
-            f"data name is {data.name!r}; accepted: {', '.join(KNOWN)}, or any name together with "
-            "a folder that holds the four IDX files (data: folder: in config.yaml)"
-        )
     kept = output.parent / data.name
     if kept == output:
         raise ValueError(f"output is {output}; the raw files go there: choose another file name")
@@ -406,11 +397,11 @@ def decode(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
             )
         if len(labels) != count:
             raise ValueError(f"{labels_file}: {len(labels)} labels; expected {count}, as images")
-        arrays[f"{part}_images"], arrays[f"{part}_labels"] = images, labels
+        arrays[f"{part}_images"], arrays[f"{part}_labels"] = images[:, None], labels
     train, test = arrays["train_images"], arrays["test_images"]
     if train.shape[1:] != test.shape[1:]:
         raise ValueError(
-            f"t10k-images-idx3-ubyte: images of {test.shape[1]}x{test.shape[2]} pixels; expected "
-            f"{train.shape[1]}x{train.shape[2]}, as for training"
+            f"t10k-images-idx3-ubyte: images of {test.shape[2]}x{test.shape[3]} pixels; expected "
+            f"{train.shape[2]}x{train.shape[3]}, as for training"
         )
     return arrays

@@ -13,24 +13,18 @@ import torch
 from torch import Tensor
 
 from equireg.dataset import Dataset, load_dataset
-from equireg.jobs.train import check, choose_trainer, perturbation
 from equireg.randomness import generator
 from equireg.runtime import say
-from equireg.settings import (
-    GridSettings,
-    JobSettings,
-    Mode,
-    NetworkSettings,
-    TrainingSettings,
-    parse_seeds,
-)
+from equireg.settings import GridSettings, JobSettings, Mode, NetworkSettings, TrainingSettings
+from equireg.spelling import parse_seeds, spell_gamma
 from equireg.tables import write_table
 from equireg.theory.gradients import Outside, Stepper
 from equireg.theory.ornstein_uhlenbeck import Interval, Slope, advance, knots
 from equireg.training.batches import batches, elements, steps_per_epoch, turned
-from equireg.training.compiled import Compiled
 from equireg.training.network import Network
-from equireg.training.step import Reference, Runs, Trainer, start
+from equireg.training.schedules import along, gamma_schedule, learning_rates, risk_scale
+from equireg.training.start import perturbation, start_runs
+from equireg.training.trainers import choose_trainer
 from equireg.weights import load_weights
 
 IMAGES = 100  # per estimate of a Hessian-vector product and of the augmented mode's noise
@@ -66,14 +60,9 @@ def predict(
     """
     modes: list[Mode] = sorted(mode for mode in grid.modes if mode != "equivariant")
     gammas = sorted(grid.gammas)
-    for mode in modes:
-        check(mode, gammas, training)
-    dataset = load_dataset(data, settings.image_size, settings.classes)
-    if not steps_per_epoch(len(dataset.train_labels), training):
-        raise ValueError(
-            f"batch_size is {training.batch_size}; accepted: at most {len(dataset.train_labels)}, "
-            f"the training images of {data}"
-        )
+    for mistake in training.unstable(tuple(gammas)):
+        raise ValueError(f"gamma is {spell_gamma(mistake.value)}; {mistake.remedy}")
+    dataset = load_dataset(data, settings)
     twin = Twin(settings, training, parse_seeds(grid.seeds), dataset, initial, modes, device, jobs)
     predictions = {mode: Prediction(twin, mode, gammas) for mode in modes}
 
@@ -106,49 +95,52 @@ class Twin:
         device: str,
         jobs: JobSettings,
     ) -> None:
-        exact = Network(settings)
+        self.network = Network.of(settings)
         self.training, self.seeds, self.jobs = training, seeds, jobs
-        self.outside = Outside(exact)
-        self.network = exact.to(device, torch.float32)
+        self.outside = Outside(self.network.spaces)
         self.labels = dataset.train_labels.to(device)
-        self.scale = training.scale
+        self.scale = risk_scale(training)
         images = dataset.train_images.to(device)
         self.images = {
-            mode: turned(images, elements(exact.group, mode)) for mode in ("equivariant", *modes)
+            mode: turned(images, elements(self.network.group, mode))
+            for mode in ("equivariant", *modes)
         }
-        weights, _ = load_weights(initial, seeds, exact.layers)
-        runs = start(exact, weights, None, [0.0] * len(seeds))
+        weights, _ = load_weights(initial, seeds, self.network.spaces)
         self.device = device
+        start = start_runs(self.network.spaces, weights, "equivariant", seeds, 0.0)
         self.trainer = choose_trainer(
             self.network,
-            runs.to(device, torch.float32),
+            start.to(device, torch.float32),
             self.images["equivariant"],
-            training,
+            self.scale,
             jobs,
         )
 
     def advance(self, here: int, there: int) -> None:
         """Train from step ``here`` to step ``there``."""
-        group = self.network.group
+        total = steps_per_epoch(len(self.labels), self.training) * self.training.epochs
+        runs, device = len(self.seeds), self.labels.device
         while here < there:
             chunk = batches(
-                group, "equivariant", self.seeds, self.labels, self.training, there - here, here
+                self.network.group,
+                "equivariant",
+                self.seeds,
+                self.labels,
+                self.training,
+                there - here,
+                here,
             )
             rows, classes = next(chunk)  # ends with its epoch at the latest
-            self.trainer.advance(rows, classes)
-            here += rows.shape[1]
+            count = rows.shape[1]
+            values = gamma_schedule(None), learning_rates(self.training)
+            along_them = (along([value], runs, here, count, total).to(device) for value in values)
+            self.trainer.advance(rows, classes, *along_them)
+            here += count
 
     def stepper(self, mode: Mode) -> Stepper:
-        """What takes steps of size 1 on the images of ``mode``."""
-        images, network = self.images[mode], self.network
-
-        def stepper(runs: Runs) -> Trainer:
-            runs = runs.to(self.device, torch.float32)
-            if isinstance(self.trainer, Compiled):
-                return Compiled(network, runs, images, 1.0, 1.0, threads=self.jobs.threads)
-            return Reference(network, runs, images, 1.0, 1.0)
-
-        return stepper
+        """What differentiates the mean cross entropy on the images of ``mode``."""
+        images, device = self.images[mode], self.device
+        return lambda runs: self.trainer.anew(runs.to(device, torch.float32), images, 1.0)
 
 
 class Prediction:
@@ -165,7 +157,7 @@ class Prediction:
         self.twin, self.mode, self.gammas = twin, mode, gammas
         self.stepper = twin.stepper(mode)
         noise = [
-            perturbation(twin.outside.network, mode, seed, twin.training.perturbation)
+            perturbation(twin.network.spaces, mode, seed, twin.training.perturbation)
             for seed in twin.seeds
         ]
         beside = {name: torch.stack([draw[name] for draw in noise]) for name in noise[0]}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from equireg.files import write_text
 from equireg.markdown import rows_of
-from equireg.settings import spell_gamma
+from equireg.spelling import spell_gamma
 from equireg.tables import open_parquet
 
 POINTS = 60  # steps compared, about equally spaced on a logarithmic scale

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from equireg.config import Configuration
 from equireg.plan import Block, blocks
-from equireg.settings import spell_gamma
+from equireg.spelling import spell_gamma
 
 State = Literal["done", "running", "stopped", "failed", "missing"]
 STATES: tuple[State, ...] = get_args(State)

@@ -50,7 +50,7 @@ def theory(
     Raises ValueError if the files do not belong together, or for other names.
     """
     check_outputs(list(figures))
-    dataset = load_dataset(data, settings.image_size, settings.classes)
+    dataset = load_dataset(data, settings)
     measured: list[Measurement] = []
     landscapes: list[Landscape] = []
     for case in (*convolutional_cases(settings, dataset, blocks), perceptron_case()):

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
+from equireg.symmetry import spaces as symmetry
 from equireg.symmetry.groups import Group
 from equireg.symmetry.representations import (
     Representation,
-    TensorProduct,
     check_one_group,
     direct_sum,
     grid,
@@ -81,7 +81,7 @@ class Space:
     layer: str
     module: nn.Module
     parameter: str
-    action: TensorProduct
+    action: symmetry.Space
 
 
 @dataclass(frozen=True)
@@ -369,7 +369,7 @@ class Tracer(TorchFunctionMode):
         weight = kwargs["weight"]
         kernel = on_grid(self.group, tuple(weight.shape[2:]))
         random = torch.rand(kernel.size, generator=torch.Generator().manual_seed(1))
-        symmetric = TensorProduct(kernel).project(random).view(1, 1, *weight.shape[2:])
+        symmetric = symmetry.Space(kernel).project(random).view(1, 1, *weight.shape[2:])
         kwargs |= {"weight": symmetric.to(weight.device), "bias": None}
         if len(args) > GROUPS:
             args[GROUPS] = 1
@@ -493,7 +493,7 @@ class Tracer(TorchFunctionMode):
         source: Tensor,
         found: Features | Unknown | None,
         result: Tensor,
-    ) -> tuple[dict[str, TensorProduct], Features | None]:
+    ) -> tuple[dict[str, symmetry.Space], Features | None]:
         """The actions on a layer's parameters, and what acts on its output where that changes."""
         known = found if isinstance(found, Features) else None
         if isinstance(module, nn.Linear):
@@ -516,14 +516,14 @@ class Tracer(TorchFunctionMode):
                 f"representations={{{name!r}: None}} to leave it out"
             ) from None
         if module.groups == 1:
-            weight = TensorProduct(rows, columns, pixels)
+            weight = symmetry.Space(rows, columns, pixels)
         elif rows.is_trivial and columns.is_trivial:
             inner = trivial(self.group, columns.size // module.groups)
-            weight = TensorProduct(rows, inner, pixels)
+            weight = symmetry.Space(rows, inner, pixels)
         else:
-            weight = TensorProduct(_grouped(name, rows, columns, module.groups) * pixels)
+            weight = symmetry.Space(_grouped(name, rows, columns, module.groups) * pixels)
         after = Features(rho_out, tuple(result.shape[2:]))
-        bias = {} if module.bias is None else {"bias": TensorProduct(rho_out)}
+        bias = {} if module.bias is None else {"bias": symmetry.Space(rho_out)}
         return {"weight": weight, **bias}, after
 
     def _linear(
@@ -533,7 +533,7 @@ class Tracer(TorchFunctionMode):
         source: Tensor,
         found: Features | Unknown | None,
         result: Tensor,
-    ) -> tuple[dict[str, TensorProduct], Features | None]:
+    ) -> tuple[dict[str, symmetry.Space], Features | None]:
         size = module.in_features
         rho_out = self._chosen(name, 1, module.out_features, None)
         given = self._says_input(name)
@@ -550,8 +550,8 @@ class Tracer(TorchFunctionMode):
         else:
             raise self._lost(name, size, found)
         after = Features(rho_out, ()) if source.ndim == 2 else None
-        bias = {} if module.bias is None else {"bias": TensorProduct(rho_out)}
-        return {"weight": TensorProduct(rho_out, *columns), **bias}, after
+        bias = {} if module.bias is None else {"bias": symmetry.Space(rho_out)}
+        return {"weight": symmetry.Space(rho_out, *columns), **bias}, after
 
     def _says_input(self, name: str) -> bool:
         """Whether the user said what acts on a layer's input."""
@@ -573,7 +573,7 @@ class Tracer(TorchFunctionMode):
 
     def _normalization(
         self, name: str, module: Any, found: Features | Unknown | None
-    ) -> dict[str, TensorProduct]:
+    ) -> dict[str, symmetry.Space]:
         """The actions on what scales and shifts channels, or channels and pixels."""
         if isinstance(module, OVER_LAST_AXES):
             shape = tuple(module.normalized_shape)
@@ -614,7 +614,7 @@ class Tracer(TorchFunctionMode):
 
     def _permuted(
         self, name: str, module: nn.Module, axes: list[Representation]
-    ) -> dict[str, TensorProduct]:
+    ) -> dict[str, symmetry.Space]:
         """Parameters and statistics that scale and shift entry by entry."""
         names = ("weight", "bias", "running_mean", "running_var")
         held = [n for n in names if isinstance(getattr(module, n, None), Tensor)]
@@ -623,7 +623,7 @@ class Tracer(TorchFunctionMode):
                 f"layer {name!r}: {type(module).__name__} works entry by entry, which only "
                 f"permutations commute with; its input is {axes[0].name}"
             )
-        return {n: TensorProduct(*axes) for n in held}
+        return {n: symmetry.Space(*axes) for n in held}
 
 
 def working_size(

@@ -1,10 +1,16 @@
-"""Finite groups from generators, and how they permute the pixels of a grid."""
+"""Groups: finite ones from generators, what a compact one has to bring, and how pixels move.
+
+Everywhere else a group is asked for four things: its ``generators`` and its Lie ``algebra``, from
+which representations are made and E follows; ``sample``, random elements by Haar measure; and
+``quadrature``, elements with weights whose mean is exact. A finite group has no algebra, and its
+quadrature is all of its elements. A compact group is a subclass that brings the two methods.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -46,22 +52,71 @@ LARGEST_ORDER = 100_000  # more may be infinite, and is not listed
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """A finite group, given by a faithful representation in integer matrices.
+class Elements:
+    """Elements exp(sum_i algebra_i X_i) g of a group, a row each.
 
-    elements: (order, d, d), the identity first; generators: (any, d, d). moves_pixels: whether the
-    group turns grids of d axes, as point groups do; others leave the pixels of images as they are.
+    index: (n,) int64, the number of g among ``Group.elements``; algebra: (n, k) float64, the
+    coordinates of the factor in the identity's component. A finite group has k = 0.
+    """
+
+    index: np.ndarray
+    algebra: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: slice) -> Elements:
+        return Elements(self.index[rows], self.algebra[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """A group, given by a faithful representation in matrices.
+
+    elements: (order, d, d), the identity first: of a finite group all of them, in integers; of a
+    compact one a finite subgroup with an element in every component. generators: (any, d, d), of
+    ``elements``. moves_pixels: whether the group turns grids of d axes, as point groups do; others
+    leave the pixels of images as they are. algebra: (k, d, d), a basis X_i of the Lie algebra.
     """
 
     name: str
     elements: np.ndarray
     generators: np.ndarray
     moves_pixels: bool = False
+    algebra: np.ndarray = field(default_factory=lambda: np.zeros((0, 1, 1)))
 
     @property
     def order(self) -> int:
-        """The number of elements."""
+        """The number of ``elements``."""
         return len(self.elements)
+
+    def sample(self, count: int, random: np.random.Generator) -> Elements:
+        """Elements drawn from Haar measure: of a finite group, all are as probable.
+
+        >>> symmetric(3).sample(4, np.random.default_rng(0)).index.tolist()
+        [5, 3, 3, 1]
+        """
+        self._finite("sample")
+        return self.numbered(random.integers(self.order, size=count))
+
+    def quadrature(self, degree: int) -> tuple[Elements, np.ndarray]:
+        """Elements and weights (n,) float64, of sum 1, whose mean is the mean over the group.
+
+        Exact for the matrix entries of representations up to this degree; of a finite group, for
+        every function: all elements, alike.
+        """
+        self._finite("quadrature")
+        return self.numbered(np.arange(self.order)), np.full(self.order, 1 / self.order)
+
+    def numbered(self, index: np.ndarray) -> Elements:
+        """The elements with these numbers among ``elements``."""
+        return Elements(index, np.zeros((len(index), len(self.algebra))))
+
+    def _finite(self, method: str) -> None:
+        if len(self.algebra):
+            raise TypeError(
+                f"group {self.name!r} has a Lie algebra; its class has to have {method}"
+            )
 
     @functools.cached_property
     def cayley(self) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Unitary representations of finite groups, and the linear maps that are equivariant for them.
+"""Unitary representations: how a group acts on vectors.
 
 A representation rho of G on R^d assigns to each element an orthogonal matrix with
-rho(g h) = rho(g) rho(h). The spaces of section II of the paper are built from them: a linear layer
+rho(g h) = rho(g) rho(h) (section II, Definition 1). ``spaces`` builds E from them: a linear layer
 lives in Hom(rho_in, rho_out), where g acts as A -> rho_out(g) A rho_in(g)^-1, and a convolution's
 kernel is such a map from (input channels * grid of the kernel) to the output channels.
 """
@@ -9,76 +9,158 @@ kernel is such a map from (input channels * grid of the kernel) to the output ch
 from __future__ import annotations
 
 import functools
-import math
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
-from equireg.symmetry.groups import Group, grid_permutations, permutation_matrices
-from equireg.symmetry.projections import null_space_basis
+from equireg.symmetry.groups import Elements, Group, grid_permutations, permutation_matrices
 
 TOLERANCE = 1e-8  # of orthogonality and of the homomorphism, per matrix entry
-SMALL = 64  # up to this dimension, a product with a d x d matrix is faster than a gather
-LARGE = 2**24  # up to this many numbers, a tensor product of representations is formed
 
 
 @dataclass(frozen=True, eq=False)
 class Representation:
     """rho: G -> O(d), which acts on vectors of ``size`` entries.
 
-    Exactly one of the two is given: permutations, (order, d) indices with
-    ``(rho(g) x) = x[permutations[g]]``, from which nothing of size d x d is formed; or dense, the
-    matrices (order, d, d). ``rho + sigma`` is the direct sum, ``3 * rho`` three copies of rho, and
-    ``rho * sigma`` the tensor product, on ``torch.outer(x, y).flatten()``.
+    Exactly one of three is given: permutations, (order, d) indices with
+    ``(rho(g) x) = x[permutations[g]]``, from which nothing of size d x d is formed; dense, the
+    matrices (order, d, d); or parts, whose direct sum it is. algebra: (k, d, d), the images of the
+    group's Lie algebra, None where they are 0; degree: up to which ``Group.quadrature`` has to be
+    exact for its matrix entries. ``rho + sigma`` is the direct sum, ``3 * rho`` three copies of
+    rho, and ``rho * sigma`` the tensor product, on ``torch.outer(x, y).flatten()``.
+
+    >>> from equireg.symmetry.groups import point_group
+    >>> turn = regular(point_group("C4"))
+    >>> turn.act(1, torch.tensor([1.0, 2.0, 3.0, 4.0]))  # f(g^-1 h): values move on by one element
+    tensor([4., 1., 2., 3.])
+    >>> (2 * turn + trivial(turn.group)).size, (turn * turn).size
+    (9, 16)
+    >>> turn.dimension, (turn * turn).dimension  # the constants; a circulant matrix has 4 entries
+    (1, 4)
     """
 
     group: Group
     name: str
     permutations: np.ndarray | None = None
     dense: np.ndarray | None = None
+    algebra: np.ndarray | None = None
+    degree: int = 0
+    parts: tuple[Representation, ...] = ()
     _tensors: dict[Any, Tensor] = field(default_factory=dict, repr=False)
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """d, the number of entries of a vector."""
-        held = self.dense if self.permutations is None else self.permutations
-        assert held is not None
-        return int(held.shape[-1])
+        if self.permutations is not None:
+            return int(self.permutations.shape[-1])
+        return sum(p.size for p in self.parts) if self.dense is None else len(self.dense[0])
 
     @functools.cached_property
     def is_trivial(self) -> bool:
         """Whether every element acts as the identity."""
-        return self.permutations is not None and bool(
-            (self.permutations == np.arange(self.size)).all()
+        return (
+            self.algebra is None
+            and self.permutations is not None
+            and bool((self.permutations == np.arange(self.size)).all())
+        )
+
+    @property
+    def summands(self) -> tuple[Representation, ...]:
+        """Those whose direct sum this is, in the order of the entries; itself if there are none."""
+        return self.parts or (self,)
+
+    @functools.cached_property
+    def kinds(self) -> tuple[tuple[Representation, np.ndarray], ...]:
+        """Each kind of summand, and where its copies' entries are, (copies, d)."""
+        found: dict[int, tuple[Representation, list[int]]] = {}
+        known: dict[int, int] = {}
+        start = 0
+        for part in self.summands:
+            if id(part) not in known:
+                alike = (key for key, (kind, _) in found.items() if kind.equals(part))
+                known[id(part)] = next(alike, id(part))
+            found.setdefault(known[id(part)], (part, []))[1].append(start)
+            start += part.size
+        return tuple(
+            (kind, np.add.outer(starts, np.arange(kind.size))) for kind, starts in found.values()
         )
 
     @property
     def matrices(self) -> np.ndarray:
-        """rho(g) for every element, (order, d, d) float64."""
-        if self.permutations is None:
-            assert self.dense is not None
-            return self.dense
-        return permutation_matrices(self.permutations)
+        """rho(g) for every one of ``Group.elements``, (order, d, d) float64."""
+        if self.permutations is not None:
+            return permutation_matrices(self.permutations)
+        return self._blocks([p.matrices for p in self.parts]) if self.dense is None else self.dense
 
     @property
     def generators(self) -> np.ndarray:
         """rho(s) for every generator s, (generators, d, d) float64."""
-        if self.permutations is None:
-            assert self.dense is not None
-            return np.asarray(self.dense[self.group.cayley[:, 0]])
-        return permutation_matrices(self.permutations[self.group.cayley[:, 0]])
+        first = self.group.cayley[:, 0]
+        if self.permutations is not None:
+            return permutation_matrices(self.permutations[first])
+        return np.asarray(self.matrices[first])
+
+    @property
+    def constraints(self) -> np.ndarray:
+        """The maps whose common null space are the invariant vectors, (any, d, d) ([18])."""
+        moved = self.generators - np.eye(self.size)
+        return moved if self.algebra is None else np.concatenate([moved, self.algebra])
+
+    @staticmethod
+    def _blocks(each: Sequence[np.ndarray]) -> np.ndarray:
+        """Block diagonal matrices, (n, d, d), from those of the parts."""
+        ends = np.cumsum([matrices.shape[-1] for matrices in each])
+        blocks = np.zeros((len(each[0]), ends[-1], ends[-1]))
+        for matrices, end in zip(each, ends, strict=True):
+            start = end - matrices.shape[-1]
+            blocks[:, start:end, start:end] = matrices
+        return blocks
 
     @functools.cached_property
     def characters(self) -> np.ndarray:
-        """The traces of rho(g), (order,)."""
-        if self.permutations is None:
-            return np.asarray(np.trace(self.matrices, axis1=1, axis2=2))
-        return np.asarray((self.permutations == np.arange(self.size)).sum(1), float)
+        """The traces of rho(g) for every one of ``Group.elements``, (order,)."""
+        if self.permutations is not None:
+            return np.asarray((self.permutations == np.arange(self.size)).sum(1), float)
+        if self.dense is None:
+            return np.asarray(sum(part.characters for part in self.parts))
+        return np.asarray(np.trace(self.dense, axis1=1, axis2=2))
+
+    @property
+    def dimension(self) -> int:
+        """The dimension of the invariant vectors: the mean of the characters, the trace of Pi_G."""
+        if self.algebra is None:
+            return round(float(self.characters.mean()))
+        return round(float(np.trace(self.mean)))
+
+    @functools.cached_property
+    def mean(self) -> np.ndarray:
+        """Pi_G, the mean of rho(g) over the group (section II-A), (d, d).
+
+        Over the components it is a sum. Over the identity's, which is normal, it is the projection
+        onto the null space of the Lie algebra.
+        """
+        mean = self.matrices.mean(0)
+        if self.algebra is not None:
+            import scipy.linalg
+
+            kept = scipy.linalg.null_space(np.concatenate(self.algebra))
+            mean = kept @ kept.T @ mean
+        return np.asarray(mean)
+
+    def matrices_of(self, elements: Elements) -> np.ndarray:
+        """rho(g) for these elements, (n, d, d) float64."""
+        matrices: np.ndarray = self.matrices[elements.index]
+        if self.algebra is None:
+            return matrices
+        import scipy.linalg
+
+        exponents = np.tensordot(elements.algebra, self.algebra, 1)
+        return np.asarray(scipy.linalg.expm(exponents) @ matrices)
 
     def tensor(self, like: Tensor) -> Tensor:
         """The permutations as int64, or the matrices in the type of ``like``, on its device.
@@ -104,67 +186,74 @@ class Representation:
                 held = self._tensors[key] = torch.from_numpy(array).to(device, dtype)
         return held
 
-    @functools.cached_property
-    def mean(self) -> np.ndarray:
-        """Pi_G, the mean of rho(g) over the group (section II-A), (d, d)."""
-        return np.asarray(self.matrices.mean(0))
-
-    @functools.cached_property
-    def orbits(self) -> np.ndarray:
-        """The number of the orbit of each entry, (d,)."""
-        assert self.permutations is not None
-        return np.unique(self.permutations.min(0), return_inverse=True)[1]
-
-    @functools.cached_property
-    def members(self) -> np.ndarray:
-        """The entries of each orbit, one per element of the group, (orbits, order)."""
-        assert self.permutations is not None
-        return self.permutations[:, np.unique(self.orbits, return_index=True)[1]].T
-
-    @functools.cached_property
-    def shares(self) -> np.ndarray:
-        """The length of each orbit, as a share of the group's order, (orbits,)."""
-        return np.bincount(self.orbits) / self.group.order
-
-    @functools.cached_property
-    def away(self) -> np.ndarray:
-        """I - Pi_G, (d, d)."""
-        return np.asarray(np.eye(self.size) - self.mean)
-
-    @functools.cached_property
-    def complement(self) -> np.ndarray:
-        """An orthonormal basis of the complement of the invariant vectors, (d, d - dim E)."""
-        return np.asarray(scipy.linalg.null_space(TensorProduct(self).basis()))
-
     def act(self, element: int, x: Tensor, axis: int = -1) -> Tensor:
-        """rho(g) x for the element with this number, along one axis of ``x``."""
+        """rho(g) x for the one of ``Group.elements`` with this number, along one axis of ``x``."""
         if x.shape[axis] != self.size:
             raise ValueError(
                 f"{self.name} acts on {self.size} entries; axis {axis} of a tensor of shape "
                 f"{tuple(x.shape)} has {x.shape[axis]}"
             )
-        if self.is_trivial:
+        if self.is_trivial or (self.algebra is None and element == 0):
             return x
         if self.permutations is not None:
             return x.index_select(axis, self.tensor(x)[element])
-        return (x.movedim(axis, -1) @ self.tensor(x)[element].mT).movedim(-1, axis)
+        if self.dense is not None:
+            return (x.movedim(axis, -1) @ self.tensor(x)[element].mT).movedim(-1, axis)
+        moved = [
+            part.act(element, piece.unflatten(axis, (copies, part.size)), axis % x.ndim + 1)
+            for (part, copies), piece in zip(self._runs, self._split(x, axis), strict=True)
+        ]
+        return torch.cat([piece.flatten(axis % x.ndim, axis % x.ndim + 1) for piece in moved], axis)
 
-    def act_each(self, elements: Tensor, x: Tensor) -> Tensor:
-        """rho(g_i) x_i: row i of ``x``, (rows, ..., d), moved by the element ``elements[i]``."""
+    def act_each(self, elements: Tensor | Elements, x: Tensor) -> Tensor:
+        """rho(g_i) x_i: row i of ``x``, (rows, ..., d), moved by element i, or by its number."""
         if self.is_trivial:
             return x
-        each = self.tensor(x)[elements]
+        if self.dense is None and self.permutations is None:
+            pieces = zip(self._runs, self._split(x, -1), strict=True)
+            return torch.cat(
+                [
+                    part.act_each(elements, piece.unflatten(-1, (copies, part.size))).flatten(-2)
+                    for (part, copies), piece in pieces
+                ],
+                -1,
+            )
+        if isinstance(elements, Elements) and self.algebra is not None:
+            each = torch.from_numpy(self.matrices_of(elements)).to(x)
+        else:
+            index = torch.from_numpy(elements.index) if isinstance(elements, Elements) else elements
+            each = self.tensor(x)[index.to(x.device)]
         each = each.view(len(x), *(1,) * (x.ndim - 2), *each.shape[1:])
         if self.permutations is not None:
             return x.gather(-1, each.expand_as(x))
         return (each @ x.unsqueeze(-1)).squeeze(-1)
 
+    @functools.cached_property
+    def _runs(self) -> list[tuple[Representation, int]]:
+        """The parts, those that follow on each other and are the same taken together."""
+        same = itertools.groupby(self.parts, id)
+        return [(run[0], len(run)) for run in (list(group) for _, group in same)]
+
+    def _split(self, x: Tensor, axis: int) -> tuple[Tensor, ...]:
+        sizes = [part.size * copies for part, copies in self._runs]
+        return tuple(x.split(sizes, axis))
+
     def equals(self, other: Representation) -> bool:
         """Whether both act alike, whatever their names."""
-        return self.size == other.size and all(
-            np.array_equal(a, b) if a is not None and b is not None else a is b is None
-            for a, b in ((self.permutations, other.permutations), (self.dense, other.dense))
+        if self is other:
+            return True
+        if self.size != other.size:
+            return False
+        if self.permutations is not None and other.permutations is not None:
+            return self.algebra is other.algebra is None and np.array_equal(
+                self.permutations, other.permutations
+            )
+        if self.parts and len(self.parts) == len(other.parts):
+            return all(map(Representation.equals, self.parts, other.parts))
+        mine, others = (
+            np.zeros(0) if rho.algebra is None else rho.algebra for rho in (self, other)
         )
+        return np.array_equal(self.matrices, other.matrices) and np.array_equal(mine, others)
 
     def __add__(self, other: Representation) -> Representation:
         return direct_sum(self, other)
@@ -181,18 +270,48 @@ class Representation:
             return NotImplemented  # copies are written 3 * rho
         check_one_group(self.group, other.group)
         name = f"({self.name}) * ({other.name})"
+        for one, two in ((self, other), (other, self)):
+            if one.size == 1 and one.is_trivial:
+                return two
+        algebra = _kronecker_sum(self, other)
         if self.permutations is not None and other.permutations is not None:
             joint = self.permutations[:, :, None] * other.size + other.permutations[:, None, :]
             return Representation(self.group, name, joint.reshape(self.group.order, -1))
         size = self.size * other.size
         joint = np.einsum("gab,gcd->gacbd", self.matrices, other.matrices)
-        return Representation(self.group, name, dense=joint.reshape(-1, size, size))
+        return Representation(
+            self.group,
+            name,
+            dense=joint.reshape(-1, size, size),
+            algebra=algebra,
+            degree=self.degree + other.degree,
+        )
+
+
+def _kronecker_sum(one: Representation, two: Representation) -> np.ndarray | None:
+    """The Lie algebra's images in the tensor product: X x 1 + 1 x X."""
+    if one.algebra is None and two.algebra is None:
+        return None
+    shape = len(one.group.algebra)
+    first, second = (
+        np.zeros((shape, rho.size, rho.size)) if rho.algebra is None else rho.algebra
+        for rho in (one, two)
+    )
+    pairs = zip(first, second, strict=True)
+    identities = np.eye(one.size), np.eye(two.size)
+    return np.stack([np.kron(x, identities[1]) + np.kron(identities[0], y) for x, y in pairs])
 
 
 def trivial(group: Group, size: int = 1) -> Representation:
     """rho(g) = identity on ``size`` entries."""
     indices = np.broadcast_to(np.arange(size), (group.order, size))
-    return Representation(group, f"trivial({size})", indices)
+    parts = (_one(group),) * size if size > 1 else ()
+    return Representation(group, f"trivial({size})", indices, parts=parts)
+
+
+@functools.lru_cache(maxsize=64)
+def _one(group: Group) -> Representation:
+    return trivial(group)
 
 
 def regular(group: Group) -> Representation:
@@ -228,7 +347,7 @@ def grid(group: Group, shape: int | Sequence[int]) -> Representation:
 def from_generators(
     group: Group, generators: Sequence[Any], name: str = "representation"
 ) -> Representation:
-    """The representation with these images of ``group.generators``, one each.
+    """The representation of a finite group with these images of ``group.generators``, one each.
 
     generators: index arrays p, (any, d), for permutations ``(rho(s) x) = x[p]``, or orthogonal
     matrices, (any, d, d). Raises ValueError if they are not orthogonal or do not satisfy the
@@ -258,181 +377,16 @@ def direct_sum(*parts: Representation, name: str = "") -> Representation:
     check_one_group(*(part.group for part in parts))
     name = name or " + ".join(part.name for part in parts)
     group, starts = parts[0].group, np.cumsum([0, *(part.size for part in parts)])
+    every = tuple(summand for part in parts for summand in part.summands)
     if all(part.permutations is not None for part in parts):
         moved = [p.permutations + start for p, start in zip(parts, starts, strict=False)]
-        return Representation(group, name, np.hstack(moved))
-    blocks = np.zeros((group.order, starts[-1], starts[-1]))
-    for part, start in zip(parts, starts, strict=False):
-        end = start + part.size
-        blocks[:, start:end, start:end] = part.matrices
-    return Representation(group, name, dense=blocks)
-
-
-class TensorProduct:
-    """rho_1 * rho_2 * ..., acting on the last axes of a tensor without being formed.
-
-    A tensor's axis k, of ``shape[k]`` entries, is moved by ``axes[k]``. Hom(rho_in, rho_out) is the
-    tensor product of rho_out and rho_in, as rho_out(g) A rho_in(g)^-1 moves the rows of A by
-    rho_out and the columns by rho_in.
-    """
-
-    def __init__(self, *axes: Representation) -> None:
-        check_one_group(*(axis.group for axis in axes))
-        self.axes, self.group = axes, axes[0].group
-        self.shape = tuple(axis.size for axis in axes)
-        self._moved = [(i - len(axes), a) for i, a in enumerate(axes) if not a.is_trivial]
-
-    @functools.cached_property
-    def _joint(self) -> Representation | None:
-        """The tensor product of the axes that are moved, where forming it pays."""
-        moved = [axis for _, axis in self._moved]
-        size = math.prod(axis.size for axis in moved)
-        dense = any(axis.permutations is None for axis in moved)
-        entries = self.group.order * (size**2 if dense else size)
-        if not moved or (len(moved) > 1 and entries > LARGE):
-            return None
-        return functools.reduce(Representation.__mul__, moved)
-
-    @property
-    def _by_matrix(self) -> bool:
-        joint = self._joint
-        return joint is not None and (joint.size <= SMALL or joint.permutations is None)
-
-    def _rows(self, x: Tensor) -> Tensor:
-        """The axes that are moved, flattened into the last one; (..., d)."""
-        axes = [axis for axis, _ in self._moved]
-        return x.movedim(axes, list(range(-len(axes), 0))).flatten(-len(axes))
-
-    def _tensor(self, rows: Tensor, like: Tensor) -> Tensor:
-        """The inverse of ``_rows``."""
-        axes = [axis for axis, _ in self._moved]
-        shape = (*rows.shape[:-1], *(like.shape[axis] for axis in axes))
-        return rows.reshape(shape).movedim(list(range(-len(axes), 0)), axes)
-
-    @property
-    def is_trivial(self) -> bool:
-        """Whether every element acts as the identity."""
-        return not self._moved
-
-    def equals(self, other: TensorProduct) -> bool:
-        """Whether both act alike, axis by axis; those of a single trivial entry do not matter."""
-        ones, twos = (
-            [axis for axis in product.axes if axis.size > 1 or not axis.is_trivial]
-            for product in (self, other)
-        )
-        return len(ones) == len(twos) and all(map(Representation.equals, ones, twos))
-
-    @property
-    def dimension(self) -> int:
-        """The dimension of the space of invariant tensors, the mean of the characters."""
-        return round(float(np.mean(math.prod(axis.characters for axis in self.axes))))
-
-    def act(self, element: int, x: Tensor) -> Tensor:
-        """rho(g) x, (..., *shape); for Hom: rho_out(g) A rho_in(g)^-1."""
-        for axis, representation in self._moved:
-            x = representation.act(element, x, axis)
-        return x
-
-    def project(self, x: Tensor) -> Tensor:
-        """Pi_G x, the mean of rho(g) x over the group (section II-A); (..., *shape)."""
-        if self.is_trivial:
-            return x.clone()
-        if self._joint is None:
-            total = x.clone()
-            for element in range(1, self.group.order):
-                total = total + self.act(element, x)
-            return total / self.group.order
-        rows = self._rows(x)
-        if self._by_matrix:
-            return self._tensor(rows @ self._joint._held("mean", x.device, x.dtype), x)
-        orbits = self._joint._held("orbits", x.device, torch.int64)
-        return self._tensor(self._members(rows).mean(-1).index_select(-1, orbits), x)
-
-    def squared_distance(self, x: Tensor) -> Tensor:
-        """|x - Pi_G x|^2, the squared distance to the invariant tensors; differentiable."""
-        if self._joint is None:
-            return (x - self.project(x)).square().sum()
-        rows = self._rows(x)
-        if self._by_matrix:
-            basis = self._joint._held("complement", x.device, x.dtype)
-            return torch.as_tensor(_SquaredNorm.apply(rows, basis))
-        members = self._members(rows)
-        squares = (members - members.mean(-1, keepdim=True)).square().sum(-1)
-        return (squares * self._joint._held("shares", x.device, x.dtype)).sum()
-
-    def _members(self, rows: Tensor) -> Tensor:
-        """The entries of each orbit, (..., orbits, order)."""
-        assert self._joint is not None
-        members = self._joint._held("members", rows.device, torch.int64)
-        shape = (*rows.shape[:-1], *members.shape)
-        return rows.index_select(-1, members.flatten()).reshape(shape)
-
-    def add_complement_(self, total: Tensor, x: Tensor, scale: float) -> None:
-        """Add ``scale`` (x - Pi_G x) to ``total``, in place."""
-        last = [axis for axis, _ in self._moved] == [-1]
-        if self._joint and self._by_matrix and last and total.is_contiguous():
-            away = self._joint._held("away", x.device, x.dtype)
-            rows = total.view(-1, len(away))
-            rows.addmm_(x.reshape(rows.shape), away, alpha=scale)
-            return
-        total.add_(x - self.project(x), alpha=scale)
-
-    def basis(self) -> np.ndarray:
-        """An orthonormal basis of the invariant tensors, (dimension, *shape), by averaging.
-
-        For permutations, the normalized indicators of the orbits of the entries.
-        """
-        size = math.prod(self.shape)
-        if all(axis.permutations is not None for axis in self.axes):
-            moved = functools.reduce(Representation.__mul__, self.axes).permutations
-            assert moved is not None
-            first, orbit = np.unique(moved.min(0), return_inverse=True)
-            basis = np.zeros((len(first), size))
-            basis[orbit, np.arange(size)] = 1 / np.sqrt(np.bincount(orbit))[orbit]
-        else:
-            entries = torch.eye(size, dtype=torch.float64).view(size, *self.shape)
-            values, vectors = np.linalg.eigh(self.project(entries).reshape(size, size).numpy())
-            basis = vectors[:, values > 0.5].T
-        return basis.reshape(-1, *self.shape)
-
-    def null_space(self) -> np.ndarray:
-        """The same space from the generators' constraints (rho(s) - I) x = 0 ([18]).
-
-        Independent of ``basis`` and of any sum over the group; forms matrices of the product's
-        dimension.
-        """
-        size = math.prod(self.shape)
-        steps = [axis.generators for axis in self.axes]
-        products = [functools.reduce(np.kron, step) for step in zip(*steps, strict=True)]
-        basis = null_space_basis(np.array(products), np.ones(size, bool))
-        return basis.T.reshape(-1, *self.shape)
-
-
-class _SquaredNorm(torch.autograd.Function):
-    """|x B|^2 for rows x, with gradient 2 x B B^T in one product.
-
-    It keeps no coordinates between the two: on a CPU, fresh memory costs more than the products.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(rows: Tensor, basis: Tensor) -> Tensor:
-        return (rows @ basis).square_().sum()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        rows, basis = ctx.saved_tensors
-        return rows @ (basis @ basis.mT * (2 * gradient)), None
-
-
-def hom(rho_in: Representation, rho_out: Representation) -> TensorProduct:
-    """Hom(rho_in, rho_out), whose invariants are the equivariant maps A, (d_out, d_in)."""
-    return TensorProduct(rho_out, rho_in)
+        return Representation(group, name, np.hstack(moved), parts=every)
+    degree, algebra = max(part.degree for part in parts), None
+    if any(part.algebra is not None for part in parts):
+        k = len(group.algebra)
+        each = (np.zeros((k, p.size, p.size)) if p.algebra is None else p.algebra for p in parts)
+        algebra = Representation._blocks(list(each))
+    return Representation(group, name, algebra=algebra, degree=degree, parts=every)
 
 
 def check_one_group(*groups: Group) -> None:
@@ -440,6 +394,7 @@ def check_one_group(*groups: Group) -> None:
     for group in groups[1:]:
         if group is not groups[0] and not (
             np.array_equal(group.elements, groups[0].elements)
+            and np.array_equal(group.algebra, groups[0].algebra)
             and group.moves_pixels == groups[0].moves_pixels
         ):
             one, two = (

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from equireg.dataset import Dataset
 from equireg.randomness import generator
-from equireg.settings import NetworkSettings, Support, spell_gamma
+from equireg.settings import ORDERS, NetworkSettings, Support
+from equireg.spelling import spell_gamma
 from equireg.tables import open_parquet
 from equireg.theory.models import convolutional, graphs, perceptron
 from equireg.theory.risks import Risk
-from equireg.training.network import Network
 from equireg.weights import load_weights
 
 TURNED = 256  # images that the flows see, counting every turn
@@ -52,17 +52,17 @@ def convolutional_cases(
     of trained runs of this network, their weights beside them. Raises ValueError for a group of
     one element, whose E is all of L.
     """
-    network = Network(settings)
-    if network.group.order == 1:
+    order = ORDERS[settings.group]
+    if order == 1:
         raise ValueError(f"group is {settings.group!r}; accepted: one with more elements than one")
-    count = FACTS * TURNED // network.group.order
+    count = FACTS * TURNED // order
     inputs, labels = sample(dataset, count)
 
     cases = []
     others = [s for s in SUPPORTS if s != settings.support and settings.kernel_size > 1]
     for support in (settings.support, *others):
         changed = dataclasses.replace(settings, support=support, allow_incompatible_support=True)
-        model = convolutional(Network(changed))
+        model = convolutional(changed)
         risk = Risk(model, inputs, labels)
         points = {"random": risk.coordinates.of(model.start(0))}
         if support != settings.support or support == "lopsided":
@@ -91,8 +91,8 @@ def trained(block: Path, risk: Risk) -> tuple[str, Tensor]:
     with open_parquet(block, ["mode", "gamma", "seed"]) as file:
         first = file.read_row_group(0, columns=["mode", "gamma", "seed"]).slice(0, 1).to_pylist()[0]
     path = block.with_suffix(".safetensors")
-    weights, _ = load_weights(path, [first["seed"]], risk.model.layers)
-    point = risk.coordinates.of({n: weights[n][0].double() for n in risk.model.layers})
+    weights, _ = load_weights(path, [first["seed"]], risk.model.spaces)
+    point = risk.coordinates.of({n: weights[n][0].double() for n in risk.model.spaces})
     penalty = "" if first["gamma"] is None else f", gamma {spell_gamma(first['gamma'])}"
     name = f"trained, {first['mode']}{penalty}, seed {first['seed']}"
     return name, risk.coordinates.join(inside=risk.coordinates.split(point)[0])

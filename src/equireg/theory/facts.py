@@ -153,10 +153,10 @@ def zero_directions(risk: Risk, point: Tensor, name: str) -> Measurement:
 
 def null_direction(coordinates: Coordinates, model: Model) -> Tensor:
     """A random vector in the complement of TE that cross entropy does not see."""
-    last = list(model.layers)[-1]
-    weights = {layer: torch.zeros(space.shape) for layer, space in model.layers.items()}
+    last = list(model.spaces)[-1]
+    weights = {layer: torch.zeros(space.shape) for layer, space in model.spaces.items()}
     weights = {layer: weight.double() for layer, weight in weights.items()}
-    shape = model.layers[last].shape
+    shape = model.spaces[last].shape
     # The rows are the classes: the first axis of a filter bank, the third of a plain matrix.
     axis = 0 if shape[0] > 1 else 2
     row = random_tensor("zero direction", *(1 if i == axis else n for i, n in enumerate(shape)))

@@ -12,43 +12,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.training.network import Network
+from equireg.symmetry.spaces import Space
 from equireg.training.step import Runs, Trainer
 
 DISPLACEMENT = 0.02  # |A - A_E| of the difference quotients; |A_E| is about 10
 
-Stepper = Callable[[Runs], Trainer]  # trains with step size 1 and scale 1
+Stepper = Callable[[Runs], Trainer]  # trains on the mean cross entropy itself
 
 
 class Outside:
     """The coordinates of the complement of E, of all layers end to end: (runs, dimension)."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network.to("cpu", torch.float64)
+    def __init__(self, spaces: Mapping[str, Space]) -> None:
+        self.spaces = spaces
 
     def flatten(self, weights: Mapping[str, Tensor]) -> np.ndarray:
         """The coordinates of the weights' part outside E, float64."""
         parts = [
-            space.coordinates(weights[name].double().cpu())[1].flatten(1)
-            for name, space in self.network.layers.items()
+            space.coordinates(weights[name].double().cpu())[1]
+            for name, space in self.spaces.items()
         ]
         return torch.cat(parts, 1).numpy()
 
     def runs(self, twin: Mapping[str, Tensor], outside: np.ndarray) -> Runs:
-        """Runs without a penalty at ``twin``'s part in E and these coordinates outside."""
-        spaces = self.network.layers
-        parts = torch.from_numpy(outside).split(
-            [space.dimensions[1] for space in spaces.values()], 1
-        )
+        """Runs at ``twin``'s part in E and these coordinates outside."""
+        parts = torch.from_numpy(outside).split([s.dims[1] for s in self.spaces.values()], 1)
         inside = {
-            name: space.coordinates(twin[name].double().cpu())[0] for name, space in spaces.items()
+            name: space.coordinates(twin[name].double().cpu())[0]
+            for name, space in self.spaces.items()
         }
-        complement = {
-            name: part.reshape(len(part), *space.shape[:2], -1)
-            for (name, space), part in zip(spaces.items(), parts, strict=True)
-        }
-        count = len(outside)
-        return Runs(inside, complement, torch.zeros(count), torch.ones(count))
+        return Runs(inside, dict(zip(self.spaces, parts, strict=True)))
 
     def gradient(
         self,
@@ -65,7 +58,8 @@ class Outside:
         """
         trainer = stepper(self.runs(twin, outside))
         before = {name: weight.double() for name, weight in trainer.weights().items()}
-        trainer.advance(rows.unsqueeze(1), labels.unsqueeze(1))
+        one = torch.ones(len(rows), 1, device=rows.device)
+        trainer.advance(rows.unsqueeze(1), labels.unsqueeze(1), 0 * one, one)
         after = trainer.weights()
         return self.flatten({name: weight - after[name] for name, weight in before.items()})
 
@@ -86,7 +80,7 @@ class Outside:
         moved = DISPLACEMENT * directions / norms
         gradients = self.gradient(
             stepper,
-            {name: weight.repeat(count, 1, 1, 1, 1) for name, weight in twin.items()},
+            {name: torch.cat([weight] * count) for name, weight in twin.items()},
             np.concatenate([*moved, *-moved]),
             rows.repeat(count, 1),
             labels.repeat(count, 1),

@@ -1,8 +1,8 @@
 """The networks that the theory is checked on, with the spaces of their layers.
 
-Inputs are flat vectors that the group permutes, outputs carry the trivial representation, and every
-layer is a ``LayerSpace``. Two networks: the paper's, and a multilayer perceptron on the adjacency
-matrices of graphs, as in the first experiments of [10].
+Inputs are flat vectors that the group permutes, outputs carry the trivial representation. Two
+networks: the paper's, and a multilayer perceptron on the adjacency matrices of graphs, as in the
+first experiments of [10].
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.jobs.initialize import draw_equivariant
 from equireg.randomness import generator
-from equireg.settings import Support
-from equireg.symmetry.groups import Group, grid_permutations, symmetric
-from equireg.symmetry.projections import LayerSpace
-from equireg.symmetry.representations import Representation, defining, hom, trivial
+from equireg.settings import NetworkSettings, Support
+from equireg.symmetry.groups import Group, symmetric
+from equireg.symmetry.representations import Representation, defining, grid, trivial
+from equireg.symmetry.spaces import Space, hom
 from equireg.training.network import Network
 
 
@@ -27,54 +26,50 @@ from equireg.training.network import Network
 class Model:
     """An architecture L, and a group G that permutes the entries of its inputs.
 
-    layers: their spaces; permutations: (order, entries) with ``(rho(g) x) = x[permutations[g]]``;
-    forward: the logits (count, classes) from weights, ``layer.shape`` each, and inputs
-    (count, entries); start: a seed's random weights in E, by the law of the experiment.
+    input: how it permutes them; spaces: TL = TE + TE-perp of each layer; forward: the logits
+    (count, classes) from weights, ``space.shape`` each, and inputs (count, entries); start: a
+    seed's random weights in E, by the law of the experiment.
     """
 
     network: str
-    group: Group
+    input: Representation
     support: Support
-    layers: Mapping[str, LayerSpace]
-    permutations: np.ndarray
+    spaces: Mapping[str, Space]
     forward: Callable[[Mapping[str, Tensor], Tensor], Tensor]
     start: Callable[[int], dict[str, Tensor]]
 
+    @property
+    def group(self) -> Group:
+        """The group G."""
+        return self.input.group
+
     def moved(self, inputs: Tensor) -> Tensor:
         """Every input moved by every element, (count * order, entries), an input's side by side."""
-        return inputs[:, torch.from_numpy(self.permutations)].flatten(0, 1)
+        each = [self.input.act(element, inputs) for element in range(self.group.order)]
+        return torch.stack(each, 1).flatten(0, 1)
 
     def act(self, element: int, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """rho(g) A, that is rho_out(g) A rho_in(g)^-1 for each layer."""
-        return {
-            name: weights[name].flatten(-2)[..., space.permutations[element]].view(space.shape)
-            for name, space in self.layers.items()
-        }
+        return {name: space.act(element, weights[name]) for name, space in self.spaces.items()}
 
 
-def convolutional(network: Network) -> Model:
+def convolutional(settings: NetworkSettings) -> Model:
     """The paper's network: the group moves the pixels of its images."""
-    settings, side = network.settings, network.settings.image_size
+    network = Network.of(settings)
+    image = settings.image_channels, settings.image_size, settings.image_size
 
     def forward(weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         runs = {name: weight.unsqueeze(0) for name, weight in weights.items()}
-        return network.forward(runs, inputs.view(1, -1, side, side)).squeeze(0)
+        return network.forward(runs, inputs.view(1, -1, *image)).squeeze(0)
 
-    def start(seed: int) -> dict[str, Tensor]:
-        return {
-            name: draw_equivariant(space, name, seed, "gaussian")
-            for name, space in network.layers.items()
-        }
-
-    permutations = grid_permutations(network.group.elements, side)
+    channels, pixels = trivial(network.group, image[0]), grid(network.group, image[1])
     return Model(
         "convolutional",
-        network.group,
+        channels * pixels,
         settings.support,
-        network.layers,
-        permutations,
+        network.spaces,
         forward,
-        start,
+        lambda seed: network.initial(seed, "gaussian"),
     )
 
 
@@ -87,38 +82,25 @@ def perceptron(nodes: int, channels: Sequence[int], classes: int) -> Model:
     group = symmetric(nodes)
     pairs = defining(group) * defining(group)
     signals = [pairs, *(count * pairs for count in channels), trivial(group, classes)]
-    layers = {f"linear{i}": linear_space(*signals[i - 1 : i + 1]) for i in range(1, len(signals))}
+    spaces = {f"linear{i}": hom(*signals[i - 1 : i + 1]) for i in range(1, len(signals))}
 
     def forward(weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         x = inputs
-        for i, name in enumerate(layers):
-            x = (torch.tanh(x) if i else x) @ weights[name][0, 0].mT
+        for i, name in enumerate(spaces):
+            x = (torch.tanh(x) if i else x) @ weights[name].mT
         return x
 
     def start(seed: int) -> dict[str, Tensor]:
         return {
-            name: space.project_equivariant(
+            name: space.project(
                 torch.from_numpy(
                     generator(seed, "initial weights", name).standard_normal(space.shape)
                 )
             )
-            for name, space in layers.items()
+            for name, space in spaces.items()
         }
 
-    assert pairs.permutations is not None
-    return Model("perceptron", group, "full", layers, pairs.permutations, forward, start)
-
-
-def linear_space(rho_in: Representation, rho_out: Representation) -> LayerSpace:
-    """All linear maps from one permutation representation to another, as the space of a layer."""
-    joint = (rho_out * rho_in).permutations
-    assert joint is not None
-    equivariant = hom(rho_in, rho_out).basis().reshape(-1, joint.shape[1]).T
-    rotation, _ = np.linalg.qr(equivariant, mode="complete")
-    complement = rotation[:, equivariant.shape[1] :]
-    shape = (1, 1, rho_out.size, rho_in.size)
-    bases = (torch.from_numpy(np.ascontiguousarray(basis)) for basis in (equivariant, complement))
-    return LayerSpace(shape, joint, *bases)
+    return Model("perceptron", pairs, "full", spaces, forward, start)
 
 
 def graphs(nodes: int, count: int, seed: int) -> tuple[Tensor, Tensor]:

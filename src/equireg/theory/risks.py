@@ -22,28 +22,26 @@ class Coordinates:
     """The orthonormal coordinates of a model's TL = TE + TE-perp; float64 vectors."""
 
     def __init__(self, model: Model) -> None:
-        self.layers = model.layers
-        sizes = [space.dimensions for space in self.layers.values()]
+        self.spaces = model.spaces
+        sizes = [space.dims for space in self.spaces.values()]
         self.equivariant, self.complement = (sum(dims) for dims in zip(*sizes, strict=True))
         self.dimension = self.equivariant + self.complement
 
     def of(self, weights: Mapping[str, Tensor]) -> Tensor:
         """The coordinates of weights, (*shape) per layer."""
-        pairs = [space.coordinates(weights[name]) for name, space in self.layers.items()]
+        pairs = [space.coordinates(weights[name]) for name, space in self.spaces.items()]
         return torch.cat([part.flatten() for side in zip(*pairs, strict=True) for part in side])
 
     def weights(self, point: Tensor) -> dict[str, Tensor]:
         """The layers A with these coordinates; the inverse of ``of`` on L."""
         sides = point.split([self.equivariant, self.complement])
-        parts = []
-        for side, coordinates in enumerate(sides):
-            sizes = [space.dimensions[side] for space in self.layers.values()]
-            parts.append(coordinates.split(sizes))
+        parts = [
+            side.split([space.dims[i] for space in self.spaces.values()])
+            for i, side in enumerate(sides)
+        ]
         return {
-            name: space.weight(*(part.view(*space.shape[:2], -1) for part in pair))
-            for (name, space), pair in zip(
-                self.layers.items(), zip(*parts, strict=True), strict=True
-            )
+            name: space.weight(inside, outside)
+            for (name, space), inside, outside in zip(self.spaces.items(), *parts, strict=True)
         }
 
     def split(self, point: Tensor) -> tuple[Tensor, Tensor]:

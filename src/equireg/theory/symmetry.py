@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equireg.randomness import generator
-from equireg.symmetry.groups import Group, grid_permutations, permutation_matrices
-from equireg.symmetry.projections import LayerSpace, null_space_basis
+from equireg.symmetry.groups import grid_permutations
+from equireg.symmetry.representations import Representation
+from equireg.symmetry.spaces import Space
 from equireg.theory.measurement import Measurement
 from equireg.theory.models import Model
-from equireg.training.network import pooled_convolution
+from equireg.training.layers import pooled_convolution
 
 EXACT = 1e-12  # what is exact but for rounding
 MOST_ENTRIES = 600  # of a grid whose null space is computed, by a singular value decomposition
@@ -28,16 +30,13 @@ def representations(model: Model) -> Iterator[Measurement]:
             "Representations", "II, Def. 1, 2", model, "", "", quantity, value, "<", EXACT
         )
 
-    spaces = {"inputs": model.permutations}
-    spaces |= {name: space.permutations for name, space in model.layers.items()}
-    for name, permutations in spaces.items():
-        defect = homomorphism_defect(model.group, permutations)
+    moving = {"inputs": (model.input,)} | {n: space.axes for n, space in model.spaces.items()}
+    for name, axes in moving.items():
+        defect = max(homomorphism_defect(rho) for rho in axes)
         yield measured(f"rho(s g) - rho(s) rho(g), {name}", defect)
-        # A matrix with rows of the identity is orthogonal if it has each of them once.
-        moved = np.sort(permutations) - np.arange(permutations.shape[1])
-        yield measured(f"rho(g)^T rho(g) - 1, {name}", float(np.abs(moved).max()))
+        yield measured(f"rho(g)^T rho(g) - 1, {name}", max(map(orthogonality_defect, axes)))
     weights = model.start(0)
-    inputs = random_tensor("inputs", 2, model.permutations.shape[1]).abs()
+    inputs = random_tensor("inputs", 2, model.input.size).abs()
     logits = model.forward(weights, model.moved(inputs)).view(2, model.group.order, -1)
     turned = (logits - logits[:, :1]).abs().max() / logits.abs().max()
     yield measured("Phi_A(rho(g) x) - Phi_A(x), relative, A in E", float(turned))
@@ -46,19 +45,27 @@ def representations(model: Model) -> Iterator[Measurement]:
             yield measured(f"{name} commutes with rho(g)", commutator(model, operation))
 
 
-def homomorphism_defect(group: Group, permutations: np.ndarray) -> float:
+def homomorphism_defect(rho: Representation) -> float:
     """The largest entry of rho(s g) - rho(s) rho(g), s a generator, as permutations."""
+    permutations = rho.permutations
+    assert permutations is not None
     differences = [
         np.abs(permutations[row] - permutations[:, permutations[row[0]]]).max()
-        for row in group.cayley
+        for row in rho.group.cayley
     ]
     return float(max(differences, default=0))
 
 
+def orthogonality_defect(rho: Representation) -> float:
+    """How far rho(g) is from orthogonal: a permutation matrix is, with each row just once."""
+    assert rho.permutations is not None
+    return float(np.abs(np.sort(rho.permutations) - np.arange(rho.size)).max())
+
+
 def pixelwise(model: Model) -> dict[str, Callable[[Tensor], Tensor]]:
     """What the paper's network does between its layers, and a filter in E with its pooling."""
-    space = model.layers["conv1"]
-    kernel = space.project_equivariant(random_tensor("kernel", *space.shape))
+    space = model.spaces["conv1"]
+    kernel = space.project(random_tensor("kernel", *space.shape))
     return {
         "tanh": torch.tanh,
         "average pooling": lambda x: F.avg_pool2d(x, 2),
@@ -69,7 +76,7 @@ def pixelwise(model: Model) -> dict[str, Callable[[Tensor], Tensor]]:
 
 def commutator(model: Model, operation: Callable[[Tensor], Tensor]) -> float:
     """The largest entry of op(rho(g) x) - rho(g) op(x), relative, on random images."""
-    side = round(model.permutations.shape[1] ** 0.5)
+    side = round(model.input.size**0.5)
     images = random_tensor("images", 2, side * side)
     moved = operation(model.moved(images).view(-1, 1, side, side))
     whole = operation(images.view(-1, 1, side, side))
@@ -86,10 +93,10 @@ def projections(model: Model) -> Iterator[Measurement]:
     def measured(quantity: str, value: float) -> Measurement:
         return Measurement("Projections", "II-A, II-B", model, "", "", quantity, value, "<", EXACT)
 
-    for name, space in model.layers.items():
+    for name, space in model.spaces.items():
         x, y = random_tensor(name, 2, *space.shape)
         for label, project in (
-            ("Pi_E", space.project_equivariant),
+            ("Pi_E", space.project),
             ("Pi_E-perp", space.project_complement),
         ):
             yield measured(
@@ -100,11 +107,11 @@ def projections(model: Model) -> Iterator[Measurement]:
                 f"{label}^T - {label}, {name}", float(skew.abs() / (x.norm() * y.norm()))
             )
         yield measured(f"Pi_E Pi_E-perp, {name}", overlap(space))
-        if space.permutations.shape[1] <= MOST_ENTRIES:
-            defect = null_space_defect(model.group, space)
+        if math.prod((one := single(space)).shape) <= MOST_ENTRIES:
+            defect = null_space_defect(one)
             yield measured(f"Pi_E by averaging - Pi_E by null space, {name}", defect)
-    for name, space in model.layers.items():
-        defect = compatibility_defect(space)
+    for name, space in model.spaces.items():
+        defect = commutator_of_projections(space)
         lopsided = model.support == "lopsided" and name != "linear"
         yield Measurement(
             "Compatibility condition" if not lopsided else "Compatibility condition is violated",
@@ -119,32 +126,38 @@ def projections(model: Model) -> Iterator[Measurement]:
         )
 
 
-def overlap(space: LayerSpace) -> float:
+def single(space: Space) -> Space:
+    """The space of one block, a summand of the first kind along each axis: all others are alike."""
+    return Space(*space.blocks[0].summands, trained=space.trained)
+
+
+def overlap(space: Space) -> float:
     """The largest inner product of a basis vector of E and one of its complement."""
-    products = space.equivariant.mT @ space.complement
+    one = single(space)
+    inside, outside = (torch.eye(n, dtype=torch.float64) for n in one.dims)
+    bases = (
+        one.weight(inside, inside.new_zeros(one.dims)),
+        one.weight(outside.new_zeros(one.dims[::-1]), outside),
+    )
+    products = bases[0].flatten(1) @ bases[1].flatten(1).mT
     return float(products.abs().max()) if products.numel() else 0.0
 
 
-def null_space_defect(group: Group, space: LayerSpace) -> float:
-    """How far Pi_E is from that of the generators' constraints, as matrices on one grid."""
-    trained = (torch.cat([space.equivariant, space.complement], 1) != 0).any(1).numpy()
-    generators = permutation_matrices(space.permutations[group.cayley[:, 0]])
-    basis = null_space_basis(generators, trained)
-    return float(np.abs((space.equivariant @ space.equivariant.mT).numpy() - basis @ basis.T).max())
+def null_space_defect(space: Space) -> float:
+    """How far Pi_E is from that of the generators' constraints, as matrices."""
+    found, expected = (x.reshape(len(x), -1) for x in (space.basis(), space.null_space()))
+    return float(np.abs(found.T @ found - expected.T @ expected).max())
 
 
-def compatibility_defect(space: LayerSpace) -> float:
+def commutator_of_projections(space: Space) -> float:
     """|(Pi_L Pi_G - Pi_G Pi_L) x| / |x| for a random x, Pi_G the mean over the group."""
-    permutations = torch.from_numpy(space.permutations)
 
     def pi_l(x: Tensor) -> Tensor:
-        return space.project_equivariant(x) + space.project_complement(x)
+        return space.project(x) + space.project_complement(x)
 
     def pi_g(x: Tensor) -> Tensor:
-        total = torch.zeros_like(x.flatten(-2))
-        for p in permutations:
-            total += x.flatten(-2)[..., p]
-        return (total / len(permutations)).view_as(x)
+        moved = [space.act(element, x) for element in range(space.group.order)]
+        return torch.stack(moved).mean(0)
 
     x = random_tensor("compatibility", *space.shape)
     return float((pi_l(pi_g(x)) - pi_g(pi_l(x))).norm() / x.norm())

@@ -14,7 +14,14 @@ from equireg.symmetry.groups import Group, grid_permutations
 
 
 def steps_per_epoch(images: int, training: TrainingSettings) -> int:
-    """Whole batches in one pass; images that do not fill a last batch are left out."""
+    """Whole batches in one pass; images that do not fill a last batch are left out.
+
+    Raises ValueError where there are fewer images than a batch takes.
+    """
+    if training.batch_size > images:
+        raise ValueError(
+            f"batch_size is {training.batch_size}; accepted: at most {images}, the training images"
+        )
     return images // training.batch_size
 
 
@@ -67,13 +74,14 @@ def elements(group: Group, mode: Mode) -> np.ndarray:
 
 
 def turned(images: Tensor, elements: np.ndarray) -> Tensor:
-    """Every image turned by every element, (count * elements, side^2).
+    """Every image turned by every element, (count * elements, channels, height, width).
 
-    The turns of an image lie side by side, each one contiguous row.
+    The turns of an image lie side by side.
     """
-    flat = images.flatten(1)
     if len(elements) == 1:
-        return flat
-    permutations = torch.from_numpy(grid_permutations(elements, images.shape[-1]))
-    every = flat.index_select(1, permutations.flatten().to(flat.device))
-    return every.view(-1, flat.shape[1])
+        return images
+    flat = images.flatten(2)
+    permutations = torch.from_numpy(grid_permutations(elements, images.shape[-2:]))
+    every = flat.index_select(2, permutations.flatten().to(flat.device))
+    each = every.view(*flat.shape[:2], *permutations.shape).transpose(1, 2)
+    return each.reshape(-1, *images.shape[1:])

@@ -297,38 +297,42 @@ struct Network<DEPTH> {  // the linear layer and the cross entropy
     }
 };
 
-// One layer of a run: ``entries`` grid entries of ``inner`` weights each. Orbit o consists of
-// order[ends[o - 1]] to order[ends[o] - 1]; it is inside if the support does not cut it, so that
-// its mean is a coordinate in E.
+// One layer of a run: ``lines`` lines of ``width`` weights each, which the group permutes. Orbit o
+// consists of order[ends[o - 1]] to order[ends[o] - 1]; it is inside if the support does not cut it,
+// so that its mean is a coordinate in E.
 struct Space {
-    int entries, inner, orbits;
+    int lines, width, orbits;
     const int* order;
     const int* ends;
     const int* inside;
 };
 
-// a <- a - rate scale grad_a in E, b <- b - free (scale grad_b + gamma b) outside, weight = a + b.
-//   a: (orbits, inner), orthonormal coordinates; b: (entries, inner), the part outside E itself.
-// Returns |b|^2 after the update.
+// a <- a - rate scale grad_a in E, b <- b - rate (scale grad_b + gamma b) outside, weight = a + b.
+//   a: (orbits, width), orthonormal coordinates; b: (lines, width), the part outside E itself.
+// A gamma of infinity is a mask: b is 0. Returns |b|^2 after the update.
 static float update(const Space& s, const float* gradient, float* a, float* b, float* weight,
-                    float scale, float rate, float gamma, float free) {
+                    float scale, float rate, float gamma) {
+    const bool free = gamma < INFINITY;
     Lanes squares = {};
-    for (int j = 0; j < s.inner; j += LANES)
+    for (int j = 0; j < s.width; j += LANES)
         for (int o = 0, first = 0; o < s.orbits; first = s.ends[o++]) {
             Lanes mean = {}, inside = {};
             if (s.inside[o]) {
                 for (int k = first; k < s.ends[o]; ++k)
-                    mean += load(gradient + s.order[k] * s.inner + j);
+                    mean += load(gradient + s.order[k] * s.width + j);
                 const float size = s.ends[o] - first, root = std::sqrt(size);
-                inside = load(a + o * s.inner + j) - mean * (rate * scale / root);
-                store(a + o * s.inner + j, inside);
+                inside = load(a + o * s.width + j) - mean * (rate * scale / root);
+                store(a + o * s.width + j, inside);
                 inside /= root;
                 mean /= size;
             }
             for (int k = first; k < s.ends[o]; ++k) {
-                const int at = s.order[k] * s.inner + j;
-                Lanes outside = load(b + at);
-                outside -= ((load(gradient + at) - mean) * scale + outside * gamma) * free;
+                const int at = s.order[k] * s.width + j;
+                Lanes outside = {};
+                if (free) {
+                    outside = load(b + at);
+                    outside -= ((load(gradient + at) - mean) * scale + outside * gamma) * rate;
+                }
                 store(b + at, outside);
                 store(weight + at, inside + outside);
                 squares += outside * outside;
@@ -349,12 +353,12 @@ struct Memory {
 // Trains one run for ``steps`` steps of ``batch`` images, its weights being the coordinates a and b
 // of all layers, one after the other, and ``weight`` in step with them.
 //   images: rows of PIXELS bytes; rows, labels: (steps, batch), which image and its class;
-//   scale: of the risk, the batch's mean cross entropy; rate: the learning rate; free: the learning
-//   rate outside E; recorded: (steps, 1 + layers), the mean cross entropy and the squared distances
-//   to E per layer, before the update; squares: (layers,), these distances, kept between calls.
+//   scale: of an image's cross entropy; rates, gammas: (steps,), the learning rate and the penalty;
+//   recorded: (steps, 1 + layers), the mean cross entropy and the squared distances to E per layer,
+//   before the update; squares: (layers,), these distances, kept between calls.
 extern "C" void train(const uint8_t* images, const int64_t* rows, const int64_t* labels, int steps,
                       int batch, const Space* spaces, float* a, float* b, float* weight,
-                      float* squares, float scale, float rate, float gamma, float free,
+                      float* squares, float scale, const float* rates, const float* gammas,
                       float* recorded) {
     const auto memory = std::make_unique<Memory>();
     Whole& network = memory->network;
@@ -370,12 +374,12 @@ extern "C" void train(const uint8_t* images, const int64_t* rows, const int64_t*
         for (int l = 0; l <= DEPTH; ++l) {
             const Space& s = spaces[l];
             *recorded++ = squares[l];
-            squares[l] = update(s, gradient, coordinates, outside, whole, scale / batch, rate,
-                                gamma, free);
-            coordinates += s.orbits * s.inner;
-            outside += s.entries * s.inner;
-            whole += s.entries * s.inner;
-            gradient += s.entries * s.inner;
+            squares[l] = update(s, gradient, coordinates, outside, whole, scale, rates[step],
+                                gammas[step]);
+            coordinates += s.orbits * s.width;
+            outside += s.lines * s.width;
+            whole += s.lines * s.width;
+            gradient += s.lines * s.width;
         }
     }
 }

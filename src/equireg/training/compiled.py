@@ -13,33 +13,33 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from equireg.files import atomic, sha256, write_text
-from equireg.runtime import say
-from equireg.settings import LANES, NetworkSettings, Step
-from equireg.symmetry.projections import LayerSpace
 from equireg.training.network import Network
-from equireg.training.packed import Packed, UnavailableError, orbits_of, pack, with_total
+from equireg.training.packed import (
+    Lines,
+    Packed,
+    Sizes,
+    UnavailableError,
+    pack_weights,
+    with_total,
+)
 from equireg.training.step import Runs
 
+LANES = 16  # channels side by side, as in compiled.cpp
 SOURCE = Path(__file__).with_suffix(".cpp")
 # Arithmetic may be reordered, but a NaN stays one: a run that diverges must be seen to.
 FLAGS = [
     *("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno"),
     *("-fno-trapping-math", "-fassociative-math", "-freciprocal-math", "-fno-signed-zeros"),
 ]
-
-
-Fast = TypeVar("Fast")
-Plain = TypeVar("Plain")
 
 
 class Compiled(Packed):
@@ -49,81 +49,56 @@ class Compiled(Packed):
     """
 
     def __init__(
-        self,
-        network: Network,
-        runs: Runs,
-        images: Tensor,
-        learning_rate: float,
-        scale: float,
-        threads: int = 1,
+        self, network: Network, runs: Runs, images: Tensor, scale: float, threads: int = 1
     ) -> None:
         self.library = library_for(network, images)
         super().__init__(network, runs)
-        self.images, self.threads = images, threads
-        self.learning_rate, self.scale = learning_rate, scale
-        self.spaces = [_Orbits(space) for space in network.layers.values()]
+        if widths := [lines.width for lines in self.lines.values() if lines.width % LANES]:
+            raise UnavailableError(f"lines are {widths[0]} wide, not a multiple of {LANES}")
+        self.images, self.threads, self.scale = images.contiguous(), threads, scale
+        self.orbits = [_Orbits(lines) for lines in self.lines.values()]
 
-    def advance(self, rows: Tensor, labels: Tensor) -> Tensor:
+    def advance(self, rows: Tensor, targets: Tensor, gammas: Tensor, rates: Tensor) -> Tensor:
         runs, steps, batch = rows.shape
-        rows, labels = rows.contiguous(), labels.contiguous()
-        recorded = torch.empty(runs, steps, 1 + len(self.spaces))
-        spaces = (_Space * len(self.spaces))(*(orbits.space for orbits in self.spaces))
-        state = self._held().values()
+        rows, targets = rows.contiguous(), targets.contiguous()
+        gammas, rates = gammas.float().contiguous(), rates.float().contiguous()
+        recorded = torch.empty(runs, steps, 1 + len(self.orbits))
+        spaces = (_Space * len(self.orbits))(*(orbits.space for orbits in self.orbits))
+        state = self.inside, self.outside, self.whole, self.squares
+        scale = float(np.float32(self.scale) / np.float32(batch))  # of an image's risk
 
         def run(i: int) -> None:
-            gamma, free = float(self.gamma[i]), float(self.free[i])
             self.library.train(
-                *(x.data_ptr() for x in (self.images, rows[i], labels[i])),
+                *(x.data_ptr() for x in (self.images, rows[i], targets[i])),
                 *(steps, batch, spaces),
                 *(x[i].data_ptr() for x in state),
-                *(self.scale, self.learning_rate, gamma, free * self.learning_rate),
-                recorded[i].data_ptr(),
+                scale,
+                *(x[i].data_ptr() for x in (rates, gammas, recorded)),
             )
 
         with ThreadPoolExecutor(self.threads) as pool:  # a call releases the interpreter's lock
             list(pool.map(run, range(runs)))
         return torch.cat([recorded[..., :1], with_total(recorded[..., 1:])], -1)
 
-
-def choose(
-    step: Step, compiled: Callable[[], Fast], reference: Callable[[], Plain]
-) -> Fast | Plain:
-    """The compiled way where it can be taken, else the reference; the log says which, and why.
-
-    Raises ValueError if ``step`` asks for the compiled one and it cannot be taken.
-    """
-    why = "as asked"
-    if step != "reference":
-        try:
-            fast = compiled()
-        except UnavailableError as error:
-            if step == "compiled":
-                raise ValueError(
-                    f"step is 'compiled', but {error}; accepted here: auto, reference"
-                ) from error
-            why = f"the compiled one cannot be taken, as {error}"
-        else:
-            say("step: compiled for this machine")
-            return fast
-    say(f"step: the reference; {why}")
-    return reference()
+    def anew(self, runs: Runs, images: Tensor, scale: float) -> Compiled:
+        return Compiled(self.network, runs, images, scale, self.threads)
 
 
 class CompiledForward:
     """The networks of a block of runs, for evaluation on uint8 images on the CPU.
 
-    weights: (runs, *shape) per layer. Raises UnavailableError as ``Compiled`` does.
+    weights: (runs, *shape) per parameter. Raises UnavailableError as ``Compiled`` does.
     """
 
     def __init__(
         self, network: Network, weights: Mapping[str, Tensor], images: Tensor, threads: int = 1
     ) -> None:
         self.library = library_for(network, images)
-        self.classes, self.threads = network.settings.classes, threads
-        self.whole = pack({name: weight.flatten(-2) for name, weight in weights.items()})
+        self.classes, self.threads = Sizes.of(network).classes, threads
+        self.whole = pack_weights(network, weights)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Every run's logits of images (count, side, side): (runs, count, classes)."""
+        """Every run's logits of images (count, 1, side, side): (runs, count, classes)."""
         images = images.contiguous()
         logits = torch.empty(len(self.whole), len(images), self.classes)
 
@@ -140,14 +115,14 @@ def library_for(network: Network, images: Tensor) -> ctypes.CDLL:
     """The library for this network if its images lie where it can read them."""
     if images.device.type != "cpu":
         raise UnavailableError(f"it runs on CPUs, not on {images.device.type}")
-    return library(network.settings)
+    return library(Sizes.of(network))
 
 
 class _Space(ctypes.Structure):
     """``Space`` of compiled.cpp."""
 
     _fields_ = (
-        *((name, ctypes.c_int) for name in ("entries", "inner", "orbits")),
+        *((name, ctypes.c_int) for name in ("lines", "width", "orbits")),
         *((name, ctypes.c_void_p) for name in ("order", "ends", "inside")),
     )
 
@@ -155,40 +130,32 @@ class _Space(ctypes.Structure):
 class _Orbits:
     """A layer's orbits for compiled.cpp: ``space``, and the arrays that it points to."""
 
-    def __init__(self, space: LayerSpace) -> None:
-        groups, cut = orbits_of(space)
-        # What the support leaves of the orbits that it cuts: one group without a part in E.
-        lists = [*groups, cut]
-        self.arrays = [
-            np.array(values, np.int32)
-            for values in (
-                np.concatenate(lists),
-                np.cumsum([len(group) for group in lists]),
-                [True] * len(groups) + [False],
-            )
-        ]
-        side, grids = space.shape[-1], space.shape[0] * space.shape[1]
+    def __init__(self, lines: Lines) -> None:
+        inside = np.arange(len(lines.orbits)) < lines.inside
+        lengths = [len(orbit) for orbit in lines.orbits]
+        arrays = np.concatenate(lines.orbits), np.cumsum(lengths), inside
+        self.arrays = [np.ascontiguousarray(values, np.int32) for values in arrays]
         pointers = (array.ctypes.data for array in self.arrays)
-        self.space = _Space(side**2, grids, len(lists), *pointers)
+        self.space = _Space(lines.count, lines.width, len(lines.orbits), *pointers)
 
 
 @functools.cache
-def library(settings: NetworkSettings) -> ctypes.CDLL:
+def library(network: Sizes) -> ctypes.CDLL:
     """compiled.cpp for this network, compiled once per machine and kept in the user's cache.
 
     Raises UnavailableError, saying why, if there is no compiler or the network does not fit.
     """
-    if any(width % LANES for width in settings.channels):
-        raise UnavailableError(f"channels are {list(settings.channels)}, not multiples of {LANES}")
+    if any(width % LANES for width in network.channels):
+        raise UnavailableError(f"channels are {list(network.channels)}, not multiples of {LANES}")
     names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
     compiler = next((found for name in names if name and (found := shutil.which(name))), None)
     if compiler is None:
         raise UnavailableError("there is no C++ compiler (c++, g++, clang++, or CXX)")
     sizes = {
-        "CHANNELS": ",".join(map(str, settings.channels)),
-        "SIDE": settings.image_size,
-        "KERNEL": settings.kernel_size,
-        "CLASSES": settings.classes,
+        "CHANNELS": ",".join(map(str, network.channels)),
+        "SIDE": network.side,
+        "KERNEL": network.kernel,
+        "CLASSES": network.classes,
     }
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     command = [compiler, *FLAGS, native, *(f"-D{k}={v}" for k, v in sizes.items()), str(SOURCE)]
@@ -213,8 +180,8 @@ def library(settings: NetworkSettings) -> ctypes.CDLL:
         *[pointer] * 3,
         *(whole, whole, spaces),
         *[pointer] * 4,
-        *[real] * 4,
-        pointer,
+        real,
+        *[pointer] * 3,
     )
     loaded.predict.argtypes = (pointer, whole, pointer, pointer)
     loaded.train.restype = loaded.predict.restype = None

@@ -391,19 +391,21 @@ def update(
     scale,
     rate,
     gamma,
-    free,
     ORBITS: tl.constexpr,
     INSIDE: tl.constexpr,
     INNER: tl.constexpr,
     MEMBERS: tl.constexpr,
 ):
-    """a <- a - rate scale grad_a R,  b <- b - free (scale grad_b R + gamma b),  weight = a + b.
+    """a <- a - rate scale grad_a R,  b <- b - rate (scale grad_b R + gamma b),  weight = a + b.
 
+    A gamma of infinity is a mask: b is 0.
     ``equivariant`` holds a, orthonormal coordinates; ``outside`` b, the part outside E itself;
     ``table`` the members of every orbit, -1 for none. The first INSIDE orbits have a part in E.
     Returns |b|^2 after the update.
     """
     WIDE: tl.constexpr = 512
+    free = gamma < float("inf")
+    gamma = tl.where(free, gamma, 0.0)
     squares = tl.zeros([WIDE], tl.float32)
     for start in range(0, ORBITS * INNER, WIDE):
         at = start + tl.arange(0, WIDE)
@@ -426,7 +428,7 @@ def update(
             here, place = entry >= 0, entry * INNER + j
             b = tl.load(outside + place, mask=here, other=0.0)
             g = tl.load(gradient + place, mask=here, other=0.0)
-            b = tl.where(here, b - ((g - mean) * scale + b * gamma) * free, 0.0)
+            b = tl.where(here & free, b - ((g - mean) * scale + b * gamma) * rate, 0.0)
             tl.store(outside + place, b, mask=here)
             tl.store(whole + place, a / root + b, mask=here)
             squares += b * b
@@ -503,7 +505,7 @@ def train(
     group,
     table,
     gammas,
-    frees,
+    rates,
     equivariant,
     outside,
     whole,
@@ -512,7 +514,6 @@ def train(
     scratch,
     recorded,
     scale,
-    rate,
     LAYERS: tl.constexpr,
     LINEAR: tl.constexpr,
     SPACES: tl.constexpr,
@@ -525,10 +526,10 @@ def train(
     """Train every run for ``steps`` steps.
 
     images: rows of bytes; rows, labels: (runs, steps, batch), of which ``group`` images go through
-    at a time; table: the orbits of all layers; gammas, frees: (runs,); equivariant, outside, whole,
-    gradient, scratch: (runs, SIZES); squares: (runs, layers), the squared distances to E;
+    at a time; table: the orbits of all layers; gammas, rates: (runs, steps); equivariant, outside,
+    whole, gradient, scratch: (runs, SIZES); squares: (runs, layers), the squared distances to E;
     recorded: (runs, steps, 1 + layers), the mean cross entropy and the squared distances before the
-    update; scale: of an image's risk; rate: the learning rate.
+    update; scale: of an image's risk.
     LAYERS: per convolution (channels in, channels out, side of its input, and where these begin:
     weights; boxes, tanhs, statistics, slopes in scratch); LINEAR: (channels, pixels, classes,
     weights; features, logits, slopes of the logits in scratch); SPACES: per layer (orbits, orbits
@@ -547,7 +548,8 @@ def train(
     scratch += run * SIZES[2]
     squares += run * (DEPTH + 1)
     recorded += run * steps * (DEPTH + 2)
-    gamma, free = tl.load(gammas + run), tl.load(frees + run) * rate
+    gammas += run * steps
+    rates += run * steps
     CHANNELS: tl.constexpr = LINEAR[0]
     COUNT: tl.constexpr = LINEAR[1]
     CLASSES: tl.constexpr = LINEAR[2]
@@ -600,6 +602,7 @@ def train(
                     IMAGES,
                 )
         tl.store(recorded + step * (DEPTH + 2), loss / batch)
+        gamma, rate = tl.load(gammas + step), tl.load(rates + step)
         for layer in tl.static_range(DEPTH + 1):
             square = tl.load(squares + layer)
             tl.store(recorded + step * (DEPTH + 2) + 1 + layer, square)
@@ -613,7 +616,6 @@ def train(
                 scale,
                 rate,
                 gamma,
-                free,
                 SPACES[layer][0],
                 SPACES[layer][1],
                 SPACES[layer][2],

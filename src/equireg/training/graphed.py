@@ -44,33 +44,35 @@ class Graphed(Reference):
         network: Network,
         runs: Runs,
         images: Tensor,
-        learning_rate: float,
         scale: float,
         record: Callable[[Callable[[], None]], Callable[[], None]] = cuda_graph,
     ) -> None:
-        super().__init__(network, runs, images, learning_rate, scale)
+        super().__init__(network, runs, images, scale)
         self.record = record
-        self.rows = self.labels = self.recorded = torch.empty(0)
+        self.inputs: tuple[Tensor, ...] = ()  # rows, targets, gamma, rate of a step
+        self.recorded = torch.empty(0)
         self.repeat = self._step
 
-    def advance(self, rows: Tensor, labels: Tensor) -> Tensor:
-        if self.rows.shape != rows[:, 0].shape:
-            self._prepare(rows[:, 0], labels[:, 0])
+    def advance(self, rows: Tensor, targets: Tensor, gammas: Tensor, rates: Tensor) -> Tensor:
+        given = rows, targets, gammas, rates
+        if [x.shape for x in self.inputs] != [x[:, 0].shape for x in given]:
+            self._prepare(tuple(x[:, 0].clone() for x in given))
         recorded = self.recorded.new_empty(*rows.shape[:2], self.recorded.shape[1])
         for step in range(rows.shape[1]):
-            self.rows.copy_(rows[:, step])
-            self.labels.copy_(labels[:, step])
+            for held, now in zip(self.inputs, given, strict=True):
+                held.copy_(now[:, step])
             self.repeat()
             recorded[:, step] = self.recorded
         return recorded
 
     def _step(self) -> None:
-        self.recorded.copy_(self.step(self.rows, self.labels))
+        self.recorded.copy_(self.step(*self.inputs))
 
-    def _prepare(self, rows: Tensor, labels: Tensor) -> None:
+    def _prepare(self, inputs: tuple[Tensor, ...]) -> None:
         """Record a step on batches of this shape; its graph reads and writes these tensors."""
-        self.rows, self.labels = rows.clone(), labels.clone()
-        self.recorded = self.runs.gamma.new_empty(len(rows), 2 + len(self.network.layers))
+        self.inputs = inputs
+        like = next(iter(self.runs.equivariant.values()))
+        self.recorded = like.new_empty(len(inputs[0]), 2 + len(self.network.spaces))
         before = {name: held.clone() for name, held in self._held().items()}
         try:
             self.repeat = self.record(self._step)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from equireg.files import atomic
 from equireg.runtime import say
-from equireg.settings import Mode, spell_gamma
+from equireg.spelling import spell_gamma
 from equireg.tables import distance_columns, parquet_writer, trajectory_schema, trajectory_table
+from equireg.training.blocks import Blocks
 from equireg.training.checkpoint import Checkpoint
 
 # Steps that are read back, and written to a row group, at once: memory does not grow with a run's
@@ -30,15 +31,13 @@ class Recorder:
 
     def __init__(
         self,
-        mode: Mode,
-        gammas: Sequence[float | None],
-        seeds: Sequence[int],
+        blocks: Blocks,
         outputs: Sequence[Path],
         layers: Sequence[str],
         steps: int,
         checkpoint: Checkpoint,
     ) -> None:
-        self.mode, self.gammas, self.seeds, self.outputs = mode, gammas, seeds, outputs
+        self.blocks, self.outputs = blocks, outputs
         self.layers, self.steps, self.checkpoint = layers, steps, checkpoint
         self.held: list[Tensor] = []  # the rows since the last segment, (runs, steps, columns)
         self.done = self.resumed = checkpoint.step
@@ -67,7 +66,7 @@ class Recorder:
 
     def check_end(self, trained: Mapping[str, Tensor]) -> None:
         """Hold what the last update made to the same: a row of ``trained`` must be finite."""
-        for run in range(len(self.gammas) * len(self.seeds)):
+        for run in range(len(self.blocks.gammas) * len(self.blocks.seeds)):
             if not all(tensor[run].isfinite().all() for tensor in trained.values()):
                 self.give_up(self.done, run)
 
@@ -76,14 +75,15 @@ class Recorder:
 
         The checkpoint stays: the same command diverges again, and so it does so soon.
         """
-        block, seed = divmod(run, len(self.seeds))
+        blocks = self.blocks
+        block, seed = divmod(run, len(blocks.seeds))
         kept = diverged(self.outputs[block])
         recorded = self.checkpoint.step + sum(rows.shape[1] for rows in self.held)
         self.write(block, kept, min(step + 1, recorded))
         raise FloatingPointError(
-            f"mode {self.mode}, gamma {spell_gamma(self.gammas[block])}, seed {self.seeds[seed]}: "
-            f"the loss or the distance is no longer finite at step {step}; what was recorded is "
-            f"in {kept}"
+            f"mode {blocks.mode}, gamma {spell_gamma(blocks.gammas[block])}, seed "
+            f"{blocks.seeds[seed]}: the loss or the distance is no longer finite at step {step}; "
+            f"what was recorded is in {kept}"
         )
 
     def report(self, row: Tensor) -> None:
@@ -111,12 +111,16 @@ class Recorder:
         schema = trajectory_schema(self.layers)
         columns = ["loss", *distance_columns(self.layers)]
         with atomic(path) as temporary, parquet_writer(temporary, schema) as writer:
-            for i, seed in enumerate(self.seeds):
+            for i, seed in enumerate(self.blocks.seeds):
                 for first in range(0, steps, GROUP):
-                    rows = self._rows(block * len(self.seeds) + i, first, min(first + GROUP, steps))
+                    rows = self._rows(
+                        block * len(self.blocks.seeds) + i, first, min(first + GROUP, steps)
+                    )
                     metrics = {name: rows[None, :, k].numpy() for k, name in enumerate(columns)}
                     writer.write_table(
-                        trajectory_table(self.mode, self.gammas[block], [seed], metrics, first)
+                        trajectory_table(
+                            self.blocks.mode, self.blocks.gammas[block], [seed], metrics, first
+                        )
                     )
 
     def _rows(self, run: int, first: int, last: int) -> Tensor:

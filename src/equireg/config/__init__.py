@@ -1,0 +1,200 @@
+"""The configuration: read from YAML and checked as a whole, before any job starts.
+
+The sections and keys, their types, defaults and limits are the dataclasses of ``settings``. Here
+they are read from files, and a mistake is answered by where its value came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from equireg.config.messages import ConfigurationError, Mistake, line, show
+from equireg.config.reading import merge, read
+from equireg.config.types import explain, model_of, values_of
+from equireg.settings import (
+    DataSettings,
+    GridSettings,
+    InitializationSettings,
+    NetworkSettings,
+    Section,
+    TrainingSettings,
+    WorkflowJobSettings,
+)
+
+__all__ = ["COMMAND_LINE", "Configuration", "ConfigurationError", "load"]
+
+COMMAND_LINE = "the command line (--config)"
+MOST_LINES = 20  # of mistakes
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A whole experiment: its name, and the settings of each section."""
+
+    experiment: str = "paper"
+    compare: tuple[str, ...] = ()
+    mark_critical: bool = False
+    data: DataSettings = field(default_factory=DataSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    initialization: InitializationSettings = field(default_factory=InitializationSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    grid: GridSettings = field(default_factory=GridSettings)
+    jobs: WorkflowJobSettings = field(default_factory=WorkflowJobSettings)
+
+
+_MODEL = model_of(Configuration)
+_SECTIONS: dict[str, type[Section]] = {
+    name: hint
+    for name, hint in typing.get_type_hints(Configuration).items()
+    if isinstance(hint, type) and issubclass(hint, Section)
+}
+
+
+def load(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Configuration:
+    """The configuration in ``files``, each laid over the one before it, then ``overrides``.
+
+    A key that none of them has keeps its default; allow_incompatible_support is false wherever it
+    changes nothing, so that it trains nothing anew. Raises ConfigurationError with a line per
+    mistake, which names the file, the key, the value and what is accepted.
+    """
+    layers = {os.path.relpath(file): read(Path(os.path.relpath(file))) for file in files}
+    layers[COMMAND_LINE] = dict(overrides or {})
+    merged: dict[str, Any] = {}
+    for layer in layers.values():
+        merged = merge(merged, layer)
+    try:
+        values = values_of(_MODEL.model_validate(merged))
+        mistakes = list(_wrong_values(values))
+    except ValidationError as error:
+        mistakes = [explain(details, Configuration) for details in error.errors(include_url=False)]
+    if not mistakes:
+        configuration = _build(values)
+        checks = (_misfits, _wrong_places)  # each relies on those before it
+        mistakes = next(filter(None, (list(check(configuration)) for check in checks)), [])
+        if files and not mistakes:
+            mistakes = list(_replacements(configuration, next(iter(layers.values()))))
+    if mistakes:
+        lines = [line(mistake, layers) for mistake in mistakes[:MOST_LINES]]
+        if len(mistakes) > MOST_LINES:
+            lines.append(f"and {len(mistakes) - MOST_LINES} more mistakes")
+        raise ConfigurationError("\n".join(lines))
+    network = configuration.network
+    if network.allow_incompatible_support and not any(_incompatible(network)):
+        network = dataclasses.replace(network, allow_incompatible_support=False)
+    return dataclasses.replace(configuration, network=network)
+
+
+def _build(values: Mapping[str, Any]) -> Configuration:
+    sections = {name: section(**values.get(name, {})) for name, section in _SECTIONS.items()}
+    return Configuration(**{**values, **sections})
+
+
+def _wrong_values(values: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Values beyond the limits of their section, and names that cannot be folders."""
+    name = values.get("experiment", Configuration.experiment)
+    if not _NAME.fullmatch(name):
+        accepted = "up to 100 letters, digits, '.', '_' and '-', no '/'"
+        yield Mistake(("experiment",), name, f"accepted: {accepted}")
+    if name == "data":
+        remedy = "accepted: other names; results/data/ holds the data sets"
+        yield Mistake(("experiment",), name, remedy)
+    for other in values.get("compare", ()):
+        if not _NAME.fullmatch(other):
+            yield Mistake(("compare",), other, "accepted: names of experiments")
+    for key, section in _SECTIONS.items():
+        for mistake in section.mistakes(values.get(key, {})):
+            yield Mistake((key, mistake.name), mistake.value, mistake.remedy)
+
+
+def _misfits(configuration: Configuration) -> Iterator[Mistake]:
+    """Values of different sections that do not go together."""
+    network, grid = configuration.network, configuration.grid
+    if not network.allow_incompatible_support:
+        yield from _incompatible(network)
+    trivial = network.group == "C1"
+    if configuration.mark_critical and (trivial or "equivariant" not in grid.modes):
+        without = "network.group C1" if trivial else f"grid.modes {show(grid.modes)}"
+        yield Mistake(("mark_critical",), True, f"accepted with {without}: false")
+    if configuration.experiment in configuration.compare:
+        yield Mistake(
+            ("compare",), configuration.experiment, "accepted: experiments other than this one"
+        )
+    for mistake in configuration.training.unstable(grid.gammas):
+        yield Mistake(("grid", "gammas"), mistake.value, mistake.remedy)
+
+
+def _incompatible(network: NetworkSettings) -> Iterator[Mistake]:
+    if network.support == "full":
+        return
+    # torch, for the unusual support only
+    from equireg.symmetry.groups import point_group
+    from equireg.training.layers import check_compatible
+
+    try:
+        check_compatible(point_group(network.group), network.support, network.kernel_size)
+    except ValueError as error:
+        reason = str(error).partition(": ")[2]
+        yield Mistake(("network", "support"), network.support, reason)
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return path != "" and "\0" not in path and Path(path).expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name too long; the home of nobody
+        return False
+
+
+def _wrong_places(configuration: Configuration) -> Iterator[Mistake]:
+    """Results that could not be written or read. Paths are relative to the repository."""
+    own = configuration.data.folder
+    if own is not None and not _is_folder(own):
+        yield Mistake(("data", "folder"), own, "accepted: a folder that exists")
+    for name in configuration.compare:
+        if not Path("results", name, "evaluation.parquet").exists():
+            yield Mistake(
+                ("compare",), name, f"accepted: experiments that have been run, in results/{name}/"
+            )
+    for folder in (Path("results"), Path("results", configuration.experiment)):
+        there = folder if os.path.lexists(folder) else folder.parent
+        if os.path.lexists(there) and not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            yield Mistake(
+                ("experiment",),
+                configuration.experiment,
+                f"{there} cannot be written; accepted: an experiment whose folder {folder} can",
+            )
+            return
+
+
+def _replacements(configuration: Configuration, first: Mapping[Any, Any]) -> Iterator[Mistake]:
+    """What changes the runs of the first file's experiment and leaves it its name.
+
+    Its runs would be replaced one by one, and those of both kinds lie side by side until then.
+    """
+    try:
+        base = _build(values_of(_MODEL.model_validate(first)))
+    except ValueError:
+        return  # the first file is no experiment by itself
+    if configuration.experiment != base.experiment:
+        return
+    for name in ("data", "network", "initialization", "training"):
+        section = getattr(configuration, name)
+        for key in (entry.name for entry in dataclasses.fields(section)):
+            value, before = getattr(section, key), getattr(getattr(base, name), key)
+            if value != before:
+                yield Mistake(
+                    (name, key),
+                    value,
+                    f"accepted in experiment {base.experiment}: {show(before)}; give it an "
+                    "experiment of its own (experiment: a new name), as its runs would replace "
+                    f"those of results/{base.experiment}",
+                )

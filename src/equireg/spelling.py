@@ -1,0 +1,71 @@
+"""How gammas and seeds are spelled in paths, tables, texts and on the command line.
+
+Standard library only: the workflow imports it each time it is parsed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from decimal import Decimal
+
+MOST_SEEDS = 100_000  # more is a slip of the keyboard
+
+
+def spell_gamma(gamma: float | None) -> str:
+    """The one spelling of a gamma in paths and texts: ``1e-2``, ``2.5e0``, ``0``, ``none``.
+
+    Exact: ``float(spell_gamma(g)) == g``.
+    """
+    if gamma is None:
+        return "none"
+    if gamma == 0:
+        return "0"
+    sign, digits, exponent = Decimal(repr(float(gamma))).normalize().as_tuple()
+    if not isinstance(exponent, int):
+        raise ValueError(f"gamma is {gamma}; a finite number is needed")
+    mantissa = str(digits[0]) + ("." + "".join(map(str, digits[1:])) if digits[1:] else "")
+    return f"{'-' if sign else ''}{mantissa}e{exponent + len(digits) - 1}"
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"0-2,7"`` -> ``[0, 1, 2, 7]``, sorted; ValueError for nonsense and repeated seeds.
+
+    >>> parse_seeds("0-2,7")
+    [0, 1, 2, 7]
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise ValueError(
+                f"seeds are {text!r}; accepted: numbers and ranges, such as 0-29 or 0,3,7-9"
+            )
+        if len(seeds) + last - first >= MOST_SEEDS:
+            raise ValueError(f"seeds are {text!r}; accepted: at most {MOST_SEEDS} seeds")
+        seeds += range(first, last + 1)
+    repeated = [seed for seed, count in Counter(seeds).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"seeds are {text!r}; accepted: each seed once; seed {repeated[0]} is repeated"
+        )
+    return sorted(seeds)
+
+
+def spell_seeds(seeds: list[int]) -> str:
+    """Inverse of ``parse_seeds``: ``[0, 1, 2, 7]`` -> ``"0-2,7"``."""
+    return ",".join(
+        str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in consecutive(seeds)
+    )
+
+
+def consecutive(seeds: list[int]) -> list[list[int]]:
+    """The seeds, sorted, cut wherever one is missing."""
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return runs

@@ -1,0 +1,339 @@
+"""The subspace E of a layer, its complement, and the projections onto both: one E for all.
+
+Notation of the paper, section II: L is the affine space of layers that the architecture allows,
+TL its tangent space, H_G the space of equivariant layers, E their intersection. The weights of a
+layer are a tensor whose axes the group moves, each by a representation of its own: the rows of a
+linear map by rho_out, the columns by rho_in, which is A -> rho_out(g) A rho_in(g)^-1, the pixels of
+a filter by turning the grid. E is what stays where it is.
+
+Representations are direct sums, of one number per channel or one field of several channels, and so
+the tensor falls into blocks, one for each choice of a summand per axis. Blocks of one kind share
+their bases: those of a pair of fields of C4 and a 3 x 3 grid have 144 entries, and a layer of any
+width needs no others.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equireg.symmetry.invariants import Invariants, invariants, null_space, whole_and_cut
+from equireg.symmetry.representations import Representation, check_one_group
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The parts of a tensor whose axes carry the same kinds of summands.
+
+    summands: one per axis, of d_1, d_2, ... entries; places: per axis, where their entries are,
+    (copies_i, d_i), or None where the summand's copies fill the axis in order; inside: E and its
+    complement among the d_1 d_2 ... entries of one choice of copies.
+    """
+
+    summands: tuple[Representation, ...]
+    copies: tuple[int, ...]
+    places: tuple[np.ndarray | None, ...]
+    inside: Invariants
+
+    @property
+    def count(self) -> int:
+        """How many choices of copies there are."""
+        return math.prod(self.copies)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """(..., *sizes) -> (..., *copies, d): the part that lies here, a row per choice."""
+        axes = len(self.places)
+        for axis, places in zip(range(-axes, 0), self.places, strict=True):
+            if places is not None:
+                index = torch.from_numpy(places.reshape(-1)).to(x.device)
+                x = x.index_select(axis, index)
+        lead = x.ndim - axes
+        sizes = zip(self.copies, self.summands, strict=True)
+        pairs = [n for copies, summand in sizes for n in (copies, summand.size)]
+        x = x.reshape(*x.shape[:lead], *pairs)
+        order = [*range(lead), *range(lead, x.ndim, 2), *range(lead + 1, x.ndim, 2)]
+        return x.permute(order).flatten(-axes)
+
+    def tensor(self, rows: Tensor) -> Tensor:
+        """The inverse of ``rows``, with the entries of this block alone, (..., *sizes)."""
+        axes = len(self.places)
+        lead = rows.ndim - axes - 1
+        x: Tensor = rows.unflatten(-1, [summand.size for summand in self.summands])
+        order = [
+            lead + i for pair in zip(range(axes), range(axes, 2 * axes), strict=True) for i in pair
+        ]
+        x = x.permute([*range(lead), *order])
+        sizes = [
+            copies * summand.size
+            for copies, summand in zip(self.copies, self.summands, strict=True)
+        ]
+        return x.reshape(*x.shape[:lead], *sizes)
+
+    def place_(self, whole: Tensor, part: Tensor) -> None:
+        """Write the entries of this block into a tensor of the layer's size, in place."""
+        index: list[Tensor | slice] = []
+        axes = len(self.places)
+        for i, places in enumerate(self.places):
+            size = whole.shape[i - axes]
+            flat = np.arange(size) if places is None else places.reshape(-1)
+            shape = [1] * axes
+            shape[i] = len(flat)
+            index.append(torch.from_numpy(flat).view(shape).to(whole.device))
+        whole[(..., *index)] = part
+
+
+class Space:
+    """TL = TE + TE-perp of one tensor of weights, in orthonormal coordinates.
+
+    axes: what moves each axis; shape: of the weights, where it is not the axes' sizes: an axis of
+    pixels may stand for several (a filter's two). trained: which entries of the last axis are
+    trained, of bool, in its shape; all, if None. Weights may have leading axes (runs): weights
+    (..., *shape), coordinates (..., dims[0]) and (..., dims[1]). Raises ValueError for axes of
+    different groups.
+
+    A 3 x 3 filter under quarter turns: the centre, the edges and the corners are what E has.
+
+    >>> from equireg.symmetry.groups import point_group
+    >>> from equireg.symmetry.representations import grid, regular, trivial
+    >>> c4 = point_group("C4")
+    >>> space = Space(trivial(c4), trivial(c4), grid(c4, 3), shape=(1, 1, 3, 3))
+    >>> space.dims
+    (3, 6)
+    >>> filter = torch.arange(9.0).view(1, 1, 3, 3)
+    >>> space.project(filter)[0, 0].round(decimals=4).tolist()
+    [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
+    >>> round(space.distance(filter).item() ** 2, 3)  # 2 (16 + 9 + 4 + 1)
+    60.0
+    >>> Space(2 * regular(c4), 3 * regular(c4), grid(c4, 3)).dims  # 6 pairs of 144 entries
+    (216, 648)
+    """
+
+    def __init__(
+        self,
+        *axes: Representation,
+        shape: Sequence[int] | None = None,
+        trained: np.ndarray | None = None,
+    ) -> None:
+        check_one_group(*(axis.group for axis in axes))
+        self.axes, self.group = axes, axes[0].group
+        self.sizes = tuple(axis.size for axis in axes)
+        self.shape = self.sizes if shape is None else tuple(shape)
+        self.trained = None if trained is None or trained.all() else trained.reshape(-1)
+        if math.prod(self.shape) != math.prod(self.sizes):
+            raise ValueError(
+                f"weights have shape {self.shape}; the group moves axes of {self.sizes} entries; "
+                "accepted: as many entries"
+            )
+
+    @functools.cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The kinds of blocks that the tensor falls into."""
+        found = []
+        for kinds in itertools.product(*(axis.kinds for axis in self.axes)):
+            summands = tuple(summand for summand, _ in kinds)
+            places = tuple(
+                None if places.size == axis.size and _in_order(places) else places
+                for axis, (_, places) in zip(self.axes, kinds, strict=True)
+            )
+            copies = tuple(len(places) for _, places in kinds)
+            found.append(Block(summands, copies, places, _shared(summands, self._mask(summands))))
+        return tuple(found)
+
+    def _mask(self, summands: tuple[Representation, ...]) -> bytes | None:
+        """Which entries of a block are trained: those of its last axis, of bool, as bytes."""
+        if self.trained is None:
+            return None
+        sizes = [summand.size for summand in summands]
+        if sizes[-1] != len(self.trained):
+            raise ValueError(
+                f"{len(self.trained)} entries are trained or not, on the last axis, "
+                f"{self.axes[-1].name}; accepted: an axis that is no direct sum"
+            )
+        return np.broadcast_to(self.trained, sizes).tobytes()
+
+    @functools.cached_property
+    def dims(self) -> tuple[int, int]:
+        """The dimensions of E and of its complement in TL."""
+        each = [[block.count * n for n in block.inside.dims] for block in self.blocks]
+        inside, outside = (sum(dims) for dims in zip(*each, strict=True))
+        return inside, outside
+
+    @property
+    def is_trivial(self) -> bool:
+        """Whether every element acts as the identity, so that E is all of L."""
+        return all(axis.is_trivial for axis in self.axes)
+
+    def equals(self, other: Space) -> bool:
+        """Whether both act alike, axis by axis; those of a single trivial entry do not matter."""
+        ones, twos = (
+            [axis for axis in space.axes if axis.size > 1 or not axis.is_trivial]
+            for space in (self, other)
+        )
+        return len(ones) == len(twos) and all(map(Representation.equals, ones, twos))
+
+    def act(self, element: int, weight: Tensor) -> Tensor:
+        """rho(g) A, (..., *shape); for a linear layer rho_out(g) A rho_in(g)^-1."""
+        x = self._axes(weight)
+        for i, axis in enumerate(self.axes):
+            x = axis.act(element, x, i - len(self.axes))
+        return x.reshape(weight.shape)
+
+    def coordinates(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The coordinates of ``weight`` in E and in the complement, (..., dims[i]) each."""
+        x, axes = self._axes(weight), len(self.axes)
+        pairs = [block.inside.coordinates(block.rows(x)) for block in self.blocks]
+        inside, outside = (
+            torch.cat([side.flatten(-axes - 1) for side in sides], -1)
+            for sides in zip(*pairs, strict=True)
+        )
+        return inside, outside
+
+    def weight(self, inside: Tensor, outside: Tensor) -> Tensor:
+        """The weight with these coordinates; the inverse of ``coordinates`` on TL."""
+        rows = []
+        for block in self.blocks:
+            sizes = [block.count * n for n in block.inside.dims]
+            a, inside = inside[..., : sizes[0]], inside[..., sizes[0] :]
+            b, outside = outside[..., : sizes[1]], outside[..., sizes[1] :]
+            pair = (
+                x.unflatten(-1, (*block.copies, n))
+                if n
+                else x.new_zeros(*x.shape[:-1], *block.copies, 0)
+                for x, n in zip((a, b), block.inside.dims, strict=True)
+            )
+            rows.append(block.inside.combine(*pair))
+        return self._joined(rows)
+
+    def project(self, weight: Tensor) -> Tensor:
+        """Pi_E of ``weight``."""
+        x = self._axes(weight)
+        return self._joined([block.inside.project(block.rows(x)) for block in self.blocks])
+
+    def project_complement(self, weight: Tensor) -> Tensor:
+        """Pi_{E-perp} of ``weight``: onto the complement of TE in TL."""
+        kept = weight
+        if self.trained is not None:
+            mask = torch.from_numpy(self.trained).to(weight.device)
+            kept = (self._axes(weight) * mask).reshape(weight.shape)
+        return kept - self.project(weight)
+
+    def squared_distance(self, weight: Tensor) -> Tensor:
+        """|Pi_{E-perp} A|^2, a scalar; differentiable, with gradient 2 Pi_{E-perp} A."""
+        x = self._axes(weight)
+        terms = [block.inside.squared_distance(block.rows(x)) for block in self.blocks]
+        return functools.reduce(torch.add, terms)
+
+    def distance(self, weight: Tensor) -> Tensor:
+        """|Pi_{E-perp} A|, a scalar."""
+        return self.squared_distance(weight).sqrt()
+
+    def add_complement_(self, total: Tensor, weight: Tensor, scale: float) -> None:
+        """Add ``scale`` Pi_{E-perp} A to ``total``, of the same shape, in place."""
+        x, whole = self._axes(weight), self._axes(total)
+        (block,) = self.blocks if len(self.blocks) == 1 else (None,)
+        if block and whole.data_ptr() == total.data_ptr():
+            rows = block.rows(whole)
+            if rows.data_ptr() == total.data_ptr() and rows.is_contiguous():  # a view
+                block.inside.add_complement_(rows, block.rows(x), scale)
+                return
+        total.add_(self.project_complement(weight), alpha=scale)
+
+    @property
+    def dimension(self) -> int:
+        """The dimension of E."""
+        return self.dims[0]
+
+    def basis(self) -> np.ndarray:
+        """An orthonormal basis of E, (dimension, *shape)."""
+        inside, outside = torch.eye(self.dims[0]).double(), torch.zeros(self.dims).double()
+        return self.weight(inside, outside).numpy()
+
+    def null_space(self) -> np.ndarray:
+        """The same space from the constraints of generators and algebra alone, (dimension, *shape).
+
+        Independent of ``basis``, of blocks and of any mean over the group ([18]); it forms matrices
+        of the size of all weights.
+        """
+        joint = functools.reduce(Representation.__mul__, self.axes)
+        mask = None if self.trained is None else np.broadcast_to(self.trained, self.sizes).ravel()
+        return null_space(joint.constraints, mask).T.reshape(-1, *self.shape)
+
+    def orbits(self) -> tuple[list[np.ndarray], np.ndarray] | None:
+        """The orbits of a block's entries that span E, and the trained entries with no part in it.
+
+        None where there is more than one kind of block, or the group does not permute: kernels
+        refuse these.
+        """
+        if len(self.blocks) > 1:
+            return None
+        summands = self.blocks[0].summands
+        joint = functools.reduce(Representation.__mul__, summands)
+        if joint.permutations is None or joint.algebra is not None:
+            return None
+        mask = self._mask(summands)
+        trained = None if mask is None else np.frombuffer(mask, bool)
+        return whole_and_cut(joint.permutations, trained)
+
+    def _axes(self, weight: Tensor) -> Tensor:
+        """(..., *shape) -> (..., *sizes)."""
+        if self.shape == self.sizes:
+            return weight
+        lead = weight.shape[: weight.ndim - len(self.shape)]
+        return weight.reshape(*lead, *self.sizes)
+
+    def _joined(self, rows: Sequence[Tensor]) -> Tensor:
+        """The weights from the rows of every block."""
+        parts = [block.tensor(x) for block, x in zip(self.blocks, rows, strict=True)]
+        lead = parts[0].shape[: parts[0].ndim - len(self.sizes)]
+        if len(parts) == 1 and not any(p is not None for p in self.blocks[0].places):
+            return parts[0].reshape(*lead, *self.shape)
+        whole = parts[0].new_zeros(*lead, *self.sizes)
+        for block, part in zip(self.blocks, parts, strict=True):
+            block.place_(whole, part)
+        return whole.reshape(*lead, *self.shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _shared(summands: tuple[Representation, ...], mask: bytes | None) -> Invariants:
+    """E among the entries of one block: equal blocks of all layers share it."""
+    joint = functools.reduce(Representation.__mul__, summands)
+    return invariants(joint, None if mask is None else np.frombuffer(mask, bool))
+
+
+def _in_order(places: np.ndarray) -> bool:
+    return np.array_equal(places.reshape(-1), np.arange(places.size))
+
+
+def hom(rho_in: Representation, rho_out: Representation) -> Space:
+    """Hom(rho_in, rho_out), whose E are the equivariant maps A, (d_out, d_in).
+
+    >>> from equireg.symmetry.groups import symmetric
+    >>> from equireg.symmetry.representations import defining
+    >>> s5 = defining(symmetric(5))
+    >>> hom(s5, s5).dims  # a I + b (the matrix of ones): sets of 5, to sets
+    (2, 23)
+    """
+    return Space(rho_out, rho_in)
+
+
+def compatibility_defect(space: Space) -> float:
+    """The Frobenius norm of Pi_L Pi_G - Pi_G Pi_L; 0 if the compatibility condition (b) holds.
+
+    On one block of each kind: it is the same on every choice of copies.
+    """
+    if space.trained is None:
+        return 0.0
+    squares = 0.0
+    for block in space.blocks:
+        joint = functools.reduce(Representation.__mul__, block.summands)
+        mask = np.frombuffer(space._mask(block.summands) or b"", bool)
+        pi_l = np.diag(mask.astype(float))
+        squares += float(np.square(pi_l @ joint.mean - joint.mean @ pi_l).sum())
+    return math.sqrt(squares)

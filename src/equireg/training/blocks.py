@@ -1,0 +1,89 @@
+"""The blocks of runs of one training job: what trains them, and on what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equireg.settings import JobSettings, Mode, TrainingSettings
+from equireg.spelling import spell_gamma
+from equireg.symmetry.groups import Group
+from equireg.training.batches import batches, elements, steps_per_epoch, turned
+from equireg.training.network import Network
+from equireg.training.schedules import along, gamma_schedule, learning_rates, risk_scale
+from equireg.training.start import start_runs
+from equireg.training.step import Trainer
+from equireg.training.trainers import choose_trainer
+
+CHUNK = 1000  # steps whose batches are gathered at once
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """One mode, a gamma per block, and the seeds that all of them share.
+
+    The equivariant mode has one block, whose gamma is None. Runs are sorted by gamma as given, then
+    by seed.
+    """
+
+    mode: Mode
+    gammas: tuple[float | None, ...]
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, mode: Mode, gammas: Sequence[float], seeds: Sequence[int]) -> Blocks:
+        """The blocks that a command line names: no gamma is that of the equivariant mode.
+
+        Raises ValueError for gammas that the mode does not take.
+        """
+        if (mode == "equivariant") != (not gammas):
+            needs = "no gamma: it has no penalty" if mode == "equivariant" else "a gamma, 0 or more"
+            given = ", ".join(map(spell_gamma, gammas)) or "none"
+            raise ValueError(f"gamma is {given}; mode {mode} takes {needs}")
+        return cls(mode, tuple(gammas) or (None,), tuple(seeds))
+
+    def check(self, training: TrainingSettings) -> None:
+        """Raise ValueError for a gamma with which steps of this size are unstable."""
+        for mistake in training.unstable(tuple(g for g in self.gammas if g is not None)):
+            raise ValueError(f"gamma is {spell_gamma(mistake.value)}; {mistake.remedy}")
+
+    def trainer(
+        self,
+        network: Network,
+        weights: Mapping[str, Tensor],
+        training: TrainingSettings,
+        images: Tensor,
+        device: str,
+        jobs: JobSettings,
+    ) -> Trainer:
+        """What trains these runs from ``weights`` in E, (seeds, *shape), float32 on the device.
+
+        images: (count, channels, height, width) of uint8.
+        """
+        spaces, deviation = network.spaces, training.perturbation
+        runs = start_runs(spaces, weights, self.mode, self.seeds, deviation, len(self.gammas))
+        table = turned(images.to(device), elements(network.group, self.mode))
+        return choose_trainer(
+            network, runs.to(device, torch.float32), table, risk_scale(training), jobs
+        )
+
+    def chunks(
+        self, group: Group, labels: Tensor, training: TrainingSettings, first: int = 0
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """What every run trains on from step ``first`` on: what ``Trainer.advance`` takes.
+
+        The blocks share the batches of their seeds.
+        """
+        total = steps_per_epoch(len(labels), training) * training.epochs
+        gammas = [gamma_schedule(gamma) for gamma in self.gammas]
+        seeds, runs = len(self.seeds), len(self.seeds) * len(gammas)
+        for rows, classes in batches(group, self.mode, self.seeds, labels, training, CHUNK, first):
+            steps = rows.shape[1]
+            penalties = along(gammas, seeds, first, steps, total)
+            rates = along([learning_rates(training)], runs, first, steps, total)
+            shared = (x.repeat(len(gammas), 1, 1) for x in (rows, classes))
+            yield *shared, penalties.to(labels.device), rates.to(labels.device)
+            first += steps
