@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 import equireg
 from equireg.dataset import load_dataset
+from equireg.settings import NetworkSettings
 
 Penalty = Callable[[Tensor], Tensor]
 Regular = dict[str, tuple[None, str]] | None
@@ -65,9 +66,9 @@ def cost(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Train a small network on MNIST for equal time with each method."""
-    data = load_dataset(options.data, image_size=28, classes=10)
-    images, labels = data.train_images.unsqueeze(1) / 255, data.train_labels.long()
-    test_images, test_labels = data.test_images[:2000].unsqueeze(1) / 255, data.test_labels[:2000]
+    data = load_dataset(options.data, NetworkSettings())
+    images, labels = data.train_images / 255, data.train_labels.long()
+    test_images, test_labels = data.test_images[:2000] / 255, data.test_labels[:2000]
 
     def train(name: str, augmented: bool, penalty: Callable[[nn.Module], Penalty]) -> None:
         torch.manual_seed(0)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import equireg
 from equireg.dataset import load_dataset
+from equireg.settings import NetworkSettings
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", type=Path, default=Path("results/data/fashion-mnist.safetensors"))
@@ -29,12 +30,12 @@ parser.add_argument("--gamma", type=float, default=1.0)
 options = parser.parse_args()
 
 torch.manual_seed(0)
-data = load_dataset(options.data, image_size=28, classes=10)
+data = load_dataset(options.data, NetworkSettings())
 
 
 def resized(images: Tensor) -> Tensor:
-    """(count, 28, 28) of uint8 to (count, 3, 33, 33)."""
-    pixels = F.interpolate(images.unsqueeze(1) / 255, size=33, mode="bilinear")
+    """(count, 1, 28, 28) of uint8 to (count, 3, 33, 33)."""
+    pixels = F.interpolate(images / 255, size=33, mode="bilinear")
     return pixels.expand(-1, 3, -1, -1)
 
 

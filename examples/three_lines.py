@@ -16,6 +16,7 @@ from torch import nn
 
 import equireg
 from equireg.dataset import load_dataset
+from equireg.settings import NetworkSettings
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", type=Path, default=Path("results/data/mnist.safetensors"))
@@ -24,11 +25,11 @@ parser.add_argument("--gamma", type=float, default=1.0)
 options = parser.parse_args()
 
 torch.manual_seed(0)
-data = load_dataset(options.data, image_size=28, classes=10)
-images = data.train_images[: options.images].unsqueeze(1) / 255
+data = load_dataset(options.data, NetworkSettings())
+images = data.train_images[: options.images] / 255
 labels = data.train_labels[: options.images].long()
 test_images, test_labels = (
-    data.test_images[:1000].unsqueeze(1) / 255,
+    data.test_images[:1000] / 255,
     data.test_labels[:1000].long(),
 )
 

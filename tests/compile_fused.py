@@ -20,11 +20,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from equireg.training.start import draw_equivariant
+from cases import images, runs_of, steady
 from equireg.settings import NetworkSettings
 from equireg.training import fused, fused_kernel
 from equireg.training.network import Network
-from equireg.training.start import start
 
 
 class Driver:
@@ -60,18 +59,13 @@ class Compiling:
 def main(capability: int, programs: str) -> None:
     driver.set_active(Driver(capability))
     kernel = fused_kernel.train = Compiling(fused_kernel.train)
-    network = Network(NetworkSettings())
-    initial = {
-        name: draw_equivariant(space, name, 0, "gaussian")[None]
-        for name, space in network.layers.items()
-    }
-    runs = start(network, initial, None, [0.0]).to("cpu", torch.float32)
-    images = torch.zeros(1, 28 * 28, dtype=torch.uint8)
-    trainer = fused.Fused(network.to("cpu", torch.float32), runs, images, 1e-3, 0.1)
+    network = Network.of(NetworkSettings())
+    runs = runs_of(network, "equivariant", [0]).to("cpu", torch.float32)
+    trainer = fused.Fused(network, runs, images(1, 28), 0.1)
     trainer.options = getattr(fused, programs)
     for steps, batch in ((100, 10), (50, 10), (16, 16), (1, 1)):
         rows = torch.zeros(1, steps, batch, dtype=torch.int64)
-        trainer.advance(rows, rows)
+        trainer.advance(rows, rows, *steady(rows, [0.0], 1e-3))
     compiled = kernel.compiled[0]
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

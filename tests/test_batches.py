@@ -13,7 +13,7 @@ from equireg.training.batches import batches, elements, turned
 
 COUNT, SIDE = 23, 4
 IMAGES = torch.from_numpy(
-    np.random.default_rng(0).integers(256, size=(COUNT, SIDE, SIDE), dtype=np.uint8)
+    np.random.default_rng(0).integers(256, size=(COUNT, 1, SIDE, SIDE), dtype=np.uint8)
 )
 LABELS = torch.arange(COUNT, dtype=torch.uint8)
 
@@ -27,17 +27,17 @@ def collect(
     assert all(len(labels[0]) <= chunk for _, labels in parts)
     rows, labels = (torch.cat(tensors, 1) for tensors in zip(*parts, strict=True))
     images = turned(IMAGES, elements(group, mode))[rows]
-    return images.view(*rows.shape, SIDE, SIDE), labels
+    return images, labels
 
 
 def turn_of(image: Tensor, original: Tensor) -> int:
-    return next(k for k in range(4) if torch.equal(torch.rot90(original, k), image))
+    return next(k for k in range(4) if torch.equal(torch.rot90(original, k, (1, 2)), image))
 
 
 @pytest.mark.parametrize("mode", ["equivariant", "nominal"])
 def test_file_order(mode: Mode) -> None:
     images, labels = collect(mode, [0, 7])
-    assert images.shape == (2, 8, 5, SIDE, SIDE)
+    assert images.shape == (2, 8, 5, 1, SIDE, SIDE)
     expected = torch.arange(20).view(4, 5).repeat(2, 1)  # four whole batches, the same each epoch
     assert torch.equal(labels, expected.expand(2, -1, -1))
     assert torch.equal(images, IMAGES[labels])
@@ -56,8 +56,8 @@ def test_augmentation_turns_each_image_by_its_own_element() -> None:
 
 def test_exact_augmentation_holds_every_turn() -> None:
     images, labels = collect("augmented", [0], augmentation="exact")
-    assert images.shape == (1, 8, 20, SIDE, SIDE)
-    some, truth = images[0, 0].view(5, 4, SIDE, SIDE), labels[0, 0].view(5, 4)
+    assert images.shape == (1, 8, 20, 1, SIDE, SIDE)
+    some, truth = images[0, 0].view(5, 4, 1, SIDE, SIDE), labels[0, 0].view(5, 4)
     for orbit, label in zip(some, truth, strict=True):
         assert len(set(label.tolist())) == 1
         assert {turn_of(x, IMAGES[label[0]]) for x in orbit} == {0, 1, 2, 3}

@@ -25,6 +25,7 @@ from torch import Tensor
 from checkout import ENVIRONMENT, SMALL, copy_repository, snakemake
 from equireg.jobs import train as job
 from equireg.processes import SIGNALS
+from equireg.training import blocks as module
 from equireg.training.checkpoint import Checkpoint
 from equireg.training.step import Trainer
 from experiment import NETWORK, Jobs
@@ -55,15 +56,15 @@ def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Jobs]:
 
 def watch(jobs: Jobs, step: int, then: Callable[[Tensor], None]) -> None:
     """Have the next trainings do something with what they recorded, once they have come so far."""
-    choose = job.choose_trainer
+    choose = module.choose_trainer
 
     def choose_watched(*arguments: Any) -> Trainer:
         trainer: Any = choose(*arguments)
         advance, left = trainer.advance, step
 
-        def advance_watched(rows: Tensor, labels: Tensor) -> Tensor:
+        def advance_watched(*given: Tensor) -> Tensor:
             nonlocal left
-            recorded: Tensor = advance(rows, labels)
+            recorded: Tensor = advance(*given)
             left -= recorded.shape[1]
             if left <= 0:
                 then(recorded)
@@ -73,7 +74,7 @@ def watch(jobs: Jobs, step: int, then: Callable[[Tensor], None]) -> None:
         watched: Trainer = trainer
         return watched
 
-    jobs.monkeypatch.setattr(job, "choose_trainer", choose_watched)
+    jobs.monkeypatch.setattr(module, "choose_trainer", choose_watched)
 
 
 @pytest.fixture(autouse=True)
@@ -272,8 +273,8 @@ def test_a_training_that_is_told_to_end_at_once_touches_nothing(
     with jobs.monkeypatch.context() as patch:
         patch.setattr(jobs, "monkeypatch", patch)
         patch.setattr("equireg.provenance.source_digest", lambda *_: "another")
-        patch.setattr(job, "turned", lambda *_: os.kill(os.getpid(), signal.SIGINT))
-        patch.setattr(job, "choose_trainer", lambda *_: None)
+        patch.setattr(module, "turned", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(module, "choose_trainer", lambda *_: None)
         with pytest.raises(RuntimeError, match="130"):
             jobs.train("a", *BLOCK)
     assert "SIGINT: ended before the first step" in capsys.readouterr().err
@@ -459,12 +460,14 @@ def test_memory_does_not_grow_with_the_steps(tmp_path: Path) -> None:
     code = f"""
 import resource, torch
 from pathlib import Path
+from equireg.training.blocks import Blocks
 from equireg.training.checkpoint import Checkpoint
 from equireg.training.recorder import Recorder
 
 folder, steps = Path({str(tmp_path)!r}), 500_000
 checkpoint = Checkpoint(folder, "", "")
-recorder = Recorder("nominal", [0.0], range(10), [folder / "x"], ["a", "b", "c"], steps, checkpoint)
+blocks = Blocks.of("nominal", [0.0], range(10))
+recorder = Recorder(blocks, [folder / "x"], ["a", "b", "c"], steps, checkpoint)
 def run(times):
     for _ in range(times):
         recorder.add(torch.rand(10, 5_000, 5))

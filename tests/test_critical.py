@@ -14,7 +14,6 @@ from equireg.settings import NetworkSettings
 from equireg.theory.cases import sample
 from equireg.theory.models import convolutional
 from equireg.theory.risks import Risk
-from equireg.training.network import Network
 from equireg.weights import load_weights
 from experiment import Jobs
 
@@ -36,14 +35,14 @@ def test_it_is_that_of_the_whole_hessian(tmp_path: Path, monkeypatch: pytest.Mon
     assert (table["critical_gamma"] == np.maximum(0, -table["mu"] / 4)).all()
 
     settings = NetworkSettings(channels=(2, 2))
-    model = convolutional(Network(settings))
-    dataset = load_dataset(jobs.data, settings.image_size, settings.classes)
+    model = convolutional(settings)
+    dataset = load_dataset(jobs.data, settings)
     for mode, risk in {
         "augmented": Risk(model, *sample(dataset, 16)).augmented(),
         "nominal": Risk(model, *sample(dataset, 64)),
     }.items():
-        weights, _ = load_weights(trained, [1], model.layers)
-        point = risk.coordinates.of({n: weights[n][0].double() for n in model.layers})
+        weights, _ = load_weights(trained, [1], model.spaces)
+        point = risk.coordinates.of({n: weights[n][0].double() for n in model.spaces})
         whole = torch.autograd.functional.hessian(risk.value, point)
         block = whole[risk.coordinates.equivariant :, risk.coordinates.equivariant :]
         lowest = float(torch.linalg.eigvalsh(block)[0])

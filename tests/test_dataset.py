@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -14,17 +15,18 @@ from safetensors.numpy import save_file
 
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
-from equireg.settings import DataSettings
+from equireg.settings import DataSettings, NetworkSettings
 
 DIGITS = Path(__file__).parent / "data/digits"
+NETWORK = NetworkSettings(image_size=8)
 
 
 def write(path: Path, **changes: np.ndarray | None) -> Path:
     """A small sound data set, with some arrays changed or left out."""
     arrays: dict[str, np.ndarray | None] = {
-        "train_images": np.zeros((6, 8, 8), np.uint8),
+        "train_images": np.zeros((6, 1, 8, 8), np.uint8),
         "train_labels": np.arange(6, dtype=np.uint8),
-        "test_images": np.zeros((3, 8, 8), np.uint8),
+        "test_images": np.zeros((3, 1, 8, 8), np.uint8),
         "test_labels": np.arange(3, dtype=np.uint8),
     }
     arrays |= changes
@@ -34,9 +36,9 @@ def write(path: Path, **changes: np.ndarray | None) -> Path:
 
 def test_digits(tmp_path: Path) -> None:
     fetch(DataSettings("digits", str(DIGITS)), tmp_path / "digits.safetensors", None)
-    dataset = load_dataset(tmp_path / "digits.safetensors", image_size=28, classes=10)
-    assert dataset.train_images.shape == (300, 28, 28)
-    assert dataset.test_images.shape == (200, 28, 28)
+    dataset = load_dataset(tmp_path / "digits.safetensors", NetworkSettings())
+    assert dataset.train_images.shape == (300, 1, 28, 28)
+    assert dataset.test_images.shape == (200, 1, 28, 28)
     assert dataset.train_images.dtype == dataset.train_labels.dtype == torch.uint8
     assert dataset.train_labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert set(dataset.test_labels.tolist()) == set(range(10))
@@ -47,42 +49,59 @@ def test_digits(tmp_path: Path) -> None:
 def test_file_is_mapped_and_never_written_to(tmp_path: Path) -> None:
     path = write(tmp_path / "d.safetensors")
     before = path.read_bytes()
-    dataset = load_dataset(path, image_size=8, classes=10)
+    dataset = load_dataset(path, NETWORK)
     assert str(path) in Path("/proc/self/smaps").read_text()
     dataset.train_images.fill_(7)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("image_size", "classes", "message"),
+    ("chosen", "message"),
     [
-        (9, 10, "train images are 8x8 pixels; expected 9x9 (network: image_size)"),
-        (8, 5, "a train label is 5; expected at most 4 (network: classes)"),
+        (
+            {"image_size": 12},
+            "train images have 1 channels of 8x8 pixels; expected 1 of 12x12 (network: "
+            "image_channels, image_size)",
+        ),
+        (
+            {"image_channels": 3},
+            "train images have 1 channels of 8x8 pixels; expected 3 of 8x8 (network: "
+            "image_channels, image_size)",
+        ),
+        ({"classes": 5}, "a train label is 5; expected at most 4 (network: classes)"),
     ],
 )
-def test_settings_that_do_not_fit(
-    image_size: int, classes: int, message: str, tmp_path: Path
-) -> None:
+def test_settings_that_do_not_fit(chosen: dict[str, int], message: str, tmp_path: Path) -> None:
     path = write(tmp_path / "d.safetensors")
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {message}')}$"):
-        load_dataset(path, image_size, classes)
+        load_dataset(path, dataclasses.replace(NETWORK, **chosen))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"test_labels": np.full(3, 10, np.uint8)}, "a test label is 10; expected at most 9"),
-        ({"test_images": np.zeros((3, 9, 9), np.uint8)}, "test images are 9x9 pixels"),
-        ({"train_images": np.zeros((6, 8, 4), np.uint8)}, "train images are 8x4 pixels"),
+        (
+            {"test_images": np.zeros((3, 1, 9, 9), np.uint8)},
+            "test images have 1 channels of 9x9 pixels",
+        ),
+        (
+            {"train_images": np.zeros((6, 1, 8, 4), np.uint8)},
+            "train images have 1 channels of 8x4 pixels",
+        ),
         ({"train_labels": np.zeros(5, np.uint8)}, "6 train images and 5 labels"),
         (
-            {"test_images": np.zeros((0, 8, 8), np.uint8), "test_labels": np.zeros(0, np.uint8)},
+            {"test_images": np.zeros((0, 1, 8, 8), np.uint8), "test_labels": np.zeros(0, np.uint8)},
             "0 test images and 0 labels",
         ),
         ({"test_labels": None}, "expected uint8 images"),
         ({"more": np.zeros(1, np.float32)}, "expected uint8 images"),
-        ({"train_images": np.zeros((6, 8, 8), np.float32)}, "float32"),
-        ({"train_images": np.zeros((6, 1, 8, 8), np.uint8)}, r"\(6, 1, 8, 8\)"),
+        ({"train_images": np.zeros((6, 1, 8, 8), np.float32)}, "float32"),
+        ({"train_images": np.zeros((6, 8, 8), np.uint8)}, r"\(6, 8, 8\)"),
+        (
+            {"train_images": np.zeros((6, 3, 8, 8), np.uint8)},
+            "train images have 3 channels of 8x8 pixels; expected 1 of 8x8",
+        ),
     ],
 )
 def test_file_that_does_not_fit(
@@ -90,7 +109,7 @@ def test_file_that_does_not_fit(
 ) -> None:
     path = write(tmp_path / "d.safetensors", **changes)
     with pytest.raises(ValueError, match=message) as error:
-        load_dataset(path, image_size=8, classes=10)
+        load_dataset(path, NETWORK)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
 
@@ -101,12 +120,12 @@ def test_file_that_is_cut_off_or_no_data_set(tmp_path: Path) -> None:
     for content in (whole[:-1], whole[:20], b"", b"<!DOCTYPE html>"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="remove it and fetch again"):
-            load_dataset(path, image_size=8, classes=10)
+            load_dataset(path, NETWORK)
 
 
 def test_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="equireg fetch"):
-        load_dataset(tmp_path / "d.safetensors", image_size=8, classes=10)
+        load_dataset(tmp_path / "d.safetensors", NETWORK)
 
 
 def test_training_needs_no_downloader() -> None:

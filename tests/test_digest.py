@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from equireg.digest import NEUTRAL, SOURCES, closure, parse, source_digest, spell
+from equireg.digest import NEUTRAL, SOURCES, closure, locate, parse, source_digest, spell
 
 STEP = '''\
 """How a step is made."""
@@ -221,6 +221,52 @@ def test_this_package() -> None:
     assert "equireg.training.step" not in closure("equireg.jobs.draw")
     for name in NEUTRAL - {"equireg"}:
         assert SOURCES.joinpath(*name.split(".")).with_suffix(".py").is_file()
+
+
+TRAINING = sorted(closure("equireg.jobs.train", "equireg.runtime"))
+
+
+def test_each_module_of_the_training_counts(tmp_path: Path) -> None:
+    """Edited in turn, each retrains."""
+    shutil.copytree(SOURCES / "equireg", tmp_path / "equireg")
+    names = "equireg.jobs.train", "equireg.runtime"
+    before = source_digest(*names, sources=tmp_path)
+    for module in TRAINING:
+        file = locate(module, tmp_path)
+        assert file is not None
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text + "\n_CHANGED = True\n")
+        parse.cache_clear()
+        assert source_digest(*names, sources=tmp_path) != before, module
+        file.write_text(text)
+
+
+def test_what_trains_is_in_its_digest() -> None:
+    """Whoever makes batches, schedules, starts or spells a gamma can change a result."""
+    rooms = {"training", "symmetry"}
+    every = {
+        ".".join(file.relative_to(SOURCES).with_suffix("").parts)
+        for room in rooms
+        for file in (SOURCES / "equireg" / room).glob("*.py")
+        if file.name != "__init__.py"
+    }
+    assert every <= set(TRAINING)
+    assert {"equireg.spelling", "equireg.randomness", "equireg.dataset"} <= set(TRAINING)
+
+
+def test_settings_hold_values_and_limits_alone() -> None:
+    """They are left out of the digest, so they must not compute what a result depends on."""
+    tree = ast.parse((SOURCES / "equireg" / "settings.py").read_text(encoding="utf-8"))
+    properties = [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        and any(
+            getattr(d, "id", getattr(d, "attr", "")) in ("property", "cached_property")
+            for d in node.decorator_list
+        )
+    ]
+    assert properties == []
 
 
 def test_the_code_that_a_module_compiles_counts_without_its_comments(sources: Path) -> None:

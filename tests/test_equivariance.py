@@ -776,15 +776,16 @@ def test_doctests() -> None:
     assert doctest.testmod(equireg.library.equivariance).attempted
 
 
-def test_spaces_are_those_of_projections() -> None:
+def test_spaces_are_those_of_the_papers_layers() -> None:
     """The library's E is that of the paper's network, which holds it in coordinates."""
-    from equireg.symmetry.projections import LayerSpace
+    from equireg.symmetry.representations import grid, trivial
+    from equireg.symmetry.spaces import Space
 
     eq, model, _ = build("cnn C4")
     weight = model.get_submodule("4").weight
     assert isinstance(weight, Tensor)
-    space = LayerSpace.build((6, 4, 3, 3), C4, "full")
-    expected = space.project_complement(weight.detach()).norm()
+    space = Space(trivial(C4, 6), trivial(C4, 4), grid(C4, 3), shape=(6, 4, 3, 3))
+    expected = space.coordinates(weight.detach())[1].norm()
     assert eq.distance().layers["4"] == pytest.approx(float(expected), rel=1e-12)
     assert eq.penalty().item() == pytest.approx(eq.distance().total ** 2)
 

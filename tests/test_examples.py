@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images = random.integers(0, 50, (count, 28, 28)).astype(np.uint8)
         for image, label in zip(images, labels, strict=True):
             image[: 4 + 2 * label, : 4 + 2 * label] += 200
-        tensors |= {f"{part}_images": images, f"{part}_labels": labels}
+        tensors |= {f"{part}_images": images[:, None], f"{part}_labels": labels}
     path = tmp_path_factory.mktemp("data") / "squares.safetensors"
     save_file(tensors, path)
     return path

@@ -60,9 +60,9 @@ def assert_fetched(output: Path, data_name: str) -> None:
     assert {name: array.dtype for name, array in arrays.items()} == dict.fromkeys(
         ["train_images", "train_labels", "test_images", "test_labels"], np.uint8
     )
-    assert idx(arrays["train_images"]) == RAW[IMAGES]
+    assert idx(arrays["train_images"].squeeze(1)) == RAW[IMAGES]
     assert idx(arrays["train_labels"]) == RAW[LABELS]
-    assert idx(arrays["test_images"]) == RAW[TEST_IMAGES]
+    assert idx(arrays["test_images"].squeeze(1)) == RAW[TEST_IMAGES]
     assert idx(arrays["test_labels"]) == RAW[TEST_LABELS]
 
 
@@ -222,7 +222,8 @@ def test_what_the_readme_s_function_writes_is_read(tmp_path: Path) -> None:
     job.fetch(DataSettings("mine", str(tmp_path)), tmp_path / "data/mine.safetensors", None)
     read = load_file(tmp_path / "data/mine.safetensors")
     keys = ("train_images", "train_labels", "test_images", "test_labels")
-    assert all((read[key] == array).all() for key, array in zip(keys, arrays, strict=True))
+    for key, array in zip(keys, arrays, strict=True):
+        assert np.array_equal(read[key], array[:, None] if array.ndim == 3 else array)
 
 
 def test_folder_with_other_files_than_listed_is_refused(tmp_path: Path) -> None:

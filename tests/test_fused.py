@@ -6,6 +6,7 @@ On a machine with a GPU the kernel runs there; else Triton's interpreter runs it
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,63 +19,68 @@ import pytest
 import torch
 from torch import Tensor
 
+from cases import images, initial, runs_of, steady
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
-from equireg.training.start import draw_equivariant
-from equireg.training.trainers import choose_trainer
-from equireg.training.start import perturbation
 from equireg.settings import DataSettings, JobSettings, Mode, NetworkSettings, TrainingSettings
+from equireg.symmetry.representations import regular, trivial
 from equireg.training import fused as module
 from equireg.training.batches import batches, elements, turned
-from equireg.training.trainers import choose
+from equireg.training.blocks import Blocks
 from equireg.training.fused import Fused, fused
+from equireg.training.layers import Linear, PooledConvolution
 from equireg.training.network import Network
 from equireg.training.packed import UnavailableError
 from equireg.training.step import Reference, Runs
-from equireg.training.start import start
+from equireg.training.trainers import choose
 
 pytest.importorskip("triton", reason="needs Triton, which is made for Linux")
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
 
+
+def network_of(
+    group: str, side: int, classes: int, channels: tuple[int, ...], **more: Any
+) -> NetworkSettings:
+    sizes = {"image_size": side, "classes": classes, "channels": channels}
+    return NetworkSettings(group, **sizes, **more)
+
+
 # Of what is left of the image, 3x3 pixels: fewer make layers without a gradient.
-SMALL = NetworkSettings("C4", 12, 4, (3, 2))
+SMALL = network_of("C4", 12, 4, (3, 2))
 CASES = {
     "small": SMALL,
-    "mirrored": NetworkSettings("D4", 12, 4, (3, 2)),
-    "trivial group": NetworkSettings("C1", 6, 4, (2,)),
-    "cross": NetworkSettings("C4", 12, 3, (2, 2), support="cross"),
-    "lopsided": NetworkSettings(
+    "mirrored": network_of("D4", 12, 4, (3, 2)),
+    "trivial group": network_of("C1", 6, 4, (2,)),
+    "cross": network_of("C4", 12, 3, (2, 2), support="cross"),
+    "lopsided": network_of(
         "C4", 12, 3, (2, 2), support="lopsided", allow_incompatible_support=True
     ),
-    "wide filter": NetworkSettings("D2", 12, 3, (2, 3), kernel_size=5),
-    "pixel filter": NetworkSettings("C2", 12, 3, (2, 3), kernel_size=1),
-    "three layers": NetworkSettings("C4", 24, 2, (2, 1, 2)),
-    "wide layers": NetworkSettings("C4", 12, 17, (18, 17)),
+    "wide filter": network_of("D2", 12, 3, (2, 3), kernel_size=5),
+    "pixel filter": network_of("C2", 12, 3, (2, 3), kernel_size=1),
+    "three layers": network_of("C4", 24, 2, (2, 1, 2)),
+    "wide layers": network_of("C4", 12, 17, (18, 17)),
+    "fields": network_of("C4", 12, 5, (4, 8), representation="regular"),
+    "mirrored fields": network_of("D4", 12, 3, (8, 8), representation="regular"),
+    "lopsided fields": network_of(
+        "C4",
+        12,
+        3,
+        (4, 4),
+        representation="regular",
+        support="lopsided",
+        allow_incompatible_support=True,
+    ),
 }
 
 
-def block(
-    network: Network, mode: Mode, seeds: list[int], gammas: list[float], noise: float
-) -> Runs:
-    initial = {
-        name: torch.stack([draw_equivariant(space, name, seed, "gaussian") for seed in seeds])
-        for name, space in network.layers.items()
-    }
-    draws = [perturbation(network, mode, seed, noise) for seed in seeds]
-    moved = {name: torch.stack([draw[name] for draw in draws]) for name in network.layers}
-    return start(network, initial, None if mode == "equivariant" else moved, gammas)
-
-
-def digits(settings: NetworkSettings, count: int = 20) -> Tensor:
-    random = np.random.default_rng(0)
-    shape = count, settings.image_size, settings.image_size
-    return torch.from_numpy(random.integers(256, size=shape).astype(np.uint8))
-
-
 class Pair:
-    """The fused step on the device and the reference in float64, from the same start."""
+    """The fused step on the device and the reference in float64, from the same start.
+
+    A gamma per run, which the equivariant mode has none of, and one rate, unless ``advance`` is
+    given others.
+    """
 
     def __init__(
         self,
@@ -85,25 +91,37 @@ class Pair:
         gammas: list[float],
         noise: float = 0.1,
     ) -> None:
-        network = Network(settings)
-        self.table = turned(digits(settings), elements(network.group, mode))
-        seeds = list(range(len(gammas)))
-        runs = block(network, mode, seeds, gammas, noise)
-        moved = network.to(DEVICE, torch.float32)
+        network = Network.of(settings)
+        pixels = images(20, settings.image_size)
+        self.rate = rate
+        self.gammas = [math.inf] * len(gammas) if mode == "equivariant" else gammas
+        self.table = turned(pixels, elements(network.group, mode))
+        runs = runs_of(network, mode, range(len(gammas)), noise)
         held = runs.to(DEVICE, torch.float32)
-        self.before = runs.weights(network)
-        self.fast = Fused(moved, held, self.table.to(DEVICE), rate, scale)
-        self.slow = Reference(network, runs, self.table, rate, scale)
-        self.plain = Reference(moved, held, self.table.to(DEVICE), rate, scale)
+        self.before = runs.weights(network.spaces)
+        self.fast = Fused(network, held, self.table.to(DEVICE), scale)
+        self.slow = Reference(network, runs, self.table, scale)
+        self.plain = Reference(network, held, self.table.to(DEVICE), scale)
 
-    def advance(self, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.fast.advance(rows.to(DEVICE), labels.to(DEVICE))
-        return found.cpu().double(), self.slow.advance(rows, labels)
+    def steady(self, rows: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """What ``Trainer.advance`` takes."""
+        return rows, labels, *steady(rows, self.gammas, self.rate)
+
+    def advance(self, *given: Tensor) -> tuple[Tensor, Tensor]:
+        """What the fused step and the reference record; given: rows, labels, or penalties too."""
+        if len(given) == 2:
+            given = self.steady(*given)
+        found = self.fast.advance(*on_device(*given))
+        return found.cpu().double(), self.slow.advance(*given)
 
     def error_of_change(self, name: str, trainer: Fused | Reference | None = None) -> float:
         after = (trainer or self.fast).weights()[name].cpu()
         change = self.slow.weights()[name] - self.before[name]
         return float((after - self.before[name] - change).norm() / change.norm())
+
+
+def on_device(*given: Tensor) -> list[Tensor]:
+    return [x.to(DEVICE) for x in given]
 
 
 def draw(runs: int, steps: int, batch: int, rows: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -123,30 +141,58 @@ def test_gradients(case: str) -> None:
     rows, labels = draw(1, 1, 9, len(pair.table), settings.classes)
     found, expected = pair.advance(rows, labels)
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-7)
-    pair.plain.advance(rows.to(DEVICE), labels.to(DEVICE))
+    pair.plain.advance(*on_device(*pair.steady(rows, labels)))
     for name in pair.before:
         plain = pair.error_of_change(name, pair.plain)
         assert pair.error_of_change(name) < max(1e-5, 4 * plain)
 
 
-@pytest.mark.parametrize("mode", ["equivariant", "augmented", "nominal"])
-def test_trajectories(mode: Mode) -> None:
-    """Two runs with penalties of their own, a few steps."""
-    pair = Pair(SMALL, mode, 0.1, 0.5, [0.1, 1.0])
-    rows, labels = draw(2, 3, 3, len(pair.table), SMALL.classes)
-    found, expected = pair.advance(rows, labels)
+def check_trajectories(pair: Pair, *given: Tensor) -> Tensor:
+    """Hold the fused step to the reference along a few steps; return what it recorded."""
+    found, expected = pair.advance(*given)
     assert torch.equal(found == 0, expected == 0)
     assert torch.allclose(found, expected, rtol=1e-5, atol=0)
     distances = pair.fast.distances().cpu().double()
     assert torch.allclose(distances, pair.slow.distances(), rtol=1e-5, atol=0)
     for name in pair.before:
         assert pair.error_of_change(name) < 1e-4
+    return found
+
+
+@pytest.mark.parametrize("mode", ["equivariant", "augmented", "nominal"])
+@pytest.mark.parametrize("case", ["small", "fields"])
+def test_trajectories(case: str, mode: Mode) -> None:
+    """Two runs with penalties of their own, a few steps."""
+    settings = CASES[case]
+    pair = Pair(settings, mode, 0.1, 0.5, [0.1, 1.0])
+    check_trajectories(pair, *draw(2, 3, 3, len(pair.table), settings.classes))
+
+
+@pytest.mark.parametrize("case", ["small", "fields"])
+def test_penalties_and_rates_of_each_step(case: str) -> None:
+    """One run falls onto E at its second step and leaves it after the third, by the gradient."""
+    settings = CASES[case]
+    pair = Pair(settings, "nominal", 0.1, 0.5, [0.0, 0.0])
+    given = draw(2, 5, 3, len(pair.table), settings.classes)
+    gammas = torch.tensor([[0.1, math.inf, math.inf, 0.0, 2.0], [0.0, 3.0, 1.0, 0.5, 0.1]])
+    rates = torch.tensor([[0.1, 0.2, 0.05, 0.1, 0.3], [0.3, 0.0, 0.1, 0.2, 0.1]])
+    distances = check_trajectories(pair, *given, gammas, rates)[..., 1]
+    assert (distances[0] > 0).tolist() == [True, True, False, False, True]
+    assert (distances[1] > 0).all()
+
+
+@pytest.mark.slow
+def test_fields_of_sixteen_channels() -> None:
+    """The paper's widths, as the compiled steps take them."""
+    settings = network_of("C4", 12, 10, (16, 16), representation="regular")
+    pair = Pair(settings, "augmented", 0.1, 0.5, [0.1])
+    check_trajectories(pair, *draw(1, 2, 4, len(pair.table), settings.classes))
 
 
 def test_exact_augmentation() -> None:
     """Batches of every image in every turn: 40 images, five times eight."""
     training = TrainingSettings(epochs=1, augmentation="exact")
-    network, pair = Network(SMALL), Pair(SMALL, "augmented", 0.1, 1.0, [0.1])
+    network, pair = Network.of(SMALL), Pair(SMALL, "augmented", 0.1, 1.0, [0.1])
     labels = torch.arange(20).remainder(SMALL.classes)
     for chunk in batches(network.group, "augmented", [0], labels, training, 2):
         assert chunk[0].shape == (1, 2, 40)
@@ -162,41 +208,36 @@ def test_the_papers_network(trained: bool, tmp_path: Path) -> None:
     """Its gradients on digits, to 1e-5 relative."""
     file, folder = tmp_path / "digits.safetensors", Path(__file__).parent / "data" / "digits"
     fetch(DataSettings(name="digits", folder=str(folder)), file, None)
-    dataset, network = load_dataset(file, 28, 10), Network(NetworkSettings())
-    images, labels = dataset.train_images.flatten(1), dataset.train_labels.long()
-    runs = block(network, "nominal", [0], [0.0], 0.1)
+    settings = NetworkSettings()
+    dataset, network = load_dataset(file, settings), Network.of(settings)
+    pixels, labels = dataset.train_images, dataset.train_labels.long()
+    runs = runs_of(network, "nominal", [0])
     if trained:
-        reference, training = (
-            Reference(network, runs, images, 0.05, 1.0),
-            TrainingSettings(epochs=2),
-        )
+        reference, training = Reference(network, runs, pixels, 1.0), TrainingSettings(epochs=2)
         for chunk in batches(network.group, "nominal", [0], labels, training, 100):
-            reference.advance(*chunk)
-    before, rows = runs.weights(network), torch.arange(10).view(1, 1, 10)
-    fast = Fused(
-        network.to(DEVICE, torch.float32),
-        runs.to(DEVICE, torch.float32),
-        images.to(DEVICE),
-        1e3,
-        1.0,
-    )
-    slow = Reference(network, runs, images, 1e3, 1.0)
-    found = fast.advance(rows.to(DEVICE), labels[rows].to(DEVICE)).cpu().double()
-    assert torch.allclose(found, slow.advance(rows, labels[rows]), rtol=1e-5, atol=0)
+            reference.advance(*chunk, *steady(chunk[0], [0.0], 0.05))
+    before, rows = runs.weights(network.spaces), torch.arange(10).view(1, 1, 10)
+    fast = Fused(network, runs.to(DEVICE, torch.float32), pixels.to(DEVICE), 1.0)
+    slow = Reference(network, runs, pixels, 1.0)
+    given = rows, labels[rows], *steady(rows, [0.0], 1e3)
+    found = fast.advance(*on_device(*given)).cpu().double()
+    assert torch.allclose(found, slow.advance(*given), rtol=1e-5, atol=0)
     for name, weight in fast.weights().items():
         change = slow.weights()[name] - before[name]
         assert (weight.cpu() - before[name] - change).norm() < 1e-5 * change.norm()
 
 
 def test_neither_chunks_nor_a_restored_state_change_bits() -> None:
-    rows, labels = (x.to(DEVICE) for x in draw(1, 2, 2, 20, SMALL.classes))
-    whole, parts, resumed = (Pair(SMALL, "nominal", 0.5, 0.5, [0.1]).fast for _ in range(3))
-    expected = whole.advance(rows, labels)
-    first = parts.advance(rows[:, :1], labels[:, :1])
+    pairs = [Pair(SMALL, "nominal", 0.5, 0.5, [0.1]) for _ in range(3)]
+    whole, parts, resumed = (pair.fast for pair in pairs)
+    given = on_device(*pairs[0].steady(*draw(1, 2, 2, 20, SMALL.classes)))
+    start, rest = [x[:, :1] for x in given], [x[:, 1:] for x in given]
+    expected = whole.advance(*given)
+    first = parts.advance(*start)
     state = {name: held.clone() for name, held in parts.state().items()}
-    assert torch.equal(torch.cat([first, parts.advance(rows[:, 1:], labels[:, 1:])], 1), expected)
+    assert torch.equal(torch.cat([first, parts.advance(*rest)], 1), expected)
     resumed.restore(state)
-    assert torch.equal(resumed.advance(rows[:, 1:], labels[:, 1:]), expected[:, 1:])
+    assert torch.equal(resumed.advance(*rest), expected[:, 1:])
     for trainer in (parts, resumed):
         assert torch.equal(trainer.distances(), whole.distances())
         for name, weight in trainer.weights().items():
@@ -217,16 +258,16 @@ def test_saturated_units() -> None:
     assert torch.allclose(found, expected, rtol=1e-4, atol=0)
 
 
-def arguments(settings: NetworkSettings) -> tuple[Network, Runs, Tensor, float, float]:
-    network = Network(settings)
-    runs = block(network, "nominal", [0], [0.1], 1e-3).to(DEVICE, torch.float32)
-    return network.to(DEVICE, torch.float32), runs, digits(settings).flatten(1).to(DEVICE), 0.1, 1.0
+def arguments(settings: NetworkSettings) -> tuple[Network, Runs, Tensor, float]:
+    network = Network.of(settings)
+    runs = runs_of(network, "nominal", [0], 1e-3).to(DEVICE, torch.float32)
+    return network, runs, images(20, settings.image_size).to(DEVICE), 1.0
 
 
 def test_it_is_trusted_if_its_step_is_the_references() -> None:
-    network, runs, images, rate, scale = arguments(SMALL)
-    before = runs.weights(network)
-    trainer = fused(network, runs, images, rate, scale)
+    network, runs, pixels, scale = arguments(SMALL)
+    before = runs.weights(network.spaces)
+    trainer = fused(network, runs, pixels, scale)
     for name, weight in trainer.weights().items():  # the trial left no trace
         assert torch.allclose(weight, before[name], rtol=0, atol=1e-6)
 
@@ -237,8 +278,8 @@ def test_it_is_not_trusted_if_its_step_is_another(
 ) -> None:
     advance = Fused.advance
 
-    def wrong(self: Fused, rows: Tensor, labels: Tensor) -> Tensor:
-        recorded = advance(self, rows, labels)
+    def wrong(self: Fused, *given: Tensor) -> Tensor:
+        recorded = advance(self, *given)
         if where == "losses":
             return recorded + torch.tensor([1e-3, *[0.0] * (recorded.shape[-1] - 1)]).to(recorded)
         self.whole[0, 9 * 3 : 9 * 3 + 54] += 1e-3
@@ -253,7 +294,7 @@ def test_it_is_not_trusted_if_its_step_is_another(
 def test_a_failure_is_said_and_the_reference_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(self: Fused, rows: Tensor, labels: Tensor) -> Tensor:
+    def fail(self: Fused, *given: Tensor) -> Tensor:
         raise RuntimeError("PassManager::run failed\nand more")
 
     given = arguments(SMALL)
@@ -268,14 +309,16 @@ def test_a_failure_is_said_and_the_reference_runs(
 
 
 def test_weights_without_orbits() -> None:
-    network, runs, images, rate, scale = arguments(SMALL)
-    space = network.layers["conv1"]
-    turn = torch.linalg.qr(torch.eye(3) + 0.1)[0].to(space.equivariant)
-    network.layers["conv1"] = type(space)(
-        space.shape, space.permutations, space.equivariant @ turn, space.complement
-    )
+    """Channels of two kinds: E falls into blocks of different orbits."""
+    group = Network.of(SMALL).group
+    mixed, classes = 3 * trivial(group) + 2 * regular(group), trivial(group, 4)
+    layers = [
+        PooledConvolution("conv1", trivial(group), mixed, 3),
+        Linear("linear", mixed, classes, 6),
+    ]
+    network = Network(group, layers)
     with pytest.raises(UnavailableError, match="not spanned by orbits"):
-        fused(network, runs, images, rate, scale)
+        fused(network, Runs({}, {}), images(20, 12).to(DEVICE), 1.0)
 
 
 class Phases:
@@ -333,7 +376,7 @@ def test_barriers(monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread reads or overwrites what another one has to do with in the same phase."""
     pair = Pair(CASES["mirrored"], "augmented", 0.1, 1.0, [0.1])
     phases = Phases(monkeypatch)
-    pair.fast.advance(*draw(1, 2, 9, len(pair.table), 4))
+    pair.fast.advance(*pair.steady(*draw(1, 2, 9, len(pair.table), 4)))
     assert phases.stores > phases.barriers > 2 * 20
 
 
@@ -362,17 +405,15 @@ def test_it_compiles_without_a_gpu(capability: int, programs: str) -> None:
 def test_a_thousand_steps_on_a_gpu(mode: Mode) -> None:
     """The paper's network, as a job would train it."""
     settings = NetworkSettings()
-    network, seeds, training = Network(settings), [0, 1, 2], TrainingSettings(epochs=500)
-    images = digits(settings).to(DEVICE)
-    table = turned(images, elements(network.group, mode))
-    labels = torch.arange(20, device=DEVICE).remainder(10)
-    runs = block(network, mode, seeds, [1e-2] * 3, 1e-3).to(DEVICE, torch.float32)
-    moved = network.to(DEVICE, torch.float32)
-    found = choose_trainer(moved, runs, table, training, JobSettings(step="compiled"))
+    network, seeds, training = Network.of(settings), [0, 1, 2], TrainingSettings(epochs=500)
+    pixels, labels = images(20, settings.image_size), torch.arange(20).remainder(10)
+    blocks = Blocks.of(mode, [] if mode == "equivariant" else [1e-2], seeds)
+    weights, jobs = initial(network, seeds), JobSettings(step="compiled")
+    found = blocks.trainer(network, weights, training, pixels, DEVICE, jobs)
     assert isinstance(found, Fused)
-    exact = block(network, mode, seeds, [1e-2] * 3, 1e-3)
-    expected = Reference(network, exact, table.cpu(), 1e-3, 0.1)
-    for rows, classes in batches(network.group, mode, seeds, labels, training, 100):
-        distances = found.advance(rows, classes)[..., 1:].cpu().double()
-        exactly = expected.advance(rows.cpu(), classes.cpu())[..., 1:]
+    table = turned(pixels, elements(network.group, mode))
+    expected = Reference(network, runs_of(network, mode, seeds, 1e-3), table, 0.1)
+    for given in blocks.chunks(network.group, labels, training):
+        distances = found.advance(*on_device(*given))[..., 1:].cpu().double()
+        exactly = expected.advance(*given)[..., 1:]
         assert torch.allclose(distances, exactly, rtol=1e-4, atol=0)

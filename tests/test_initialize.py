@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from equireg.training.start import draw_equivariant
 from equireg.jobs.initialize import initialize
 from equireg.settings import Distribution, InitializationSettings, NetworkSettings
 from equireg.training.network import Network
@@ -17,11 +16,12 @@ from equireg.weights import load_weights
 
 @pytest.mark.parametrize("distribution", ["gaussian", "uniform"])
 def test_entry_variances(distribution: Distribution) -> None:
-    network = Network(NetworkSettings())
+    network = Network.of(NetworkSettings())
+    seeds = [network.initial(seed, distribution) for seed in range(100)]
     expected = {"conv1": 1 / 3, "conv2": 1 / 48, "linear": 1 / 576}
-    for name, space in network.layers.items():
-        draws = torch.stack([draw_equivariant(space, name, s, distribution) for s in range(100)])
-        assert torch.allclose(space.project_equivariant(draws), draws, atol=1e-14)
+    for name, space in network.spaces.items():
+        draws = torch.stack([draw[name] for draw in seeds])
+        assert torch.allclose(space.project(draws), draws, atol=1e-14)
         variance = draws.square().mean((0, 1, 2))
         if name == "linear":
             assert np.isclose(variance[3, 3], 1 / 48, rtol=0.1)
@@ -35,19 +35,19 @@ def test_files_depend_on_the_seeds_alone(tmp_path: Path) -> None:
     for name, seeds in (("a", [0, 1, 2]), ("b", [0, 1, 2]), ("c", [2])):
         initialize(NetworkSettings(), InitializationSettings(), seeds, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    layers = Network(NetworkSettings()).layers
-    many, about = load_weights(tmp_path / "a", [2], layers)
-    one, _ = load_weights(tmp_path / "c", [2], layers)
+    spaces = Network.of(NetworkSettings()).spaces
+    many, about = load_weights(tmp_path / "a", [2], spaces)
+    one, _ = load_weights(tmp_path / "c", [2], spaces)
     assert about["distribution"] == "gaussian"
     assert all(torch.equal(many[name], one[name]) for name in many)
     assert many["conv2"].shape == (1, 16, 16, 3, 3)
     with pytest.raises(ValueError, match="lacks seed 5"):
-        load_weights(tmp_path / "a", [5], layers)
-    narrow = Network(NetworkSettings(channels=(16, 8))).layers
+        load_weights(tmp_path / "a", [5], spaces)
+    narrow = Network.of(NetworkSettings(channels=(16, 8))).spaces
     with pytest.raises(ValueError, match=r"conv2 of shape .* expected \(8, 16, 3, 3\)"):
         load_weights(tmp_path / "a", [2], narrow)
     with pytest.raises(FileNotFoundError, match="initialize writes initial weights"):
-        load_weights(tmp_path / "none", [2], layers)
+        load_weights(tmp_path / "none", [2], spaces)
 
 
 def test_a_file_that_is_no_weight_file(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ WRONG: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
     ("data", "folder"): no_text.filter(lambda value: value is not None) | text.map("no/{}".format),
     ("network", "group"): other(typing.Literal["C1", "C2", "C4", "D1", "D2", "D4"]),
     ("network", "image_size"): whole(1, 1024),
+    ("network", "image_channels"): whole(1, 64),
     ("network", "classes"): whole(2, 256),
     ("network", "channels"): within(whole(1, 4096)) | st.just([]),
     ("network", "kernel_size"): whole(1, 99) | st.integers(0, 49).map(lambda half: 2 * half),

@@ -87,21 +87,21 @@ def test_a_gamma_has_one_path(gamma: float) -> None:
 
 
 def test_a_block_of_no_seed_is_refused() -> None:
-    with pytest.raises(ValueError, match="seeds_per_job is 0"):
+    with pytest.raises(ValueError, match="seeds_per_job is 0; accepted: 1 to"):
         blocks(GridSettings(seeds_per_job=0))
 
 
 def test_a_mode_that_there_is_not_is_refused() -> None:
     """The command line, which cannot say so itself, hands any text on."""
     modes: Any = ("nominal", "augmentd")
-    message = "^mode is 'augmentd'; accepted: equivariant, augmented, nominal$"
+    message = "^modes is 'augmentd'; accepted: equivariant, augmented, nominal$"
     with pytest.raises(ValueError, match=message):
         blocks(GridSettings(modes=modes))
 
 
 @pytest.mark.parametrize("gamma", [-1.0, float("inf"), float("nan")])
 def test_a_gamma_that_cannot_be_is_refused(gamma: float) -> None:
-    with pytest.raises(ValueError, match=f"^gamma is {gamma:g}; accepted: finite numbers, 0 and "):
+    with pytest.raises(ValueError, match=f"^gammas is {gamma}; accepted: finite numbers, 0 and "):
         blocks(GridSettings(gammas=(1.0, gamma)))
 
 
@@ -138,20 +138,23 @@ def test_seeds_option() -> None:
 
 def test_blocks_options() -> None:
     paths = [f"results/x/runs/augmented/gamma-{gamma}/seeds-000-009" for gamma in ("1e-2", "0")]
-    files = [f"{path}.{suffix}" for suffix in ("parquet", "safetensors", "json") for path in paths]
-    assert blocks_options(files) == (
+    outputs = [f"{path}.parquet" for path in paths]
+    assert blocks_options("augmented", ["1e-2", "0"], "000-009", outputs) == (
         "--mode augmented --gamma 1e-2 --gamma 0 --seeds 0-9"
         f" --output {paths[0]}.parquet --output {paths[1]}.parquet"
     )
     alone = "results/x/runs/equivariant/gamma-none/seeds-007-007.parquet"
-    assert blocks_options([alone]) == f"--mode equivariant --seeds 7 --output {alone}"
+    assert blocks_options("equivariant", ["none"], "007-007", [alone]) == (
+        f"--mode equivariant --seeds 7 --output {alone}"
+    )
 
 
 def test_options_spell_every_field() -> None:
     network = options(NetworkSettings())
     assert network == (
-        "--group C4 --image-size 28 --classes 10 --channels 16 --channels 16 --kernel-size 3"
-        " --support full --no-allow-incompatible-support"
+        "--group C4 --representation trivial --image-size 28 --image-channels 1 --classes 10"
+        " --channels 16 --channels 16 --kernel-size 3 --support full"
+        " --no-allow-incompatible-support"
     )
     assert options(JobSettings(), InitializationSettings()) == (
         "--threads 1 --device auto --step auto --distribution gaussian"

@@ -10,10 +10,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.training.start import draw_equivariant
+from cases import images, initial
 from equireg.jobs.predict import SCHEMA
 from equireg.jobs.score import compared, score
 from equireg.plan import predicted_seeds
@@ -53,21 +52,17 @@ def predict(jobs: Jobs, name: str, seeds: str, *more: object) -> pd.DataFrame:
 @pytest.mark.parametrize("step", ["reference", "compiled"])
 def test_derivatives_are_those_of_automatic_differentiation(step: str) -> None:
     """In float64 by torch, beside what a training step in float32 subtracts."""
-    network = Network(SMALL)
-    weights = {
-        name: torch.stack([draw_equivariant(s, name, run, "gaussian") for run in range(RUNS)])
-        for name, s in network.layers.items()
-    }
+    network = Network.of(SMALL)
+    weights, pixels = initial(network, range(RUNS)), images(IMAGES, 8)
     random = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (IMAGES, 64), generator=random, dtype=torch.uint8)
     rows = torch.randint(IMAGES, (RUNS, 30), generator=random)
     labels = torch.randint(4, (RUNS, 30), generator=random)
-    stepper = stepper_for(step, network, images)
+    stepper = stepper_for(step, network, pixels)
 
-    outside = Outside(network)
-    origin = np.zeros((RUNS, sum(space.dimensions[1] for space in network.layers.values())))
+    outside = Outside(network.spaces)
+    origin = np.zeros((RUNS, sum(space.dims[1] for space in network.spaces.values())))
     directions = np.random.default_rng(0).normal(size=(3, *origin.shape)) * 1e-3
-    risk = risk_outside(network, outside, weights, images, rows, labels)
+    risk = risk_outside(network, weights, pixels, rows, labels)
 
     y = torch.from_numpy(origin).requires_grad_(True)
     (slope,) = torch.autograd.grad(risk(y), y, create_graph=True)
@@ -83,37 +78,29 @@ def test_derivatives_are_those_of_automatic_differentiation(step: str) -> None:
     assert (outside.curvature(stepper, weights, 0 * directions, rows, labels) == 0).all()
 
 
-def stepper_for(step: str, network: Network, images: Tensor) -> Callable[[Runs], Trainer]:
-    plain = network.to(torch.float32)
+def stepper_for(step: str, network: Network, pixels: Tensor) -> Callable[[Runs], Trainer]:
     if step == "reference":
-        return lambda runs: Reference(plain, runs.to(torch.float32), images, 1.0, 1.0)
+        return lambda runs: Reference(network, runs.to(torch.float32), pixels, 1.0)
     try:
-        library_for(plain, images)
+        library_for(network, pixels)
     except UnavailableError as error:
         pytest.skip(f"needs the compiled step: {error}")
-    return lambda runs: Compiled(plain, runs.to(torch.float32), images, 1.0, 1.0)
+    return lambda runs: Compiled(network, runs.to(torch.float32), pixels, 1.0)
 
 
 def risk_outside(
-    network: Network,
-    outside: Outside,
-    weights: dict[str, Tensor],
-    images: Tensor,
-    rows: Tensor,
-    labels: Tensor,
+    network: Network, weights: dict[str, Tensor], pixels: Tensor, rows: Tensor, labels: Tensor
 ) -> Callable[[Tensor], Tensor]:
     """The runs' risks, summed, as a function of the coordinates outside E; float64."""
-    pixels = images[rows].view(*rows.shape, 8, 8).double() / 255
-    sizes = [space.dimensions[1] for space in network.layers.values()]
+    inputs = pixels[rows].double() / 255
+    sizes = [space.dims[1] for space in network.spaces.values()]
 
     def risk(y: Tensor) -> Tensor:
         moved = {}
-        for (name, space), part in zip(network.layers.items(), y.split(sizes, 1), strict=True):
+        for (name, space), part in zip(network.spaces.items(), y.split(sizes, 1), strict=True):
             inside, _ = space.coordinates(weights[name])
-            beside = part.reshape(len(part), *space.shape[:2], -1)
-            moved[name] = space.weight(inside, beside)
-        logits = network.forward(moved, pixels)
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten()) * len(rows)
+            moved[name] = space.weight(inside, part)
+        return network.loss(network.forward(moved, inputs), labels).mean(1).sum()
 
     return risk
 

@@ -15,6 +15,7 @@ from equireg.dataset import Dataset
 from equireg.jobs.theory import theory
 from equireg.randomness import generator
 from equireg.settings import NetworkSettings, Support
+from equireg.symmetry.representations import Representation
 from equireg.tables import trajectory_table, write_table
 from equireg.theory import cases, theorems
 from equireg.theory.facts import all_facts, fact_a, fact_b, lemma, unit, zero_directions
@@ -35,7 +36,6 @@ from equireg.theory.theorems import (
     theorem_2,
     theorem_3,
 )
-from equireg.training.network import Network
 from equireg.weights import save_weights
 
 BLOCKS: dict[str, Block] = {"equivariant": "equivariant", "complement": "complement", "all": "all"}
@@ -48,7 +48,7 @@ def small_network(group: str = "C4", support: Support = "full") -> Model:
     settings = dataclasses.replace(
         SMALL, group=group, support=support, allow_incompatible_support=True
     )
-    return convolutional(Network(settings))
+    return convolutional(settings)
 
 
 def small_risk(model: Model) -> Risk:
@@ -105,7 +105,10 @@ def test_statements_fail_where_they_should() -> None:
     away = point + random_tensor("away", len(point))
     assert not fact_a(risk, away, "off E").held
     assert not fact_b(risk, away, "off E").held
-    other = dataclasses.replace(model, permutations=np.roll(model.permutations, 1, 1))
+    permutations = model.input.permutations
+    assert permutations is not None
+    rolled = Representation(model.group, "rolled", np.roll(permutations, 1, 1))
+    other = dataclasses.replace(model, input=rolled)
     wrong = dataclasses.replace(risk, model=other)
     assert not lemma(wrong, away, "images turned otherwise than filters").held
     assert not any(m.held for m in representations(other) if m.quantity.startswith("Phi_A"))
@@ -149,8 +152,8 @@ def test_coordinates_are_orthonormal(model: Model) -> None:
     norm = torch.stack([weight.square().sum() for weight in weights.values()]).sum().sqrt()
     assert torch.allclose(norm, point.norm())
     inside = coordinates.weights(coordinates.join(inside=coordinates.split(point)[0]))
-    for name, space in model.layers.items():
-        assert torch.allclose(space.project_equivariant(inside[name]), inside[name], atol=1e-13)
+    for name, space in model.spaces.items():
+        assert torch.allclose(space.project(inside[name]), inside[name], atol=1e-13)
         assert inside[name].shape == space.shape
 
 
@@ -246,7 +249,7 @@ def test_descent_is_that_of_the_weights(settled: Settled) -> None:
     for _ in range(2):
         next(steps)
         gradient = risk.weight_gradient(weights)
-        for name, space in risk.model.layers.items():
+        for name, space in risk.model.spaces.items():
             outside = space.project_complement(weights[name])
             weights[name] = weights[name] - step * (gradient[name] + gamma * outside)
     found, _ = next(steps)
@@ -274,7 +277,7 @@ def test_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cases, name, value)
     monkeypatch.setattr(theorems, "LONGEST", 500)
     random = np.random.default_rng(0)
-    pixels = torch.from_numpy(random.integers(256, size=(40, 12, 12), dtype=np.uint8))
+    pixels = torch.from_numpy(random.integers(256, size=(40, 1, 12, 12), dtype=np.uint8))
     labels = torch.from_numpy(random.integers(4, size=40, dtype=np.uint8))
     parts = {"images": pixels, "labels": labels}
     data = tmp_path / "data.safetensors"

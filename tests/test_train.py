@@ -114,8 +114,8 @@ def test_the_starting_distance_is_that_of_the_perturbation(jobs: Jobs) -> None:
     """sigma on every entry off E: sigma sqrt(dim), the paper's 0.086 at 1e-3 and 7,392."""
     block = jobs.train("a", "nominal", "0", "0-4", "--perturbation", "1e-2")
     starts = pq.read_table(block, filters=[("step", "=", 0)])["distance"].to_numpy()
-    spaces = Network(NetworkSettings(channels=(4, 4))).layers.values()
-    dimension = sum(space.dimensions[1] for space in spaces)
+    spaces = Network.of(NetworkSettings(channels=(4, 4))).spaces.values()
+    dimension = sum(space.dims[1] for space in spaces)
     assert np.allclose(starts, 1e-2 * np.sqrt(dimension), rtol=0.05)
 
 
@@ -133,7 +133,7 @@ def test_the_scale_of_the_risk_is_that_of_the_learning_rate(jobs: Jobs) -> None:
 def test_saved_distances_are_those_of_the_saved_weights(jobs: Jobs) -> None:
     weights = load_file(jobs.train("a", "nominal", "1e-2", "0-1").with_suffix(".safetensors"))
     squares = []
-    for name, space in Network(NetworkSettings(channels=(4, 4))).layers.items():
+    for name, space in Network.of(NetworkSettings(channels=(4, 4))).spaces.items():
         outside = space.project_complement(weights[name].double()).flatten(1).norm(dim=1)
         assert torch.allclose(weights[f"distance_{name}"].double(), outside, rtol=1e-4)
         squares.append(outside.square())
@@ -184,10 +184,10 @@ def test_accuracy_is_that_of_the_logits_written_out(jobs: Jobs) -> None:
     row = pq.read_table(output).to_pylist()[0]
     weights = load_file(block.with_suffix(".safetensors"))
     data = load_file(jobs.data)
-    network = Network(NetworkSettings(channels=(4, 4)))
+    network = Network.of(NetworkSettings(channels=(4, 4)))
     right, changed, logits, upright = [], [], [], None
     for k in range(4):
-        images = torch.rot90(data["test_images"], k, (1, 2))[None] / 255.0
+        images = torch.rot90(data["test_images"], k, (2, 3))[None] / 255.0
         logits.append(network.forward(weights, images)[0].double())
         predicted = logits[-1].argmax(-1)
         right.append((predicted == data["test_labels"]).double().mean().item())
@@ -286,6 +286,16 @@ def test_refused(jobs: Jobs, words: list[str], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         jobs.run("train", "--seeds", "0", *files, *words)
     assert not output.exists()
+
+
+def test_a_compiled_step_that_does_not_take_the_network_is_refused(jobs: Jobs) -> None:
+    message = (
+        r"step is 'compiled', but channels are \[4, 4\], not multiples of 16; accepted here: auto, "
+        "reference"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        jobs.train("a", "nominal", "1", "0", "--step", "compiled", "--device", "cpu")
+    assert not jobs.output("a").exists()
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ class TestFinished:
     @pytest.mark.parametrize(
         ("module", "jobs"),
         [
-            ("step", {"train": 10, "evaluate": 10, **PREDICT, **LAST}),
+            ("training/step", {"train": 10, "evaluate": 10, **PREDICT, **LAST}),
             ("jobs/train", {"train": 10, "evaluate": 10, **PREDICT, **LAST}),
             (
                 "jobs/initialize",
@@ -258,7 +258,7 @@ class TestFinished:
             ("jobs/compare", {"compare": 1, "overview": 1}),
             ("jobs/overview", {"overview": 1}),
             ("jobs/fetch", {}),
-            ("settings", {"check": 1, "compare": 1, "draw": 1, "overview": 1, "score": 1}),
+            ("settings", {}),
             ("cli", {}),
         ],
     )

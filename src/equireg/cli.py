@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from equireg.runtime import configure, wipe
+from equireg.runtime import configured, wipe
 from equireg.settings import (
     DataSettings,
     GridSettings,
@@ -138,8 +138,7 @@ def train(
     """
     from equireg.processes import stopping
 
-    with stopping(parent) as stop:
-        device = configure(job)
+    with stopping(parent) as stop, configured(job) as device:
         from equireg.jobs.train import train
         from equireg.training.blocks import Blocks
 
@@ -159,10 +158,10 @@ def evaluate(
     output: Output,
 ) -> None:
     """Test a trained block and measure how far it is from its equivariant twin."""
-    device = configure(job)
-    from equireg.jobs.evaluate import evaluate
+    with configured(job) as device:
+        from equireg.jobs.evaluate import evaluate
 
-    evaluate(network, block, twin, data, output, device, job)
+        evaluate(network, block, twin, data, output, device, job)
 
 
 @app.command()
@@ -191,10 +190,10 @@ def predict(
     output: Output,
 ) -> None:
     """Predict figure 2 from the equivariant runs alone."""
-    device = configure(job)
-    from equireg.jobs.predict import predict
+    with configured(job) as device:
+        from equireg.jobs.predict import predict
 
-    predict(network, training, grid, data, initial, output, device, job)
+        predict(network, training, grid, data, initial, output, device, job)
 
 
 @app.command()
@@ -290,10 +289,10 @@ def theory(
     ] = None,
 ) -> None:
     """Measure every statement of the paper: facts, theorems, remarks."""
-    configure(JobSettings(threads, "cpu"))
-    from equireg.jobs.theory import theory
+    with configured(JobSettings(threads, "cpu")):
+        from equireg.jobs.theory import theory
 
-    theory(network, data, block or [], output, report, figure or [])
+        theory(network, data, block or [], output, report, figure or [])
 
 
 @app.command()
@@ -311,10 +310,10 @@ def critical(
     output: Output,
 ) -> None:
     """Find the penalty above which E attracts, from the Hessian."""
-    configure(JobSettings(threads, "cpu"))
-    from equireg.jobs.critical import critical
+    with configured(JobSettings(threads, "cpu")):
+        from equireg.jobs.critical import critical
 
-    critical(network, training, mode, parse_seeds(seeds), data, initial, trained, output)
+        critical(network, training, mode, parse_seeds(seeds), data, initial, trained, output)
 
 
 @app.command()
@@ -327,11 +326,11 @@ def bench(
     json: Annotated[bool, typer.Option(help="Print the JSON object alone.")] = False,
 ) -> None:
     """Time the training loop beside the plain step and a usual script."""
-    device = configure(job)
-    from equireg.jobs.bench import bench, table
+    with configured(job) as device:
+        from equireg.jobs.bench import bench, table
 
-    result = table(bench(parse_seeds(seeds), steps, device, job))
-    print(result.splitlines()[-1] if json else result)
+        result = table(bench(parse_seeds(seeds), steps, device, job))
+        print(result.splitlines()[-1] if json else result)
 
 
 @app.command()

@@ -5,34 +5,83 @@ So that a pasted command does the same as the job did.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
 
 from equireg.settings import JobSettings
 
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-def configure(jobs: JobSettings) -> str:
-    """Set threads, memory and arithmetic for this process; return the device, cpu or cuda.
 
-    Call it before torch is imported. Raises ValueError for a GPU that is not there.
+@contextlib.contextmanager
+def configured(jobs: JobSettings) -> Iterator[str]:
+    """Set threads, memory and arithmetic of this process; yield the device, cpu or cuda.
+
+    Enter it before torch is imported. What it sets is undone at the end, save that malloc goes on
+    keeping large blocks: it cannot be asked what it did before. Raises ValueError for a GPU that is
+    not there.
     """
-    if jobs.threads < 1:
-        raise ValueError(f"threads is {jobs.threads}; accepted: 1 or more")
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(jobs.threads)
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic only with this
+    chosen = {
+        **dict.fromkeys(_THREADS, str(jobs.threads)),
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with this
+    }
+    before = {name: os.environ.get(name) for name in chosen}
+    os.environ.update(chosen)
     keep_memory()
+    try:
+        with _arithmetic(jobs.threads):
+            yield _device(jobs)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
+
+@contextlib.contextmanager
+def _arithmetic(threads: int) -> Iterator[None]:
     import torch
 
-    torch.set_num_threads(jobs.threads)
-    torch.set_flush_denormal(True)  # a denormal costs a hundred times a normal number
-    # torch.use_deterministic_algorithms, without its import of Inductor, which takes a second
-    torch.set_deterministic_debug_mode("error")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a check on our code, at 15 %
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    def set_to(count: int, flush: bool, mode: str, filled: bool, matmul: bool, cudnn: bool) -> None:
+        torch.set_num_threads(count)
+        torch.set_flush_denormal(flush)
+        torch.set_deterministic_debug_mode(mode)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32 = cudnn
+
+    before = (
+        torch.get_num_threads(),
+        _flushes_denormals(),
+        ("default", "warn", "error")[torch.get_deterministic_debug_mode()],
+        bool(torch.utils.deterministic.fill_uninitialized_memory),  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+    )
+    # A denormal costs a hundred times a normal number. The debug mode is that of
+    # torch.use_deterministic_algorithms, without its import of Inductor, which takes a second. To
+    # fill fresh memory is a check on our own code, at 15 % of a step.
+    set_to(threads, True, "error", False, False, False)
+    try:
+        yield
+    finally:
+        set_to(*before)
+
+
+def _flushes_denormals() -> bool:
+    """Whether this thread takes denormals for 0; torch sets it and does not tell."""
+    import torch
+
+    return bool(torch.tensor(1e-310, dtype=torch.float64) * 1.0 == 0)
+
+
+def _device(jobs: JobSettings) -> str:
+    import torch
+
     if jobs.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if jobs.device == "cuda" and not torch.cuda.is_available():

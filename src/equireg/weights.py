@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,7 +13,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from equireg.files import atomic
-from equireg.symmetry.spaces import Space
+
+
+class Shaped(Protocol):
+    """What knows the shape of a parameter: a ``Space``."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The parameter's shape."""
 
 
 def save_weights(
@@ -28,7 +35,7 @@ def save_weights(
 
 
 def load_weights(
-    path: Path, seeds: Sequence[int], spaces: Mapping[str, Space]
+    path: Path, seeds: Sequence[int], spaces: Mapping[str, Shaped]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of ``path``, their rows those of ``seeds``, in this order; and what they are.
 

@@ -54,8 +54,7 @@ rule score:
         mem_mb=2000,
         runtime=10,
     params:
-        # the settings spell the gammas that it shows
-        source=source_digest("equireg.jobs.score", "equireg.settings"),
+        source=source_digest("equireg.jobs.score"),
     message:
         "Say how far the predictions of figure 2 are off"
     shell:

@@ -54,9 +54,11 @@ rule train:
             // 2
         ),
     params:
-        # From the output: such a parameter is no reason to train anew, and it differs with
+        # With the output: such a parameter is no reason to train anew, and it differs with
         # stack_gammas.
-        blocks=lambda wildcards, output: blocks_options(output),
+        blocks=lambda wildcards, output: blocks_options(
+            wildcards.mode, [wildcards.gamma], wildcards.seeds, [output.trajectory]
+        ),
         options=lambda wildcards: train_options(chosen.network, chosen.training, wildcards.mode),
         source=source_digest("equireg.jobs.train", "equireg.runtime"),
     message:
@@ -85,6 +87,15 @@ if chosen.jobs.stack_gammas:
             f"{RESULTS}/logs/train/{{mode}}/seeds-{{seeds}}.log",
         benchmark:
             f"{RESULTS}/benchmarks/train/{{mode}}/seeds-{{seeds}}.tsv"
+        params:
+            blocks=lambda wildcards, output: blocks_options(
+                wildcards.mode,
+                list(map(spell_gamma, chosen.grid.gammas)),
+                wildcards.seeds,
+                output.trajectory,
+            ),
+            options=lambda wildcards: train_options(chosen.network, chosen.training, wildcards.mode),
+            source=source_digest("equireg.jobs.train", "equireg.runtime"),
         message:
             "Train {wildcards.mode}, every gamma, seeds {wildcards.seeds}"
 

@@ -202,10 +202,8 @@ class Space:
             sizes = [block.count * n for n in block.inside.dims]
             a, inside = inside[..., : sizes[0]], inside[..., sizes[0] :]
             b, outside = outside[..., : sizes[1]], outside[..., sizes[1] :]
-            pair = (
-                x.unflatten(-1, (*block.copies, n))
-                if n
-                else x.new_zeros(*x.shape[:-1], *block.copies, 0)
+            pair = (  # a view also of no entries, so that they have a gradient
+                x.reshape(*x.shape[:-1], *block.copies, n)
                 for x, n in zip((a, b), block.inside.dims, strict=True)
             )
             rows.append(block.inside.combine(*pair))

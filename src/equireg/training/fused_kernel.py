@@ -428,7 +428,8 @@ def update(
             here, place = entry >= 0, entry * INNER + j
             b = tl.load(outside + place, mask=here, other=0.0)
             g = tl.load(gradient + place, mask=here, other=0.0)
-            b = tl.where(here & free, b - ((g - mean) * scale + b * gamma) * rate, 0.0)
+            b = tl.where(here, b - ((g - mean) * scale + b * gamma) * rate, 0.0)
+            b = tl.where(free, b, 0.0)
             tl.store(outside + place, b, mask=here)
             tl.store(whole + place, a / root + b, mask=here)
             squares += b * b

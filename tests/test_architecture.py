@@ -1,0 +1,127 @@
+"""The rooms and the ways between them: what docs/architecture.md draws, read from the imports."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from equireg.digest import SOURCES, ancestry, imports, locate
+
+PACKAGE = SOURCES / "equireg"
+# A room imports from those with a smaller number, and from itself.
+RANKS = {"symmetry": 1, "training": 2, "library": 2, "figures": 2, "theory": 3, "config": 3}
+RANKS |= {"jobs": 4, "cli": 5, "__main__": 6}
+# The public doors: they lead to rooms, and no room goes through them.
+DOORS = {"equireg.groups", "equireg.representations"}
+LONGEST = 400  # lines of a module; a longer one says why at its head
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package, and its file."""
+    found = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        parts = file.relative_to(SOURCES).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def room(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+def rank(module: str) -> int:
+    return RANKS.get(room(module), 0)
+
+
+def imported(module: str, file: Path) -> Iterator[str]:
+    """The modules of this package that a module imports, also within functions."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    for name in imports(ast.parse(file.read_text(encoding="utf-8")), package):
+        inside = [m for m in ancestry(name) if m.startswith("equireg.") and locate(m, SOURCES)]
+        yield from inside[-1:]
+
+
+IMPORTS = {
+    module: {name for name in imported(module, file) if name != module}
+    for module, file in modules().items()
+}
+
+
+def test_no_import_runs_upward() -> None:
+    upward = [
+        f"{module} -> {name}"
+        for module, names in IMPORTS.items()
+        for name in names
+        if module not in DOORS
+        and module != "equireg"
+        and (rank(name) > rank(module) or name in DOORS)
+    ]
+    assert upward == []
+
+
+def test_rooms_of_one_rank_do_not_know_each_other() -> None:
+    """The library and the training above all: a job hands training a network with its spaces."""
+    across = [
+        f"{module} -> {name}"
+        for module, names in IMPORTS.items()
+        for name in names
+        if rank(module) == rank(name) > 0 and room(module) != room(name)
+    ]
+    assert across == []
+
+
+def test_jobs_do_not_import_each_other() -> None:
+    jobs = {module for module in IMPORTS if module.startswith("equireg.jobs.")}
+    assert {module: IMPORTS[module] & jobs for module in jobs if IMPORTS[module] & jobs} == {}
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    waiting = {module: set(names) for module, names in IMPORTS.items()}
+    while free := [module for module, names in waiting.items() if not names & waiting.keys()]:
+        for module in free:
+            del waiting[module]
+    assert waiting == {}
+
+
+@pytest.mark.parametrize("name", ["symmetry", "library"])
+def test_the_algebra_needs_torch_numpy_and_scipy_alone(name: str) -> None:
+    """scipy within functions: it costs a tenth of a second."""
+    allowed = {"torch", "numpy", "equireg", *sys.stdlib_module_names}
+    for module, file in modules().items():
+        if room(module) != name:
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        every = {found.split(".")[0] for found in imports(tree, module)} - {""}
+        top = ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef)], [])
+        top.body = [node for node in top.body if not isinstance(node, ast.ClassDef)]
+        first = {found.split(".")[0] for found in imports(top, module)} - {""}
+        assert every <= allowed | {"scipy"}, module
+        assert first <= allowed, module
+
+
+def test_no_module_is_long_without_a_reason() -> None:
+    """A reason is a sentence with the word "long" in the module's docstring."""
+    for module, file in modules().items():
+        text = file.read_text(encoding="utf-8")
+        if len(text.splitlines()) > LONGEST and room(module) != "library":
+            said = ast.get_docstring(ast.parse(text)) or ""
+            assert re.search(r"\blong\b", said), f"{module} has {len(text.splitlines())} lines"
+
+
+def test_the_picture_names_the_rooms() -> None:
+    text = (SOURCES.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms <= set(re.findall(r"`src/equireg/(\w+)/", text))
+
+
+def test_public_names_are_there_before_anything_was_touched() -> None:
+    code = "import equireg; equireg.groups.cyclic(5); equireg.representations.regular; "
+    code += "assert {'groups', 'representations', 'Equivariance'} <= set(dir(equireg)); "
+    code += "from equireg import Equivariance, groups; from equireg.groups import dihedral"
+    subprocess.run([sys.executable, "-c", code], check=True)
