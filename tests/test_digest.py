@@ -216,7 +216,7 @@ def test_every_python_gives_the_same_digest(version: str) -> None:
 def test_this_package() -> None:
     """Figures do not depend on training, nor training on figures; the neutral modules exist."""
     training = set(closure("equireg.jobs.train"))
-    assert {"equireg.training.step", "equireg.symmetry.projections", "equireg.tables"} <= training
+    assert {"equireg.training.step", "equireg.symmetry.spaces", "equireg.tables"} <= training
     assert not {"equireg.jobs.draw", "equireg.figures.style"} & training
     assert "equireg.training.step" not in closure("equireg.jobs.draw")
     for name in NEUTRAL - {"equireg"}:

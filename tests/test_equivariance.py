@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import doctest
 import subprocess
 import sys
 import warnings
@@ -762,18 +761,6 @@ def test_the_package_is_imported_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'Equivarience'"):
         _ = equireg.Equivarience
-
-
-def test_doctests() -> None:
-    for module in (
-        equireg.library.equivariance,
-        equireg.symmetry.representations,
-        equireg.library.tracing,
-        equireg.symmetry.groups,
-    ):
-        found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
-        assert not found.failed
-    assert doctest.testmod(equireg.library.equivariance).attempted
 
 
 def test_spaces_are_those_of_the_papers_layers() -> None:
