@@ -141,7 +141,7 @@ INLINE Lanes total(int count, Term term) {
 // Registers are the scarce good: products of matrices are cut into tiles whose sums they hold, of
 // ACROSS vectors of outputs each, so that a broadcast input serves them all.
 constexpr int SUMS = REGISTERS >= 32 ? 24 : 12;
-constexpr int across(int channels) { return divisor(channels / N, N > 4 ? 2 : 4); }
+constexpr int across(int channels) { return divisor(channels / N, 2); }
 
 // Calls each(size, first) for tiles that cover UNITS, of nearly the same size, at most MOST.
 template <int UNITS, int MOST, typename Each>
@@ -490,7 +490,7 @@ struct Layer {  // what convolution L keeps of an image: box filter, filter, tan
 };
 
 #ifndef GROUP
-#define GROUP 16
+#define GROUP 4
 #endif
 
 template <int L>
