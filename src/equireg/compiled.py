@@ -8,11 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,21 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.files import atomic, sha256, write_text
+from equireg import native
 from equireg.network import Network
-from equireg.packed import Packed, UnavailableError, orbits_of, pack, with_total
+from equireg.native import UnavailableError
+from equireg.packed import Packed, orbits_of, pack, with_total
 from equireg.projections import LayerSpace
 from equireg.runtime import say
 from equireg.settings import LANES, NetworkSettings, Step
 from equireg.step import Runs
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-# Arithmetic may be reordered, but a NaN stays one: a run that diverges must be seen to.
-FLAGS = [
-    *("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno"),
-    *("-fno-trapping-math", "-fassociative-math", "-freciprocal-math", "-fno-signed-zeros"),
-]
-
+# Multiplications and additions may be fused; a NaN stays one: a run that diverges must be seen to.
+FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 
 Fast = TypeVar("Fast")
 Plain = TypeVar("Plain")
@@ -69,15 +61,17 @@ class Compiled(Packed):
         recorded = torch.empty(runs, steps, 1 + len(self.spaces))
         spaces = (_Space * len(self.spaces))(*(orbits.space for orbits in self.spaces))
         state = self._held().values()
+        scale = np.float32(self.scale) / np.float32(batch)  # of the sum of the batch's losses
+        rates = torch.full((steps,), self.learning_rate)
+        frozen = self.gamma.where(self.free != 0, torch.inf)  # in E
+        gammas = frozen.unsqueeze(1).repeat(1, steps)
 
         def run(i: int) -> None:
-            gamma, free = float(self.gamma[i]), float(self.free[i])
             self.library.train(
                 *(x.data_ptr() for x in (self.images, rows[i], labels[i])),
                 *(steps, batch, spaces),
                 *(x[i].data_ptr() for x in state),
-                *(self.scale, self.learning_rate, gamma, free * self.learning_rate),
-                recorded[i].data_ptr(),
+                *(scale, rates.data_ptr(), gammas[i].data_ptr(), recorded[i].data_ptr()),
             )
 
         with ThreadPoolExecutor(self.threads) as pool:  # a call releases the interpreter's lock
@@ -147,7 +141,7 @@ class _Space(ctypes.Structure):
     """``Space`` of compiled.cpp."""
 
     _fields_ = (
-        *((name, ctypes.c_int) for name in ("entries", "inner", "orbits")),
+        *((name, ctypes.c_int) for name in ("lines", "width", "orbits")),
         *((name, ctypes.c_void_p) for name in ("order", "ends", "inside")),
     )
 
@@ -180,63 +174,28 @@ def library(settings: NetworkSettings) -> ctypes.CDLL:
     """
     if any(width % LANES for width in settings.channels):
         raise UnavailableError(f"channels are {list(settings.channels)}, not multiples of {LANES}")
-    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
-    if compiler is None:
-        raise UnavailableError("there is no C++ compiler (c++, g++, clang++, or CXX)")
-    sizes = {
+    return declared(native.library(SOURCE, sizes(settings), FLAGS))
+
+
+def sizes(settings: NetworkSettings) -> dict[str, str | int]:
+    """The macros that compiled.cpp is compiled with."""
+    return {
         "CHANNELS": ",".join(map(str, settings.channels)),
         "SIDE": settings.image_size,
         "KERNEL": settings.kernel_size,
         "CLASSES": settings.classes,
     }
-    native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    command = [compiler, *FLAGS, native, *(f"-D{k}={v}" for k, v in sizes.items()), str(SOURCE)]
-    try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-        key = [SOURCE.read_bytes(), version, " ".join(command[1:-1]).encode(), processor_features()]
-        name = f"step-{hashlib.sha256(b'|'.join(key)).hexdigest()[:20]}.so"
-        file = cache_folder() / name
-        check = file.with_suffix(".sha256")  # a damaged library would end the process
-        if not (file.exists() and check.exists() and sha256(file) == check.read_text()):
-            with atomic(file) as temporary:
-                done = subprocess.run([*command, "-o", str(temporary)], capture_output=True)
-                if done.returncode:
-                    raise UnavailableError(f"{compiler} failed: {complaint(done.stderr)}")
-                write_text(check, sha256(temporary))
-        loaded = ctypes.CDLL(str(file))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        raise UnavailableError(str(error)) from error
+
+
+def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
+    """The library with its functions' types."""
     pointer, whole, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
-    spaces = ctypes.POINTER(_Space)
     loaded.train.argtypes = (
         *[pointer] * 3,
-        *(whole, whole, spaces),
+        *(whole, whole, ctypes.POINTER(_Space)),
         *[pointer] * 4,
-        *[real] * 4,
-        pointer,
+        *(real, pointer, pointer, pointer),
     )
     loaded.predict.argtypes = (pointer, whole, pointer, pointer)
     loaded.train.restype = loaded.predict.restype = None
     return loaded
-
-
-def complaint(output: bytes) -> str:
-    """The first line of a compiler's output that says what is wrong."""
-    lines = output.decode(errors="replace").splitlines()
-    return next((line for line in lines if "error" in line), lines[0] if lines else "no message")
-
-
-def cache_folder() -> Path:
-    """Where compiled steps are kept: ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "equireg"
-
-
-def processor_features() -> bytes:
-    """What the compiler's native code may use: nodes of one cluster may share a cache folder."""
-    try:
-        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-    except OSError:
-        return platform.processor().encode()
-    return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")

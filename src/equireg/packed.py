@@ -10,13 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from equireg.native import UnavailableError as UnavailableError
 from equireg.network import Network
 from equireg.projections import LayerSpace
 from equireg.step import Runs
-
-
-class UnavailableError(Exception):
-    """Why a compiled step cannot be taken here."""
 
 
 class Packed:

@@ -22,7 +22,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Step = Literal["auto", "compiled", "reference"]
 
 MODES: tuple[Mode, ...] = get_args(Mode)
-LANES = 16  # the compiled step takes channels by so many, as compiled.cpp does
+LANES = 4  # the compiled step takes channels that are multiples of so many
 
 
 def _option(default: Any, help: str) -> Any:
