@@ -28,11 +28,11 @@ from equireg.processes import SIGNALS
 from equireg.training import blocks as module
 from equireg.training.checkpoint import Checkpoint
 from equireg.training.step import Trainer
-from experiment import NETWORK, Jobs
+from experiment import Jobs
 
 HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
 STEPS = {
-    "reference": NETWORK,
+    "reference": ["--channels", "3"],  # which the compiled step does not take
     "compiled": ["--channels", "16"],
 }
 EACH_STEP = [
@@ -242,7 +242,7 @@ def test_another_training_s_checkpoint_is_set_aside(
     checkpoint = interrupt(jobs, "a", 45)
     block = change if isinstance(change, tuple) else BLOCK
     if change == "initial":
-        law = ["--distribution", "uniform", *NETWORK]
+        law = ["--distribution", "uniform", *jobs.network]
         jobs.run(
             "initialize",
             "--seeds",

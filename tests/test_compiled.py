@@ -11,17 +11,15 @@ from torch import Tensor
 
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
-from equireg.training.start import draw_equivariant
-from equireg.training.start import perturbation
+from equireg.native import UnavailableError
 from equireg.settings import DataSettings, Mode, NetworkSettings, TrainingSettings
 from equireg.training import compiled
 from equireg.training.batches import batches, elements, turned
 from equireg.training.compiled import Compiled, CompiledForward
-from equireg.training.trainers import choose
 from equireg.training.network import Network
-from equireg.training.packed import UnavailableError
+from equireg.training.start import draw_equivariant, perturbation, start
 from equireg.training.step import Reference, Runs, Trainer
-from equireg.training.start import start
+from equireg.training.trainers import choose
 
 DIGITS = Path(__file__).parent / "data" / "digits"
 HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))

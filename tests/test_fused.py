@@ -22,6 +22,7 @@ from torch import Tensor
 from cases import images, initial, runs_of, steady
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
+from equireg.native import UnavailableError
 from equireg.settings import DataSettings, JobSettings, Mode, NetworkSettings, TrainingSettings
 from equireg.symmetry.representations import regular, trivial
 from equireg.training import fused as module
@@ -30,7 +31,6 @@ from equireg.training.blocks import Blocks
 from equireg.training.fused import Fused, fused
 from equireg.training.layers import Linear, PooledConvolution
 from equireg.training.network import Network
-from equireg.training.packed import UnavailableError
 from equireg.training.step import Reference, Runs
 from equireg.training.trainers import choose
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from cases import images, runs_of, steady
+from equireg.native import UnavailableError
 from equireg.settings import JobSettings, NetworkSettings
 from equireg.training import trainers
 from equireg.training.batches import elements, turned
 from equireg.training.graphed import Graphed, cuda_graph
 from equireg.training.network import Network
-from equireg.training.packed import UnavailableError
 from equireg.training.step import Reference, Runs
 from equireg.training.trainers import choose_trainer
 

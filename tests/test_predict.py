@@ -15,12 +15,12 @@ from torch import Tensor
 from cases import images, initial
 from equireg.jobs.predict import SCHEMA
 from equireg.jobs.score import compared, score
+from equireg.native import UnavailableError
 from equireg.plan import predicted_seeds
 from equireg.settings import GridSettings, NetworkSettings
 from equireg.theory.gradients import Outside
 from equireg.training.compiled import Compiled, library_for
 from equireg.training.network import Network
-from equireg.training.packed import UnavailableError
 from equireg.training.step import Reference, Runs, Trainer
 from experiment import SPEED, Jobs
 
@@ -124,7 +124,7 @@ def test_what_is_written(jobs: Jobs) -> None:
 
 @pytest.mark.slow
 def test_equal_bytes_and_independence_of_the_threads_and_the_block(jobs: Jobs) -> None:
-    """With the compiled step where there is a compiler; channels of 4 would be for the other."""
+    """With the compiled step where there is a compiler; channels of 3 would be for the other."""
     jobs.network = ["--channels", "16", "--channels", "16"]
     short = ["--epochs", "1"]
     both = predict(jobs, "first.parquet", "0-1", *short)

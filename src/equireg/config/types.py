@@ -46,12 +46,14 @@ def _seeds(value: Any) -> str:
     text = ",".join(str(item) for item in items if type(item) in (int, str))
     if items is not value and re.fullmatch(r"\d+", text):  # a number; --config makes it a text
         text = f"0-{int(text) - 1}"
+    accepted = "a number of seeds, ranges such as 0-29 or 0,3,7-9, or a list of seeds"
     if any(type(item) not in (int, str) for item in items):
-        raise _accept("a number of seeds, ranges such as 0-29 or 0,3,7-9, or a list of seeds")
+        raise _accept(accepted)
     try:
         return spell_seeds(parse_seeds(text))
     except ValueError as error:
-        raise _accept(str(error).partition("accepted: ")[2]) from None
+        remedy = str(error).partition("accepted: ")[2]
+        raise _accept(accepted if remedy.startswith("numbers") else remedy) from None
 
 
 _READERS: dict[Any, Callable[[Any], Any]] = {int: _number, float: _number, bool: _truth}

@@ -8,11 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,25 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.files import atomic, sha256, write_text
+from equireg import native
+from equireg.native import UnavailableError
 from equireg.training.network import Network
-from equireg.training.packed import (
-    Lines,
-    Packed,
-    Sizes,
-    UnavailableError,
-    pack_weights,
-    with_total,
-)
+from equireg.training.packed import Lines, Packed, Sizes, pack_weights, with_total
 from equireg.training.step import Runs
 
-LANES = 16  # channels side by side, as in compiled.cpp
 SOURCE = Path(__file__).with_suffix(".cpp")
-# Arithmetic may be reordered, but a NaN stays one: a run that diverges must be seen to.
-FLAGS = [
-    *("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno"),
-    *("-fno-trapping-math", "-fassociative-math", "-freciprocal-math", "-fno-signed-zeros"),
-]
+LANES = 4  # channels come in multiples of so many; more are taken side by side where they fit
+# Multiplications and additions may be fused; a NaN stays one: a run that diverges must be seen to.
+FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 
 
 class Compiled(Packed):
@@ -53,8 +39,6 @@ class Compiled(Packed):
     ) -> None:
         self.library = library_for(network, images)
         super().__init__(network, runs)
-        if widths := [lines.width for lines in self.lines.values() if lines.width % LANES]:
-            raise UnavailableError(f"lines are {widths[0]} wide, not a multiple of {LANES}")
         self.images, self.threads, self.scale = images.contiguous(), threads, scale
         self.orbits = [_Orbits(lines) for lines in self.lines.values()]
 
@@ -147,63 +131,28 @@ def library(network: Sizes) -> ctypes.CDLL:
     """
     if any(width % LANES for width in network.channels):
         raise UnavailableError(f"channels are {list(network.channels)}, not multiples of {LANES}")
-    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
-    if compiler is None:
-        raise UnavailableError("there is no C++ compiler (c++, g++, clang++, or CXX)")
-    sizes = {
+    return declared(native.library(SOURCE, macros(network), FLAGS))
+
+
+def macros(network: Sizes) -> dict[str, str | int]:
+    """What compiled.cpp is compiled with."""
+    return {
         "CHANNELS": ",".join(map(str, network.channels)),
         "SIDE": network.side,
         "KERNEL": network.kernel,
         "CLASSES": network.classes,
     }
-    native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    command = [compiler, *FLAGS, native, *(f"-D{k}={v}" for k, v in sizes.items()), str(SOURCE)]
-    try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-        key = [SOURCE.read_bytes(), version, " ".join(command[1:-1]).encode(), processor_features()]
-        name = f"step-{hashlib.sha256(b'|'.join(key)).hexdigest()[:20]}.so"
-        file = cache_folder() / name
-        check = file.with_suffix(".sha256")  # a damaged library would end the process
-        if not (file.exists() and check.exists() and sha256(file) == check.read_text()):
-            with atomic(file) as temporary:
-                done = subprocess.run([*command, "-o", str(temporary)], capture_output=True)
-                if done.returncode:
-                    raise UnavailableError(f"{compiler} failed: {complaint(done.stderr)}")
-                write_text(check, sha256(temporary))
-        loaded = ctypes.CDLL(str(file))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        raise UnavailableError(str(error)) from error
+
+
+def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
+    """The library with its functions' types."""
     pointer, whole, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
-    spaces = ctypes.POINTER(_Space)
     loaded.train.argtypes = (
         *[pointer] * 3,
-        *(whole, whole, spaces),
+        *(whole, whole, ctypes.POINTER(_Space)),
         *[pointer] * 4,
-        real,
-        *[pointer] * 3,
+        *(real, pointer, pointer, pointer),
     )
     loaded.predict.argtypes = (pointer, whole, pointer, pointer)
     loaded.train.restype = loaded.predict.restype = None
     return loaded
-
-
-def complaint(output: bytes) -> str:
-    """The first line of a compiler's output that says what is wrong."""
-    lines = output.decode(errors="replace").splitlines()
-    return next((line for line in lines if "error" in line), lines[0] if lines else "no message")
-
-
-def cache_folder() -> Path:
-    """Where compiled steps are kept: ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "equireg"
-
-
-def processor_features() -> bytes:
-    """What the compiler's native code may use: nodes of one cluster may share a cache folder."""
-    try:
-        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-    except OSError:
-        return platform.processor().encode()
-    return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equireg.native import UnavailableError
 from equireg.training.network import Network
-from equireg.training.packed import Packed, Sizes, UnavailableError, lines_of, with_total
+from equireg.training.packed import Packed, Sizes, lines_of, with_total
 from equireg.training.step import Reference, Runs
 
 IMAGES = 8  # at most so many go through at a time; a power of two

@@ -17,14 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from equireg.native import UnavailableError
 from equireg.symmetry.spaces import Space
 from equireg.training.layers import POOLING, Layer, Packing
 from equireg.training.network import Network
 from equireg.training.step import Runs
-
-
-class UnavailableError(Exception):
-    """Why a compiled step cannot be taken here."""
 
 
 class Sizes(NamedTuple):

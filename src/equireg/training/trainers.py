@@ -7,13 +7,13 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from equireg.native import UnavailableError
 from equireg.runtime import say
 from equireg.settings import JobSettings, Step
 from equireg.training.compiled import Compiled
 from equireg.training.fused import fused
 from equireg.training.graphed import Graphed
 from equireg.training.network import Network
-from equireg.training.packed import UnavailableError
 from equireg.training.step import Reference, Runs, Trainer
 
 Fast = TypeVar("Fast")
