@@ -28,6 +28,7 @@ from equireg.processes import SIGNALS
 from equireg.training import blocks as module
 from equireg.training.checkpoint import Checkpoint
 from equireg.training.step import Trainer
+from equireg.training.trainers import choose_trainer
 from experiment import Jobs
 
 HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
@@ -56,10 +57,9 @@ def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Jobs]:
 
 def watch(jobs: Jobs, step: int, then: Callable[[Tensor], None]) -> None:
     """Have the next trainings do something with what they recorded, once they have come so far."""
-    choose = module.choose_trainer
 
     def choose_watched(*arguments: Any) -> Trainer:
-        trainer: Any = choose(*arguments)
+        trainer: Any = choose_trainer(*arguments)
         advance, left = trainer.advance, step
 
         def advance_watched(*given: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_file_is_mapped_and_never_written_to(tmp_path: Path) -> None:
         ({"classes": 5}, "a train label is 5; expected at most 4 (network: classes)"),
     ],
 )
-def test_settings_that_do_not_fit(chosen: dict[str, int], message: str, tmp_path: Path) -> None:
+def test_settings_that_do_not_fit(chosen: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = write(tmp_path / "d.safetensors")
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {message}')}$"):
         load_dataset(path, dataclasses.replace(NETWORK, **chosen))

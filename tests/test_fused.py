@@ -29,7 +29,7 @@ from equireg.training import fused as module
 from equireg.training.batches import batches, elements, turned
 from equireg.training.blocks import Blocks
 from equireg.training.fused import Fused, fused
-from equireg.training.layers import Linear, PooledConvolution
+from equireg.training.layers import Layer, Linear, PooledConvolution
 from equireg.training.network import Network
 from equireg.training.step import Reference, Runs
 from equireg.training.trainers import choose
@@ -43,7 +43,7 @@ needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
 def network_of(
     group: str, side: int, classes: int, channels: tuple[int, ...], **more: Any
 ) -> NetworkSettings:
-    sizes = {"image_size": side, "classes": classes, "channels": channels}
+    sizes: dict[str, Any] = {"image_size": side, "classes": classes, "channels": channels}
     return NetworkSettings(group, **sizes, **more)
 
 
@@ -312,7 +312,7 @@ def test_weights_without_orbits() -> None:
     """Channels of two kinds: E falls into blocks of different orbits."""
     group = Network.of(SMALL).group
     mixed, classes = 3 * trivial(group) + 2 * regular(group), trivial(group, 4)
-    layers = [
+    layers: list[Layer] = [
         PooledConvolution("conv1", trivial(group), mixed, 3),
         Linear("linear", mixed, classes, 6),
     ]

@@ -122,7 +122,7 @@ def test_training_is_not_told_what_its_mode_does_not_read() -> None:
 def test_the_files_of_a_folder(tmp_path: Path) -> None:
     """Those that ``fetch`` reads; a folder of any name."""
     assert data_files(DataSettings()) == []
-    folder = tmp_path / "a {folder}"
+    folder = tmp_path / "a folder [of] $HOME"
     folder.mkdir()
     raw, gzipped, both, _ = DATA_FILES
     for name in (raw, f"{gzipped}.gz", both, f"{both}.gz", "other"):

@@ -76,7 +76,9 @@ class Group:
     elements: (order, d, d), the identity first: of a finite group all of them, in integers; of a
     compact one a finite subgroup with an element in every component. generators: (any, d, d), of
     ``elements``. moves_pixels: whether the group turns grids of d axes, as point groups do; others
-    leave the pixels of images as they are. algebra: (k, d, d), a basis X_i of the Lie algebra.
+    leave the pixels of images as they are. algebra: (k, d, d), a basis X_i of the Lie algebra;
+    turns: (any, k), coordinates in it of full turns, whose exponentials are the identity: what is
+    a representation of the algebra alone need not be one of the group.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Group:
     generators: np.ndarray
     moves_pixels: bool = False
     algebra: np.ndarray = field(default_factory=lambda: np.zeros((0, 1, 1)))
+    turns: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
     def order(self) -> int:

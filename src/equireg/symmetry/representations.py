@@ -323,7 +323,9 @@ def regular(group: Group) -> Representation:
 
 
 def defining(group: Group) -> Representation:
-    """The group's own matrices: S_n, C_n and D_n on n entries, point groups on coordinates."""
+    """The group's own matrices: S_n, C_n and D_n on n entries, the others on coordinates."""
+    if len(group.algebra):
+        return from_generators(group, group.generators, "defining", group.algebra)
     if not len(group.generators):
         return trivial(group, group.elements.shape[-1])
     return from_generators(group, group.generators.tolist(), "defining")
@@ -345,14 +347,29 @@ def grid(group: Group, shape: int | Sequence[int]) -> Representation:
 
 
 def from_generators(
-    group: Group, generators: Sequence[Any], name: str = "representation"
+    group: Group,
+    generators: Sequence[Any] | np.ndarray,
+    name: str = "representation",
+    algebra: Sequence[Any] | np.ndarray | None = None,
 ) -> Representation:
-    """The representation of a finite group with these images of ``group.generators``, one each.
+    """The representation with these images of ``group.generators``, one each.
 
     generators: index arrays p, (any, d), for permutations ``(rho(s) x) = x[p]``, or orthogonal
-    matrices, (any, d, d). Raises ValueError if they are not orthogonal or do not satisfy the
+    matrices, (any, d, d). algebra: of a compact group, the images d rho(X) of its Lie algebra,
+    (k, d, d), skew-symmetric. Raises ValueError if they are not orthogonal or do not satisfy the
     relations of the generators, so that rho(g h) = rho(g) rho(h) cannot hold.
+
+    A turn of the plane by twice the angle is a representation of SO(2), by half of it is none:
+
+    >>> from equireg.symmetry.compact import PLANE, rotations
+    >>> from_generators(rotations(2), [], "frequency 2", 2 * PLANE).degree
+    2
+    >>> from_generators(rotations(2), [], "frequency 1/2", PLANE / 2)
+    Traceback (most recent call last):
+    ValueError: frequency 1/2 is no representation of SO(2): a full turn is not the identity
     """
+    if len(group.algebra):
+        return _with_algebra(group, generators, name, algebra)
     steps = np.asarray(generators)
     if len(steps) != len(group.generators) or steps.ndim not in (2, 3) or not steps.size:
         raise ValueError(
@@ -368,6 +385,70 @@ def from_generators(
         defect = np.abs(step @ matrices - matrices[group.cayley[s]]).max((1, 2))
         _homomorphism(group, name, s, defect > TOLERANCE * len(step))
     return Representation(group, name, dense=matrices)
+
+
+def _with_algebra(
+    group: Group,
+    generators: Sequence[Any] | np.ndarray,
+    name: str,
+    algebra: Sequence[Any] | np.ndarray | None,
+) -> Representation:
+    """The representation of a compact group, checked: components, brackets, full turns."""
+    images = np.zeros(0) if algebra is None else np.asarray(algebra, float)
+    size = images.shape[-1]
+    if images.shape != (len(group.algebra), size, size):
+        raise ValueError(
+            f"{name}: images of the Lie algebra of shape {images.shape}; accepted: one square "
+            f"matrix for each of the {len(group.algebra)} elements of the basis of {group.name}"
+        )
+    if not np.allclose(images, -images.mT, atol=TOLERANCE):
+        raise ValueError(f"{name}: the images of the Lie algebra are not skew-symmetric")
+    steps = np.asarray(generators, float).reshape(-1, size, size)
+    if len(steps) != len(group.generators):
+        raise ValueError(
+            f"{name}: {len(steps)} images of generators; accepted: one for each of the "
+            f"{len(group.generators)} generators of {group.name}"
+        )
+    components = Group(group.name, group.elements, group.generators)
+    dense = np.eye(size)[None]
+    if len(steps):
+        dense = from_generators(components, steps, name).matrices
+    _check_algebra(group, steps, images, name)
+    import scipy.linalg
+
+    turns = np.tensordot(group.turns, images, 1)
+    if np.abs(scipy.linalg.expm(turns) - np.eye(size)).max(initial=0) > TOLERANCE * size:
+        raise ValueError(
+            f"{name} is no representation of {group.name}: a full turn is not the identity"
+        )
+    frequencies = np.abs(np.linalg.eigvals(turns)).max(initial=0) / (2 * np.pi)
+    moving = images if np.abs(images).max(initial=0) > TOLERANCE else None
+    return Representation(group, name, None, dense, moving, round(float(frequencies)))
+
+
+def _check_algebra(group: Group, steps: np.ndarray, images: np.ndarray, name: str) -> None:
+    """Raise ValueError unless brackets, and the generators' action, are those of the group."""
+    basis = group.algebra.reshape(len(group.algebra), -1).T
+
+    def image(x: np.ndarray) -> np.ndarray:
+        """d rho(x) for an element x of the Lie algebra."""
+        found: np.ndarray = np.linalg.lstsq(basis, x.ravel(), rcond=None)[0]
+        return np.tensordot(found, images, 1)
+
+    size = images.shape[-1]
+    for x, one in zip(group.algebra, images, strict=True):
+        for y, two in zip(group.algebra, images, strict=True):
+            if not np.allclose(image(x @ y - y @ x), one @ two - two @ one, atol=TOLERANCE * size):
+                raise ValueError(
+                    f"{name} is no representation of {group.name}: d rho([X, Y]) is not "
+                    "[d rho(X), d rho(Y)]"
+                )
+        for s, step in zip(group.generators, steps, strict=True):
+            if not np.allclose(image(s @ x @ s.T), step @ one @ step.T, atol=TOLERANCE * size):
+                raise ValueError(
+                    f"{name} is no representation of {group.name}: d rho(s X s^-1) is not "
+                    "rho(s) d rho(X) rho(s)^-1"
+                )
 
 
 def direct_sum(*parts: Representation, name: str = "") -> Representation:

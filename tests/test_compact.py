@@ -1,0 +1,186 @@
+"""Compact groups: Haar measure, representations, and the dimensions that are known."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from equireg.symmetry.compact import (
+    SPACE,
+    angular_momentum,
+    frequency,
+    orthogonal,
+    product,
+    rotations,
+    unitary,
+)
+from equireg.symmetry.groups import Group, cyclic, symmetric
+from equireg.symmetry.representations import (
+    Representation,
+    defining,
+    from_generators,
+    trivial,
+)
+from equireg.symmetry.spaces import Space, hom
+
+SO2, O2, SO3, O3, SU2 = rotations(2), orthogonal(2), rotations(3), orthogonal(3), unitary()
+PAIR = product(SO2, O3)
+GROUPS = [SO2, O2, SO3, O3, SU2, PAIR, product(cyclic(3), SO2)]
+NAMES = [group.name for group in GROUPS]
+
+
+def matrices(group: Group, index: np.ndarray, algebra: np.ndarray) -> np.ndarray:
+    return np.asarray(
+        scipy.linalg.expm(np.tensordot(algebra, group.algebra, 1)) @ group.elements[index]
+    )
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=NAMES)
+def test_random_elements_and_quadrature_have_the_same_moments(group: Group) -> None:
+    """Of the entries' products: by the rule exactly as by 20,000 draws within their noise."""
+    drawn = group.sample(20_000, np.random.default_rng(0))
+    points, shares = group.quadrature(4)
+    assert shares.sum() == pytest.approx(1)
+    random, exact = (
+        matrices(group, x.index, x.algebra).reshape(len(x), -1) for x in (drawn, points)
+    )
+    second = np.einsum("n,ni,nj->ij", shares, exact, exact)
+    found = random.T @ random / len(random)
+    assert np.allclose(found, second, atol=0.03)
+    assert np.allclose(random.mean(0), shares @ exact, atol=0.03)
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=NAMES)
+def test_elements_are_orthogonal_matrices_of_the_group(group: Group) -> None:
+    drawn = group.sample(5, np.random.default_rng(1))
+    found = matrices(group, drawn.index, drawn.algebra)
+    assert np.allclose(found @ found.transpose(0, 2, 1), np.eye(found.shape[-1]))
+    assert np.allclose(defining(group).matrices_of(drawn), found)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 5])
+def test_the_rule_of_space_is_exact_to_its_degree(degree: int) -> None:
+    """Characters' means: 1 for the numbers, 0 for every other irreducible representation."""
+    elements, shares = SO3.quadrature(degree)
+    for momentum in range(degree + 1):
+        entries = angular_momentum(SO3, momentum).matrices_of(elements)
+        mean = np.tensordot(shares, entries, 1)
+        assert np.allclose(mean, 1.0 if momentum == 0 else 0.0, atol=1e-13)
+    missed = angular_momentum(SO3, 2 * degree + 2).matrices_of(elements)
+    assert np.abs(np.tensordot(shares, missed, 1)).max() > 1e-3  # and to no other
+
+
+def test_two_points_do_not_see_what_three_do() -> None:
+    """Hom of vectors to vectors has frequencies to 2: three angles are exact, two are not."""
+    vectors = defining(SO2)
+    space = hom(vectors, vectors)
+    x = torch.randn(2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    errors = []
+    for degree in (1, 2):
+        elements, shares = SO2.quadrature(degree)
+        turns = torch.from_numpy(vectors.matrices_of(elements))
+        mean = torch.einsum("g,gij,jk,glk->il", torch.from_numpy(shares), turns, x, turns)
+        errors.append(float((mean - space.project(x)).abs().max()))
+    assert errors[0] > 0.1
+    assert errors[1] < 1e-12
+
+
+# Of invariant tensors of order 0, 1, ..., as emlp finds them too.
+@pytest.mark.parametrize(
+    ("group", "dimensions"),
+    [
+        (SO2, (1, 0, 2, 0, 6, 0)),
+        (O2, (1, 0, 1, 0, 3, 0)),
+        (SO3, (1, 0, 1, 1, 3, 6)),
+        (O3, (1, 0, 1, 0, 3, 0)),
+    ],
+    ids=["SO(2)", "O(2)", "SO(3)", "O(3)"],
+)
+def test_invariant_tensors(group: Group, dimensions: tuple[int, ...]) -> None:
+    vectors = defining(group)
+    found = []
+    for order in range(len(dimensions)):
+        space = Space(trivial(group), *[vectors] * order)
+        found.append(space.dimension)
+        if found[-1] and vectors.size**order <= 100:
+            basis, oracle = (x.reshape(len(x), -1) for x in (space.basis(), space.null_space()))
+            assert np.allclose(basis.T @ basis, oracle.T @ oracle, atol=1e-10)
+    assert tuple(found) == dimensions
+
+
+def test_angular_momenta_couple_by_the_triangle() -> None:
+    """Hom(l1 x l2, l3) has one dimension if |l1 - l2| <= l3 <= l1 + l2, else none (e3nn)."""
+    spin = functools.partial(angular_momentum, SO3)
+    for one, two, three in np.ndindex(3, 3, 4):
+        space = hom(spin(one) * spin(two), spin(three))
+        assert space.dimension == (abs(one - two) <= three <= one + two), (one, two, three)
+
+
+def test_parity_is_kept() -> None:
+    """Two vectors make a pseudovector, not a vector: the cross product."""
+    vector, pseudo = angular_momentum(O3, 1, -1), angular_momentum(O3, 1, 1)
+    assert hom(vector * vector, pseudo).dimension == 1
+    assert hom(vector * vector, vector).dimension == 0
+    assert hom(defining(O3), vector).dimension == 1
+    assert hom(defining(O2), frequency(O2, 1)).dimension == 1
+
+
+def test_spins_have_half_of_the_frequencies() -> None:
+    """SU(2): quaternions commute with left multiplication from the right: 4 dimensions."""
+    spinor = defining(SU2)
+    assert spinor.degree == 1
+    assert hom(spinor, spinor).dimension == 4
+    vector = from_generators(SU2, [], "vectors", SPACE)
+    assert vector.degree == 2
+    assert hom(spinor, vector).dimension == 0
+    assert hom(spinor * spinor, vector).dimension == 4
+
+
+def test_products_act_on_both() -> None:
+    group = product(SO2, symmetric(3))
+    assert group.order == 6
+    assert len(group.algebra) == 1
+    assert hom(defining(group), defining(group)).dimension == 2 + 2
+    finite = product(cyclic(2), cyclic(3))
+    assert finite.order == 6
+    assert not len(finite.algebra)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: from_generators(SO3, [], "half", SPACE / 2), r"d rho\(\[X, Y\]\) is not"),
+        (
+            lambda: from_generators(SO3, [], "spinors", defining(SU2).algebra),
+            "a full turn is not the identity",
+        ),
+        (lambda: from_generators(SO3, [], "two", SPACE[:2]), "each of the 3 elements"),
+        (lambda: from_generators(SO3, [], "symmetric", np.abs(SPACE)), "not skew-symmetric"),
+        (lambda: from_generators(O2, [], "no mirror", O2.algebra), "each of the 1 generators"),
+        (
+            lambda: from_generators(O2, [np.eye(2)], "mirror", O2.algebra),
+            r"d rho\(s X s\^-1\) is not",
+        ),
+        (lambda: rotations(4), "dimension is 4; accepted: 2, 3"),
+    ],
+)
+def test_what_is_no_representation_is_refused(make: object, message: str) -> None:
+    assert callable(make)
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("rho", [2 * defining(O3) + trivial(O3, 3), defining(SU2)], ids=str)
+def test_equivariant_maps_commute_with_random_elements(rho: Representation) -> None:
+    space = hom(rho, rho)
+    x = torch.randn(space.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a = space.project(x)
+    elements = rho.group.sample(6, np.random.default_rng(3))
+    y = torch.randn(6, rho.size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    moved = rho.act_each(elements, y)
+    assert torch.allclose(moved @ a.mT, rho.act_each(elements, y @ a.mT), atol=1e-12)
+    assert torch.allclose(space.weight(*space.coordinates(x)), x, atol=1e-12)
