@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from equireg.theory.ornstein_uhlenbeck import Interval, Slope, advance, knots
+from equireg.theory.ornstein_uhlenbeck import Slope, Stretch, knots, propagate
 
 RATE, SCALE, BATCH = 0.01, 0.1, 10
 
@@ -16,14 +16,14 @@ RATE, SCALE, BATCH = 0.01, 0.1, 10
 @pytest.mark.parametrize("steps", [1, 2, 37])
 def test_an_interval_is_its_steps(gamma: float, steps: int) -> None:
     """Also where steps overshoot, lr gamma > 1, and where they swing for ever, lr gamma = 2."""
-    interval = Interval.of(RATE, gamma, steps)
+    stretch = Stretch.of(RATE, gamma, steps)
     y, moved, variance = 1.0, 0.0, 0.0
     for _ in range(steps):
         keep = 1 - RATE * gamma
         y, moved, variance = keep * y, keep * moved + RATE, keep**2 * variance + RATE**2
-    assert interval.kept == pytest.approx(y, rel=1e-12)
-    assert interval.push == pytest.approx(moved, rel=1e-12)
-    assert interval.noise == pytest.approx(variance, rel=1e-12)
+    assert stretch.kept == pytest.approx(y, rel=1e-12)
+    assert stretch.push == pytest.approx(moved, rel=1e-12)
+    assert stretch.noise == pytest.approx(variance, rel=1e-12)
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -32,14 +32,14 @@ def test_the_noise_of_an_interval_is_that_of_its_batches(gamma: float, exact: bo
     """Whether or not a part of it comes with an estimated mean: of mean and draw, both C / n."""
     steps = 20
     images = 7 if exact else steps * BATCH
-    interval = Interval.of(RATE, gamma, steps)
+    stretch = Stretch.of(RATE, gamma, steps)
     one, none = np.ones((1, 1)), np.zeros((1, 1))
     drawn, brought = (
-        advance(none, none, Slope(mean, draw, images, exact), interval, SCALE, BATCH)
+        propagate(none, none, Slope(mean, draw, images, exact), stretch, SCALE, BATCH)
         for mean, draw in ((none, one), (one, none))
     )
     variance = drawn**2 if exact else drawn**2 + brought**2
-    assert variance / images == pytest.approx(SCALE**2 * interval.noise / BATCH, rel=1e-12)
+    assert variance / images == pytest.approx(SCALE**2 * stretch.noise / BATCH, rel=1e-12)
 
 
 def test_halves_give_a_mean_and_an_independent_draw() -> None:
@@ -57,11 +57,11 @@ def test_halves_give_a_mean_and_an_independent_draw() -> None:
 @pytest.mark.parametrize(("longest", "tolerance"), [(1, 1e-10), (5, 0.06)])
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 20.0])
 def test_moments_of_a_linear_system(gamma: float, longest: int, tolerance: float) -> None:
-    """Mean and covariance of Y, stepwise and exact against ``advance``, over 300 steps.
+    """Mean and covariance of Y, stepwise and exact against ``propagate``, over 300 steps.
 
     Every noise source is sent through on its own: the process is linear, so that the covariance is
     the sum of what each unit of noise becomes. H has a negative eigenvalue; the largest, times the
-    length of an interval in lr scale, is 0.1: an explicit step of that length, off by about a half
+    length of a stretch in lr scale, is 0.1: an explicit step of that length, off by about a half
     of it.
     """
     steps, dimension, images = 300, 3, 40
@@ -84,11 +84,11 @@ def test_moments_of_a_linear_system(gamma: float, longest: int, tolerance: float
         means, draws = np.zeros_like(found), np.zeros_like(found)
         means[0] = slope
         draws[1 + dimension * i : 1 + dimension * (i + 1)] = root.T / np.sqrt(images)
-        found = advance(
+        found = propagate(
             found,
             found @ hessian,
             Slope(means, draws, images, exact=True),
-            Interval.of(RATE, gamma, there - here),
+            Stretch.of(RATE, gamma, there - here),
             SCALE,
             BATCH,
         )

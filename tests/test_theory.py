@@ -136,7 +136,7 @@ def test_equal_graphs_are_taken_once() -> None:
     point = random_tensor("point", risk.coordinates.dimension)
     every = dataclasses.replace(
         risk,
-        inputs=model.moved(risk.inputs),
+        inputs=model.orbit(risk.inputs),
         labels=risk.labels.repeat_interleave(model.group.order),
     )
     once = risk.augmented()

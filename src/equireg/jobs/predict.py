@@ -19,7 +19,7 @@ from equireg.settings import GridSettings, JobSettings, Mode, NetworkSettings, T
 from equireg.spelling import parse_seeds, spell_gamma
 from equireg.tables import write_table
 from equireg.theory.gradients import Outside, Stepper
-from equireg.theory.ornstein_uhlenbeck import Interval, Slope, advance, knots
+from equireg.theory.ornstein_uhlenbeck import Slope, Stretch, knots, propagate
 from equireg.training.batches import batches, elements, steps_per_epoch, turned
 from equireg.training.network import Network
 from equireg.training.schedules import along, gamma_schedule, learning_rates, risk_scale
@@ -28,7 +28,7 @@ from equireg.training.trainers import choose_trainer
 from equireg.weights import load_weights
 
 IMAGES = 100  # per estimate of a Hessian-vector product and of the augmented mode's noise
-LONGEST = 0.01  # learning rate times scale times steps of an interval: stable for curvatures to 200
+LONGEST = 0.01  # learning rate times scale times steps of a stretch: stable for curvatures to 200
 FARTHEST = 1e100  # of a coordinate: where first order fails it grows without bound
 QUANTILES = {"median": 0.5, "low": 0.1, "high": 0.9}
 
@@ -73,8 +73,8 @@ def predict(
     for here, there in itertools.pairwise(visited):
         weights = twin.trainer.weights()
         for prediction in predictions.values():
-            prediction.advance(weights, here, there)
-        twin.advance(here, there)
+            prediction.follow(weights, here, there)
+        twin.train_to(here, there)
         if time.perf_counter() - said > 10 or there == steps:
             said = time.perf_counter()
             say(f"step {there}/{steps}")
@@ -116,7 +116,7 @@ class Twin:
             jobs,
         )
 
-    def advance(self, here: int, there: int) -> None:
+    def train_to(self, here: int, there: int) -> None:
         """Train from step ``here`` to step ``there``."""
         total = steps_per_epoch(len(self.labels), self.training) * self.training.epochs
         runs, device = len(self.seeds), self.labels.device
@@ -164,7 +164,7 @@ class Prediction:
         self.y = np.stack([twin.outside.flatten(beside)] * len(gammas))
         self.distances = [np.linalg.norm(self.y, axis=-1)]
 
-    def advance(self, weights: dict[str, Tensor], here: int, there: int) -> None:
+    def follow(self, weights: dict[str, Tensor], here: int, there: int) -> None:
         """Take Y from step ``here``, where the twin has these weights, to step ``there``."""
         training, scale = self.twin.training, self.twin.scale
         slope = self.slope(weights, here, there)
@@ -172,8 +172,8 @@ class Prediction:
             self.stepper, weights, self.y, *self.sample("curvature", here, IMAGES)
         )
         for i, gamma in enumerate(self.gammas):
-            interval = Interval.of(training.learning_rate, gamma, there - here)
-            y = advance(self.y[i], curvature[i], slope, interval, scale, training.batch_size)
+            stretch = Stretch.of(training.learning_rate, gamma, there - here)
+            y = propagate(self.y[i], curvature[i], slope, stretch, scale, training.batch_size)
             self.y[i] = np.clip(y, -FARTHEST, FARTHEST)
         self.distances.append(np.linalg.norm(self.y, axis=-1))
 

@@ -59,7 +59,7 @@ def train(
     """
     began = time.perf_counter()
     check_outputs(outputs, len(blocks.gammas))
-    blocks.check(training)
+    blocks.refuse_unstable(training)
     network, dataset = Network.of(settings), load_dataset(data, settings)
     epoch = steps_per_epoch(len(dataset.train_labels), training)
     weights, about = load_weights(initial, blocks.seeds, network.spaces)
@@ -91,7 +91,7 @@ def train(
             say(f"resumed at step {checkpoint.step} of {steps} from {checkpoint.folder}")
         recorder = Recorder(blocks, outputs, list(network.spaces), steps, checkpoint)
         labels = dataset.train_labels.to(device)
-        advance(
+        train_to_end(
             trainer,
             recorder,
             blocks.chunks(network.group, labels, training, checkpoint.step),
@@ -170,7 +170,7 @@ def hold(outputs: Sequence[Path], stop: Stop) -> Iterator[None]:
         yield
 
 
-def advance(
+def train_to_end(
     trainer: Trainer,
     recorder: Recorder,
     given: Iterable[tuple[Tensor, ...]],

@@ -43,7 +43,7 @@ class Model:
         """The group G."""
         return self.input.group
 
-    def moved(self, inputs: Tensor) -> Tensor:
+    def orbit(self, inputs: Tensor) -> Tensor:
         """Every input moved by every element, (count * order, entries), an input's side by side."""
         each = [self.input.act(element, inputs) for element in range(self.group.order)]
         return torch.stack(each, 1).flatten(0, 1)

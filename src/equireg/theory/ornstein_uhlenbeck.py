@@ -7,7 +7,7 @@ Beside the equivariant trajectory A_E(t), the part Y of the weights outside E ta
 m_t the mean and C_t / batch_size the covariance of the gradient's part outside E at A_E(t), H_t the
 block of the Hessian there, all of the mean cross entropy, which ``scale`` multiplies. Remark 1's
 plateau is where mean and curvature balance. H, m and C move slowly, so several steps are taken at
-once: an interval of ``steps``, within which Y in the product with H stands still.
+once: a stretch of ``steps``, within which Y in the product with H stands still.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Interval:
+class Stretch:
     """What ``steps`` steps do, with r = 1 - lr gamma.
 
     kept: r^steps, of Y; push: lr sum_j r^j, of a constant gradient; noise: lr^2 sum_j r^2j, of the
@@ -31,8 +31,8 @@ class Interval:
     noise: float
 
     @classmethod
-    def of(cls, learning_rate: float, gamma: float, steps: int) -> Interval:
-        """The interval of ``steps`` steps with this penalty."""
+    def of(cls, learning_rate: float, gamma: float, steps: int) -> Stretch:
+        """The stretch of ``steps`` steps with this penalty."""
         kept = (1 - learning_rate * gamma) ** np.arange(steps + 1.0)
         powers = learning_rate * kept[:-1]
         return cls(float(kept[-1]), float(powers.sum()), float((powers**2).sum()))
@@ -60,30 +60,30 @@ class Slope:
         return cls((first + second) / 2, (first - second) / 2, images)
 
 
-def advance(
+def propagate(
     y: np.ndarray,
     curvature: np.ndarray,
     slope: Slope,
-    interval: Interval,
+    stretch: Stretch,
     scale: float,
     batch_size: int,
 ) -> np.ndarray:
-    """Y after an interval, (runs, dimension); ``curvature`` is H Y.
+    """Y after a stretch, (runs, dimension); ``curvature`` is H Y.
 
-    The noise of an interval's batches has covariance scale^2 noise C / batch_size. An estimated
+    The noise of a stretch's batches has covariance scale^2 noise C / batch_size. An estimated
     mean brings a part of it, so that only the rest is drawn; with fewer images than the
-    interval's batches hold it may bring more.
+    stretch's batches hold it may bring more.
     """
-    brought = 0.0 if slope.exact else interval.push**2
-    missing = max(0.0, interval.noise * slope.images / batch_size - brought)
-    stepped = interval.kept * y - interval.push * scale * (curvature + slope.mean)
+    brought = 0.0 if slope.exact else stretch.push**2
+    missing = max(0.0, stretch.noise * slope.images / batch_size - brought)
+    stepped = stretch.kept * y - stretch.push * scale * (curvature + slope.mean)
     return np.asarray(stepped + scale * np.sqrt(missing) * slope.draw)
 
 
 def knots(steps: int, longest: int) -> Iterator[int]:
-    """The steps between intervals, from 0 to ``steps``.
+    """The steps between stretches, from 0 to ``steps``.
 
-    Intervals grow to ``longest`` steps as training goes on: it begins with its fastest changes.
+    Stretches grow to ``longest`` steps as training goes on: it begins with its fastest changes.
     """
     step = 0
     while step < steps:

@@ -93,7 +93,7 @@ class Risk:
         Moved inputs that are equal are taken once: of graphs most are.
         """
         labels = self.labels.repeat_interleave(self.model.group.order)
-        pairs = torch.cat([self.model.moved(self.inputs), labels.unsqueeze(1)], 1)
+        pairs = torch.cat([self.model.orbit(self.inputs), labels.unsqueeze(1)], 1)
         pairs, counts = torch.unique(pairs, dim=0, return_counts=True)
         shares = counts / counts.sum(dtype=torch.float64)
         return replace(self, inputs=pairs[:, :-1], labels=pairs[:, -1].long(), shares=shares)

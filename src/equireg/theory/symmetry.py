@@ -37,7 +37,7 @@ def representations(model: Model) -> Iterator[Measurement]:
         yield measured(f"rho(g)^T rho(g) - 1, {name}", max(map(orthogonality_defect, axes)))
     weights = model.start(0)
     inputs = random_tensor("inputs", 2, model.input.size).abs()
-    logits = model.forward(weights, model.moved(inputs)).view(2, model.group.order, -1)
+    logits = model.forward(weights, model.orbit(inputs)).view(2, model.group.order, -1)
     turned = (logits - logits[:, :1]).abs().max() / logits.abs().max()
     yield measured("Phi_A(rho(g) x) - Phi_A(x), relative, A in E", float(turned))
     if model.network == "convolutional":
@@ -78,7 +78,7 @@ def commutator(model: Model, operation: Callable[[Tensor], Tensor]) -> float:
     """The largest entry of op(rho(g) x) - rho(g) op(x), relative, on random images."""
     side = round(model.input.size**0.5)
     images = random_tensor("images", 2, side * side)
-    moved = operation(model.moved(images).view(-1, 1, side, side))
+    moved = operation(model.orbit(images).view(-1, 1, side, side))
     whole = operation(images.view(-1, 1, side, side))
     size = whole.shape[-1]
     permutations = torch.from_numpy(grid_permutations(model.group.elements, size))

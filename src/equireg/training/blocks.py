@@ -45,7 +45,7 @@ class Blocks:
             raise ValueError(f"gamma is {given}; mode {mode} takes {needs}")
         return cls(mode, tuple(gammas) or (None,), tuple(seeds))
 
-    def check(self, training: TrainingSettings) -> None:
+    def refuse_unstable(self, training: TrainingSettings) -> None:
         """Raise ValueError for a gamma with which steps of this size are unstable."""
         for mistake in training.unstable(tuple(g for g in self.gammas if g is not None)):
             raise ValueError(f"gamma is {spell_gamma(mistake.value)}; {mistake.remedy}")

@@ -126,7 +126,7 @@ def fused(network: Network, runs: Runs, images: Tensor, scale: float) -> Fused:
     Raises UnavailableError, saying why, if it is not, or if Triton or the device cannot take it.
     """
     try:
-        check(network, runs, images)
+        hold_to_reference(network, runs, images)
         return Fused(network, runs, images, scale)
     except UnavailableError:
         raise
@@ -138,7 +138,7 @@ def fused(network: Network, runs: Runs, images: Tensor, scale: float) -> Fused:
         raise UnavailableError(reason) from error
 
 
-def check(network: Network, runs: Runs, images: Tensor) -> None:
+def hold_to_reference(network: Network, runs: Runs, images: Tensor) -> None:
     """Raise UnavailableError unless one step from ``runs`` is the reference's, to TOLERANCE.
 
     A long step, of size 1, that rounding does not hide: per layer, the norm of the difference is
