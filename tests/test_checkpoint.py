@@ -355,6 +355,7 @@ def test_a_run_that_diverges_again_does_so_soon(
     def diverge(recorded: Tensor) -> None:
         recorded[1, -1, 0] = float("nan")
 
+    jobs.monkeypatch.setattr(job, "PATIENCE", 60.0)  # to the epoch's end, on a slow machine, too
     watch(jobs, 45, diverge)
     with pytest.raises(RuntimeError, match=r"seed 1: .* no longer finite at step 59"):
         jobs.train("a", *BLOCK)

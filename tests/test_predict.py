@@ -171,7 +171,8 @@ def test_a_prediction_that_overflows_stays_a_number(jobs: Jobs) -> None:
 
 
 def test_a_penalty_too_large_for_the_step_is_refused(jobs: Jobs) -> None:
-    with pytest.raises(RuntimeError, match="gamma is 1e1; accepted: 0 to 4, since explicit"):
+    message = "gamma is 1e1; accepted with training.learning_rate 0.5: 0 to 4, as explicit"
+    with pytest.raises(RuntimeError, match=message):
         predict(jobs, "p.parquet", "0", "--learning-rate", "0.5")
 
 

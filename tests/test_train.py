@@ -263,7 +263,10 @@ def test_divergence_names_the_run_and_keeps_what_it_recorded(jobs: Jobs) -> None
             ["--mode", "equivariant", "--gamma", "1"],
             "gamma is 1e0; mode equivariant takes no gamma",
         ),
-        (["--mode", "nominal", "--gamma", "-1"], "gamma is -1e0; accepted: 0 to"),
+        (
+            ["--mode", "nominal", "--gamma", "-1"],
+            "gamma is -1e0; accepted with training.learning_rate 0.001: 0 to 2000",
+        ),
         (["--mode", "nominal", "--gamma", "1e9"], r"learning_rate \* gamma > 2"),
         (["--mode", "nominal", "--gamma", "1", "--learning-rate", "0"], "learning_rate is 0"),
         (["--mode", "nominal", "--gamma", "1", "--perturbation", "-1"], "perturbation is -1"),
