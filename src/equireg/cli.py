@@ -226,16 +226,25 @@ def draw(
 
 
 @app.command()
+@options(DataSettings, NetworkSettings, TrainingSettings)
 def check(
     *,
+    data: DataSettings,
+    network: NetworkSettings,
+    training: TrainingSettings,
+    trajectories: Annotated[Path, typer.Option(help="Table of every run and step.")],
     summary: SummaryFile,
     evaluation: Annotated[Path, typer.Option(help="Table with a row per run.")],
+    numbers: Annotated[
+        Path | None, typer.Option(help="Numbers of the authors' code, JSON, to compare with.")
+    ] = None,
     output: Output,
 ) -> None:
-    """Check what the paper says of its figure against the measured numbers."""
+    """Check the paper's sentences and its authors' numbers against the measured ones."""
     from equireg.jobs.check import check
 
-    check(summary, evaluation, output)
+    sections = {"data": data, "network": network, "training": training}
+    check(trajectories, summary, evaluation, output, numbers, sections)
 
 
 @app.command()
