@@ -343,6 +343,31 @@ def bench(
 
 
 @app.command()
+@options(JobSettings)
+def against(
+    *,
+    job: JobSettings,
+    authors: Annotated[
+        Path,
+        typer.Option(help="A clone of the authors' repository; its networks_final.py is run."),
+    ],
+    data: DataFile,
+    mode: Annotated[list[str] | None, typer.Option(help="augmented or nominal; both.")] = None,
+    gamma: Annotated[list[float] | None, typer.Option(help="Penalty; the paper's four.")] = None,
+    seeds: Seeds = "0",
+    steps: Annotated[int, typer.Option(help="Steps of a training.")] = 1000,
+) -> None:
+    """Train beside the authors' networks, from the same start and on the same batches."""
+    device = configure(job)
+    from equireg.jobs.against import against, table
+
+    modes: Any = mode or ["augmented", "nominal"]
+    chosen, gammas = parse_seeds(seeds), gamma or GridSettings().gammas
+    compared = list(against(authors, modes, gammas, chosen, steps, data, device, job))
+    print(table(compared, chosen, steps))
+
+
+@app.command()
 def status(
     *,
     configfile: Annotated[

@@ -304,10 +304,10 @@ def _method() -> list[str]:
         "**Reproduced?** A run's distance at a step is the median over that step and the "
         f"{WINDOW - 1} before it, as many as there are, before each update; a curve's is the "
         "median over the seeds. The interval takes the authors' law to be ours up to a factor, and "
-        "is that factor's, by a bootstrap over seeds; it is left out below "
-        f"{FEWEST} seeds. A curve agrees (yes) if the ratio is within {_percent(MARGIN)} at every step "
-        f"from {FIRST:,} on; it does not (no) if it is further off at some step and the interval "
-        "there leaves out 1; else undecided. A claim is reproduced if every curve that it is about "
+        f"is that factor's, by a bootstrap over seeds; it is left out below {FEWEST} seeds. A "
+        f"curve agrees (yes) if the ratio is within {_percent(MARGIN)} at every step from "
+        f"{FIRST:,} on; it does not (no) if it is further off at some step and the interval there "
+        "leaves out 1; else undecided. A claim is reproduced if every curve that it is about "
         "agrees. The rule was written down before it was applied, but after a comparison by eye.",
         "",
         "**Our reading.** The criteria were fixed in the program before the experiment was run. A "
