@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -31,6 +32,7 @@ from equireg.claims.criteria import (
     judge,
 )
 from equireg.claims.report import report
+from equireg.cli import main
 from equireg.jobs.aggregate import aggregate
 from equireg.jobs.check import check, read
 from equireg.plan import Block
@@ -288,6 +290,25 @@ def test_tables_of_an_experiment_are_read(tmp_path: Path) -> None:
     assert (tmp_path / "docs" / "claims.md").read_text(encoding="utf-8") == text
 
 
+def test_the_command_compares_what_is_of_the_papers_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = experiment(tmp_path, GridSettings(gammas=(1.0,), seeds="0-5"), 200)
+    output, numbers = tmp_path / "claims.md", Path(__file__).parent.parent / "workflow/authors.json"
+    files = [f"--{table.stem}={table}" for table in tables]
+    words = ["equireg", "check", *files, f"--numbers={numbers}", f"--output={output}"]
+    for more, said in {
+        "--epochs=1": "| 1e0 | nominal | 0.0",
+        "--learning-rate=0.01": "another experiment; training.learning_rate is 0.01, theirs 0.001.",
+        "--name=kmnist": "another experiment; data.name is kmnist, theirs mnist.",
+    }.items():
+        monkeypatch.setattr("sys.argv", [*words, more])
+        with contextlib.suppress(SystemExit):
+            main()
+        assert said in output.read_text(encoding="utf-8")
+        output.unlink()
+
+
 def test_the_end_is_a_window_and_not_a_step(tmp_path: Path) -> None:
     """Whatever the last batch did: of 3,000 steps the last 201 count."""
     block = Block("nominal", 1.0, (0,))
@@ -385,6 +406,7 @@ def test_tables_are_made_checked_and_drawn_without_pandas(tmp_path: Path) -> Non
     (blocked / "pandas.py").write_text("raise ImportError('blocked')\n")
     program = f"""
 from pathlib import Path
+from equireg.cli import main
 from equireg.jobs.aggregate import aggregate
 from equireg.jobs.check import check
 from equireg.jobs.draw import draw
