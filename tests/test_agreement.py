@@ -113,6 +113,13 @@ def test_more_of_their_seeds_make_it_narrower() -> None:
     assert widths[1] < 0.75 * widths[0]
 
 
+def test_the_interval_looks_the_right_way() -> None:
+    """One seed in five goes three times as far. Theirs, a single one, may well be such a one."""
+    ours = np.array([1.0] * 24 + [3.0] * 6)
+    (ratio,) = compare(alone({0: ours}), NOMINAL, one([[3.0]], (0,)))
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((1 / 3, 1 / 3, 1))
+
+
 def test_few_seeds_have_no_interval() -> None:
     (ratio,) = compare(alone({0: np.ones(4)}), NOMINAL, one([[1.0]], (0,)))
     assert (ratio.low, ratio.high) == (None, None)
