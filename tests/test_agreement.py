@@ -131,6 +131,7 @@ def test_few_seeds_have_no_interval() -> None:
         (1.0, 2000, 0.02, 30, "yes"),
         (1 + MARGIN - 0.001, 2000, 0.0, 30, "yes"),
         (1 / (1 + MARGIN) + 0.001, 2000, 0.0, 30, "yes"),
+        (1 + MARGIN + 0.001, 2000, 0.0, 30, "no"),
         (1.2, 2000, 0.02, 30, "no"),
         (1 / 1.2, 2000, 0.02, 30, "no"),
         (1.2, 2000, 0.6, 30, "undecided"),  # the seeds are further apart
