@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,8 @@ def test_shorter_runs_are_not_judged(theirs: Numbers) -> None:
     assert "| gamma | Mode | 0 | 100 | 1,000 | 3,000 | 5,999 | Agrees |" in text
     assert "these runs are shorter than theirs, 60,000 steps" in text
     assert "curves agree" not in text
+    assert not re.search(r"(as|nor|not|does) for theirs", text)  # at their end, which is not ours
+    assert re.search(r"(as|nor) for theirs", report(measured, theirs))
 
 
 def test_a_claim_is_reproduced_if_all_its_curves_are(theirs: Numbers) -> None:

@@ -72,8 +72,9 @@ def report(measured: Curves, numbers: Numbers | None, unlike: Sequence[str] = ()
         common = [condition for condition in measured if condition in numbers.curves]
         compared = {c: compare(measured[c], c, numbers) for c in sorted(common, key=_order)}
     agreements = {c: judge_curve(r, numbers) for c, r in compared.items()} if numbers else {}
+    whole = any(verdict != "not applicable" for verdict in agreements.values())
     examined = [
-        _examined(claim, measured, agreements, numbers if compared else None)
+        _examined(claim, measured, agreements, numbers if whole else None)
         for claim in claims(gammas_of(measured))
     ]
     lines = [
@@ -105,8 +106,12 @@ def report(measured: Curves, numbers: Numbers | None, unlike: Sequence[str] = ()
 
 def headline(examined: Sequence[Examined], agreements: Mapping[Condition, Agreement]) -> str:
     """The result in a line or two."""
-    held = sum(e.verdict.startswith("held") for e in examined)
+    held, few = (
+        sum(e.verdict == verdict for e in examined) for verdict in ("held", "held, too few seeds")
+    )
     readings = f"{held} of our {len(examined)} readings of its sentences held"
+    if few:
+        readings += f", {few} more on the medians of too few seeds"
     same = [e for e in examined if e.verdict == "did not hold" and e.theirs is False]
     if same:
         they = "the one that did not does not" if len(same) == 1 else "those that did not do not"
