@@ -65,8 +65,10 @@ def write_evaluation(experiment: Path, block: Block, final_distances: np.ndarray
     """The evaluation of one block, with the distances (seeds,) after its last step."""
     accuracy = pa.array([0.9 + seed / 1000 for seed in block.seeds], pa.float32())
     runs = run_columns(block.mode, block.gamma, np.array(block.seeds))
-    columns = [*runs, pa.array(final_distances), accuracy]
-    extra = [pa.field(name, pa.float32()) for name in ("final_distance", "test_accuracy")]
+    change = pa.array([0.5 + seed / 1000 for seed in block.seeds], pa.float32())
+    columns = [*runs, pa.array(final_distances), accuracy, change]
+    names = ("final_distance", "test_accuracy", "prediction_change")
+    extra = [pa.field(name, pa.float32()) for name in names]
     write_table(
         experiment / block.path.with_name(block.name + ".evaluation.parquet"),
         pa.Table.from_arrays(columns, schema=pa.schema([*RUN_FIELDS, *extra])),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy.stats import binomtest
 
-from equireg.jobs.aggregate import aggregate
-from equireg.jobs.check import (
+from equireg.claims.criteria import (
     CLOSE,
     CONSIDERABLE,
     Condition,
@@ -23,17 +26,19 @@ from equireg.jobs.check import (
     Measured,
     Result,
     Stays,
-    check,
     claims,
     deciding_seeds,
     examine,
     judge,
-    read,
-    report,
 )
-from equireg.settings import GridSettings, Mode
-from equireg.tables import write_table
-from synthetic import write_experiment
+from equireg.claims.report import report
+from equireg.cli import main
+from equireg.jobs.aggregate import aggregate
+from equireg.jobs.check import check, read
+from equireg.plan import Block
+from equireg.settings import GridSettings, Mode, NetworkSettings
+from equireg.tables import trajectory_table, write_table
+from synthetic import distances, write_evaluation, write_experiment
 
 GAMMAS = (1e-4, 1e-2, 1e0, 1e2)
 START = 0.1
@@ -158,7 +163,7 @@ def test_a_median_without_the_seeds_is_not_enough() -> None:
     assert (result.holds, result.agree, result.seeds) == (True, 16, 30)
     assert result.p > 0.05
     assert verdicts(measured)[2] == "did not hold"
-    assert "too many seeds disagree" in report(measured)
+    assert "too many seeds disagree" in report(measured, None)
 
 
 @pytest.mark.parametrize("seeds", [3, 30])
@@ -170,7 +175,7 @@ def test_the_sign_test_is_the_exact_binomial(seeds: int) -> None:
 def test_what_is_missing_is_named() -> None:
     measured = {c: m for c, m in paper().items() if c.gamma != 1e2}
     assert verdicts(measured) == ["not applicable", *["held"] * 4]
-    text = report(measured)
+    text = report(measured, None)
     assert "the experiment has no nominal at gamma 1e2; the experiment has no augmented at" in text
 
 
@@ -188,23 +193,23 @@ def test_a_missing_mode_leaves_what_it_can() -> None:
 def test_one_gamma_has_no_order() -> None:
     measured = {c: m for c, m in paper().items() if c.gamma == 1e-4}
     assert verdicts(measured)[4] == "not applicable"
-    assert "the experiment has fewer than two gammas" in report(measured)
+    assert "the experiment has fewer than two gammas" in report(measured, None)
 
 
 def test_an_experiment_without_free_runs_is_reported() -> None:
     assert verdicts({}) == ["not applicable"] * 5
-    assert "neither a nominal nor an augmented run" in report({})
+    assert "neither a nominal nor an augmented run" in report({}, None)
 
 
 def test_runs_that_start_on_e_have_no_multiples() -> None:
     condition = Condition("augmented", 1e-4)
     measured = {condition: curve(0.0, 1.0, {0: 1.0})}
     assert "starts on E" in str(examine(Drifts(condition), measured))
-    assert "starts on E" in report(measured)
+    assert "starts on E" in report(measured, None)
 
 
 def test_the_report_is_markdown() -> None:
-    text = report(paper(3))
+    text = report(paper(3), None)
     lines = text.splitlines()
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
@@ -213,8 +218,13 @@ def test_the_report_is_markdown() -> None:
     assert "gamma 1e-4, 1e-2, 1e0, 1e2" in text
     assert "3 seeds are too few to tell from chance; 5 that all agree would be enough." in text
     for i, title in enumerate((claim.title for claim in claims(GAMMAS)), 1):
-        assert f"| {i} | {title} | **held, too few seeds** |" in lines
-        assert f"## {i}. {title}: held, too few seeds" in lines
+        assert f"| {i} | {title} | **not applicable** | **held, too few seeds** |" in lines
+        assert f"## {i}. {title}" in lines
+    assert "their numbers were not given" in text
+    few = "0 of our 5 readings of its sentences held, 5 more on the medians of too few seeds"
+    assert lines[2] == f"**{few}.**"
+    enough = report(paper(5), None).splitlines()[2]
+    assert enough == "**5 of our 5 readings of its sentences held.**"
     for above, line in itertools.pairwise(lines):  # tables: own paragraphs, equal columns
         if above.startswith("|"):
             assert line == "" or line.count("|") == above.count("|")
@@ -222,38 +232,173 @@ def test_the_report_is_markdown() -> None:
             assert above == ""
 
 
+def test_other_thresholds_are_told_beside_ours() -> None:
+    """Nominal at gamma 1 goes to 2.17 times its start, augmented at 1e-4 to 1.38."""
+    measured = {
+        **paper(),
+        Condition("nominal", 1e0): runs(1.2, highest=2.17),
+        Condition("augmented", 1e-4): runs(1.38),
+    }
+    text = report(measured, None)
+    lines = text.split("## Other thresholds, post hoc")[1].splitlines()
+    assert "| 2 (ours) | 5 | did not hold | held | did not hold |" in lines
+    assert "| 1.25 | 5 | did not hold | held | held |" in lines
+    assert "| 2.5 | 5 | held | held | did not hold |" in lines
+    assert "| 2 | 20 | did not hold | held | did not hold |" in lines  # 25 times
+    measured[Condition("augmented", 1e-2)] = runs(1.2)
+    rows = report(measured, None).splitlines()
+    assert "| 2 | 10 | did not hold | held | did not hold |" in rows
+    assert "| 2 | 20 | did not hold | did not hold | did not hold |" in rows  # 16.7 times
+
+
+TABLES = ("trajectories.parquet", "summary.parquet", "evaluation.parquet")
+Tables = tuple[Path, Path, Path]
+
+
+def tables_in(folder: Path) -> Tables:
+    a, b, c = (folder / name for name in TABLES)
+    return a, b, c
+
+
+def experiment(folder: Path, grid: GridSettings, steps: int) -> Tables:
+    write_experiment(folder, grid, steps)
+    aggregate(folder, grid)
+    return tables_in(folder)
+
+
 def test_tables_of_an_experiment_are_read(tmp_path: Path) -> None:
     grid = GridSettings(gammas=(1e-2, 1e0), seeds="0-2", seeds_per_job=2)
-    write_experiment(tmp_path, grid, 100)
-    aggregate(tmp_path, grid)
-    tables = (tmp_path / "summary.parquet", tmp_path / "evaluation.parquet")
-    measured = read(*tables)
+    tables = experiment(tmp_path, grid, 100)
+    measured = read(*tables, steps=(0, 20, 99, 100))
     assert sorted(measured) == [(m, g) for m in ("augmented", "nominal") for g in (1e-2, 1e0)]
-    for some in measured.values():
+    for condition, some in measured.items():
         assert some.start == pytest.approx(0.086, rel=0.05)
         assert some.steps == 100
-        assert list(some.final) == list(some.starts) == list(some.highs) == [0, 1, 2]
-        assert all(
-            some.highs[seed] >= max(some.starts[seed], some.final[seed]) for seed in range(3)
-        )
+        assert list(some.ends) == list(some.starts) == list(some.highs) == [0, 1, 2]
+        assert list(some.along) == [0, 20, 99]  # it has no step 100
+        for seed in range(3):
+            distance = distances(*condition, seed, 100)["distance"]
+            assert some.ends[seed] == np.median(distance[-10:])  # a tenth of a short run
+            assert some.along[0][seed] == distance[0] == np.float32(some.starts[seed])
+            assert some.along[20][seed] == np.median(distance[:21])
+            assert some.highs[seed] == distance.max()
+            assert some.changes[seed] == pytest.approx(0.5 + seed / 1000)
     assert measured[Condition("nominal", 1e-2)].highest >= 0.9
+    text = report(measured, None)
+    assert "| Changed |" in text
+    assert "| 50.1 % |" in text
 
-    check(*tables, tmp_path / "docs" / "claims.md")
-    assert (tmp_path / "docs" / "claims.md").read_text(encoding="utf-8") == report(measured)
+    sections = {"network": NetworkSettings()}
+    check(*tables, tmp_path / "docs" / "claims.md", None, sections)
+    assert (tmp_path / "docs" / "claims.md").read_text(encoding="utf-8") == text
+
+
+def test_the_command_compares_what_is_of_the_papers_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = experiment(tmp_path, GridSettings(gammas=(1.0,), seeds="0-5"), 200)
+    output, numbers = tmp_path / "claims.md", Path(__file__).parent.parent / "workflow/authors.json"
+    files = [f"--{table.stem}={table}" for table in tables]
+    words = ["equireg", "check", *files, f"--numbers={numbers}", f"--output={output}"]
+    for more, said in {
+        "--epochs=1": "| 1e0 | nominal | 0.0",
+        "--learning-rate=0.01": "another experiment; training.learning_rate is 0.01, theirs 0.001.",
+        "--name=kmnist": "another experiment; data.name is kmnist, theirs mnist.",
+    }.items():
+        monkeypatch.setattr("sys.argv", [*words, more])
+        with contextlib.suppress(SystemExit):
+            main()
+        assert said in output.read_text(encoding="utf-8")
+        output.unlink()
+
+
+def test_the_end_is_a_window_and_not_a_step(tmp_path: Path) -> None:
+    """Whatever the last batch did: of 3,000 steps the last 201 count."""
+    block = Block("nominal", 1.0, (0,))
+    flat = np.full(3000, 0.5, np.float32)
+    flat[-100:] = 9  # fewer than half of them
+    metrics = dict.fromkeys(("loss", "distance"), flat[None])
+    write_table(
+        tmp_path / block.path.with_name(block.name + ".parquet"),
+        trajectory_table(block.mode, block.gamma, block.seeds, metrics),
+    )
+    write_evaluation(tmp_path, block, np.array([9.0], np.float32))
+    grid = GridSettings(modes=("nominal",), gammas=(1.0,), seeds="0")
+    aggregate(tmp_path, grid)
+    (measured,) = read(*tables_in(tmp_path)).values()
+    assert (measured.end, measured.highest) == (0.5, 9)
 
 
 def test_a_table_of_another_kind_is_refused(tmp_path: Path) -> None:
-    grid = GridSettings(gammas=(1.0,), seeds="0-1")
-    write_experiment(tmp_path, grid, 10)
-    aggregate(tmp_path, grid)
-    summary, evaluation = tmp_path / "summary.parquet", tmp_path / "evaluation.parquet"
+    trajectories, summary, evaluation = experiment(
+        tmp_path, GridSettings(gammas=(1.0,), seeds="0-1"), 10
+    )
     with pytest.raises(ValueError, match=r"evaluation.parquet has no column step, seeds, median; "):
-        read(evaluation, evaluation)
+        read(trajectories, evaluation, evaluation)
+    with pytest.raises(ValueError, match=r"summary.parquet has no column seed, distance; "):
+        read(summary, summary, evaluation)
     whole = pq.read_table(evaluation)
     evaluation.unlink()
     write_table(evaluation, whole.drop_columns("highest_distance"))
     with pytest.raises(ValueError, match=r"no column highest_distance; its columns: mode, gamma"):
-        read(summary, evaluation)
+        read(trajectories, summary, evaluation)
+
+
+def nulled(table: pa.Table, name: str, value: object = None) -> pa.Table:
+    """The table with one entry of a column, or with None all of them, another value."""
+    column = table[name].to_pylist()
+    column = [None] * len(column) if value is None else [value, *column[1:]]
+    type_ = pa.string() if isinstance(value, str) else table.schema.field(name).type
+    field = pa.field(name, type_)
+    return table.set_column(table.column_names.index(name), field, pa.array(column, type_))
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "said"),
+    [
+        (1, lambda t: nulled(t, "median"), "a median is null; expected a number; "),
+        (1, lambda t: nulled(t, "median", np.nan), "a median is nan; expected a number; "),
+        (1, lambda t: nulled(t, "step"), "a step is null; expected a whole number; "),
+        (1, lambda t: nulled(t, "step", 3), "steps of augmented at gamma 1e0 are not 0, 1, 2"),
+        (1, lambda t: t.slice(0, 0), "summary.parquet lacks augmented at gamma 1e0, which "),
+        (2, lambda t: nulled(t, "highest_distance"), "a highest_distance is null; expected a num"),
+        (2, lambda t: nulled(t, "prediction_change", np.inf), "a prediction_change is inf; exp"),
+        (2, lambda t: nulled(t, "seed"), "a seed is null; expected a whole number; "),
+        (0, lambda t: nulled(t, "step"), "step that is missing or a distance that is not finite"),
+        (0, lambda t: nulled(t, "distance", np.nan), "seed 0 of augmented at gamma 1e0 has a ste"),
+        *(
+            (
+                i,
+                lambda t: t.set_column(1, "gamma", pa.array(["1"] * len(t))),
+                "gamma is of type string; expected a number or null; delete it",
+            )
+            for i in range(3)
+        ),
+        *(
+            (
+                i,
+                lambda t: t.set_column(
+                    0, "mode", pa.array(["normal"] * len(t)).dictionary_encode()
+                ),
+                said,
+            )
+            for i, said in enumerate(["hold other runs of", "a mode is normal", "a mode is normal"])
+        ),
+    ],
+)
+def test_what_is_no_number_is_refused(
+    tmp_path: Path, table: int, change: Callable[[pa.Table], pa.Table], said: str
+) -> None:
+    grid = GridSettings(modes=("augmented", "nominal"), gammas=(1.0,), seeds="0-1")
+    tables = experiment(tmp_path, grid, 10)
+    changed = change(pq.read_table(tables[table]))
+    tables[table].unlink()
+    pq.write_table(changed, tables[table])
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        check(*tables, tmp_path / "claims.md", None, {})
+    assert "\n" not in str(error.value)
+    assert tables[table].name in str(error.value)
+    assert not (tmp_path / "claims.md").exists()
 
 
 def test_tables_are_made_checked_and_drawn_without_pandas(tmp_path: Path) -> None:
@@ -264,6 +409,7 @@ def test_tables_are_made_checked_and_drawn_without_pandas(tmp_path: Path) -> Non
     (blocked / "pandas.py").write_text("raise ImportError('blocked')\n")
     program = f"""
 from pathlib import Path
+from equireg.cli import main
 from equireg.jobs.aggregate import aggregate
 from equireg.jobs.check import check
 from equireg.jobs.draw import draw
@@ -273,25 +419,24 @@ try:
     import pandas
 except ImportError:
     aggregate(Path(), {grid!r})
-    check(Path("summary.parquet"), Path("evaluation.parquet"), Path("claims.md"))
+    tables = [Path(name) for name in {TABLES!r}]
+    check(*tables, Path("claims.md"), None, {{}})
     draw(Path("trajectories.parquet"), Path("summary.parquet"), [Path("figure2.png")])
 """
-    environment = {**os.environ, "PYTHONPATH": str(blocked)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(blocked), *sys.path])}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
-    tables = (tmp_path / "summary.parquet", tmp_path / "evaluation.parquet")
-    assert (tmp_path / "claims.md").read_text(encoding="utf-8") == report(read(*tables))
+    measured = read(*tables_in(tmp_path))
+    assert (tmp_path / "claims.md").read_text(encoding="utf-8") == report(measured, None)
     assert (tmp_path / "figure2.png").is_file()
 
 
-def test_tables_of_other_experiments_are_refused(tmp_path: Path) -> None:
-    for name, seeds in (("a", "0-1"), ("b", "0-2")):
-        grid = GridSettings(gammas=(1.0,), seeds=seeds)
-        write_experiment(tmp_path / name, grid, 10)
-        aggregate(tmp_path / name, grid)
-    with pytest.raises(ValueError, match=r"holds other runs than"):
-        check(
-            tmp_path / "a" / "summary.parquet",
-            tmp_path / "b" / "evaluation.parquet",
-            tmp_path / "claims.md",
-        )
+@pytest.mark.parametrize("other", range(3))
+def test_tables_of_other_experiments_are_refused(tmp_path: Path, other: int) -> None:
+    a, b = (
+        experiment(tmp_path / name, GridSettings(gammas=(1.0,), seeds=seeds), 10)
+        for name, seeds in (("a", "0-1"), ("b", "0-2"))
+    )
+    mixed = [b[i] if i == other else a[i] for i in range(3)]
+    with pytest.raises(ValueError, match=r"hold other runs of augmented at gamma 1e0; delete"):
+        check(mixed[0], mixed[1], mixed[2], tmp_path / "claims.md", None, {})
     assert not (tmp_path / "claims.md").exists()

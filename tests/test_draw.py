@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from equireg.figures import style
 from equireg.figures.curves import Condition, Curve, decimate, series, thin
@@ -192,6 +193,42 @@ def test_files_with_predictions(tables: Path, tmp_path: Path) -> None:
         content[name] = output.read_bytes()
     assert content["with"] == content["more"]
     assert content["with"] != content["without"]
+
+
+def test_every_prediction_is_drawn_as_its_own_mode_and_gamma(
+    tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read back from the figure: a panel's lines are two medians and their predictions."""
+    figures: list[Figure] = []
+    monkeypatch.setattr("equireg.jobs.draw.save", lambda figure, _: figures.append(figure))
+    levels = {("nominal", 1e0): 0.2, ("augmented", 1e0): 0.02, ("augmented", 1e2): 0.002}
+    steps = np.arange(0, STEPS, 10, dtype=np.int32)
+    frames = [
+        pd.DataFrame({"mode": mode, "gamma": gamma, "step": steps, "median": level})
+        for (mode, gamma), level in levels.items()
+    ]
+    predictions = tmp_path / "predictions.parquet"
+    pd.concat(frames).astype({"mode": "category"}).to_parquet(predictions)
+    outputs = [tmp_path / "figure2.png"]
+    draw(tables / "trajectories.parquet", tables / "summary.parquet", outputs, predictions)
+    (figure,) = figures
+    colours = [style.COLOURS[mode].lower() for mode in ("nominal", "augmented")]
+    drawn = {}
+    for panel in figure.axes:
+        *medians, first, second = [*panel.lines, None, None][:4]
+        assert [to_hex(line.get_color()) for line in panel.lines[:2]] == colours
+        assert len(medians) == 2
+        drawn[panel.get_title()] = [
+            (line.get_label(), float(np.asarray(line.get_ydata())[0]))
+            for line in (first, second)
+            if line
+        ]
+    assert drawn == {
+        "$\\gamma = 10^{-4}$": [],
+        "$\\gamma = 10^{-2}$": [],
+        "$\\gamma = 1$": [("nominal, predicted", 0.2), ("augmented, predicted", 0.02)],
+        "$\\gamma = 10^{2}$": [("augmented, predicted", 0.002)],
+    }
 
 
 def test_everything_at_zero_draws_empty_panels() -> None:

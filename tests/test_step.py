@@ -34,8 +34,8 @@ def step(
     scale: float,
 ) -> Tensor:
     """One step with the same penalty and rate for all runs."""
-    values = (torch.full((len(given[0]),), x, dtype=torch.float64) for x in (gamma, rate))
-    return training_step(network, runs, *given, *values, scale)
+    gammas, rates = (torch.full((len(given[0]),), x, dtype=torch.float64) for x in (gamma, rate))
+    return training_step(network, runs, *given, gammas, rates, scale)
 
 
 @pytest.mark.parametrize("settings", [SMALL, REGULAR], ids=["trivial", "regular"])

@@ -170,6 +170,11 @@ def test_evaluation(jobs: Jobs) -> None:
     assert (invariant["twin_distance"] == 0).all()
     layers = free[["twin_distance_conv1", "twin_distance_conv2", "twin_distance_linear"]]
     assert np.allclose(np.linalg.norm(layers, axis=1), free["twin_distance"])
+    ours, twins = (load_file(block.with_suffix(".safetensors")) for block in (nominal, equivariant))
+    for layer in ("conv1", "conv2", "linear"):  # the equivariant run is another network
+        expected = (ours[layer] - twins[layer]).flatten(1).norm(dim=1).numpy()
+        assert (expected > 1e-2).all()
+        assert np.allclose(free[f"twin_distance_{layer}"], expected, rtol=1e-4)
     last = pq.read_table(nominal)["loss"].to_numpy().reshape(2, 60)[:, -1]
     assert np.allclose(free["final_loss"], last)
 

@@ -255,6 +255,7 @@ class TestFinished:
             ("jobs/score", {"score": 1}),
             ("jobs/draw", {"draw": 1, "overview": 1}),
             ("jobs/check", {"check": 1, "overview": 1}),
+            ("claims/criteria", {"check": 1, "overview": 1}),
             ("jobs/compare", {"compare": 1, "overview": 1}),
             ("jobs/overview", {"overview": 1}),
             ("jobs/fetch", {}),

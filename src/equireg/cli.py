@@ -226,16 +226,25 @@ def draw(
 
 
 @app.command()
+@options(DataSettings, NetworkSettings, TrainingSettings)
 def check(
     *,
+    data: DataSettings,
+    network: NetworkSettings,
+    training: TrainingSettings,
+    trajectories: Annotated[Path, typer.Option(help="Table of every run and step.")],
     summary: SummaryFile,
     evaluation: Annotated[Path, typer.Option(help="Table with a row per run.")],
+    numbers: Annotated[
+        Path | None, typer.Option(help="Numbers of the authors' code, JSON, to compare with.")
+    ] = None,
     output: Output,
 ) -> None:
-    """Check what the paper says of its figure against the measured numbers."""
+    """Check the paper's sentences and its authors' numbers against the measured ones."""
     from equireg.jobs.check import check
 
-    check(summary, evaluation, output)
+    sections = {"data": data, "network": network, "training": training}
+    check(trajectories, summary, evaluation, output, numbers, sections)
 
 
 @app.command()
@@ -331,6 +340,31 @@ def bench(
 
         result = table(bench(parse_seeds(seeds), steps, device, job))
         print(result.splitlines()[-1] if json else result)
+
+
+@app.command()
+@options(JobSettings)
+def against(
+    *,
+    job: JobSettings,
+    authors: Annotated[
+        Path,
+        typer.Option(help="A clone of the authors' repository; its networks_final.py is run."),
+    ],
+    data: DataFile,
+    mode: Annotated[list[str] | None, typer.Option(help="augmented or nominal; both.")] = None,
+    gamma: Annotated[list[float] | None, typer.Option(help="Penalty; the paper's four.")] = None,
+    seeds: Seeds = "0",
+    steps: Annotated[int, typer.Option(help="Steps of a training.")] = 1000,
+) -> None:
+    """Train beside the authors' networks, from the same start and on the same batches."""
+    with configured(job) as device:
+        from equireg.jobs.against import against, table
+
+        modes: Any = mode or ["augmented", "nominal"]
+        chosen, gammas = parse_seeds(seeds), gamma or GridSettings().gammas
+        compared = list(against(authors, modes, gammas, chosen, steps, data, device, job))
+        print(table(compared, chosen, steps))
 
 
 @app.command()

@@ -30,8 +30,10 @@ rule aggregate:
 
 rule check:
     input:
+        trajectories=f"{RESULTS}/trajectories.parquet",
         summary=f"{RESULTS}/summary.parquet",
         evaluation=f"{RESULTS}/evaluation.parquet",
+        numbers=str(HERE / "workflow/authors.json"),
     output:
         claims=report(
             f"{RESULTS}/claims.md",
@@ -50,9 +52,13 @@ rule check:
         mem_mb=1000,
         runtime=10,
     params:
+        # which say whether the authors' numbers are of the same experiment
+        options=options(chosen.data, chosen.network, chosen.training),
+        # the settings spell the gammas that it shows
         source=source_digest("equireg.jobs.check"),
     message:
         "Check what the paper says of its figure"
     shell:
-        "python -m equireg check --summary {input.summary} --evaluation {input.evaluation}"
+        "python -m equireg check --trajectories {input.trajectories} --summary {input.summary}"
+        " --evaluation {input.evaluation} --numbers {input.numbers} {params.options}"
         " --output {output.claims} > {log} 2>&1"

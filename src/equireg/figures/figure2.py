@@ -47,7 +47,7 @@ def distance_figure(
             _draw_median(panel, condition, medians[condition])
         for condition in present:
             if condition in predicted:
-                _draw_prediction(panel, predicted[condition])
+                _draw_prediction(panel, condition, predicted[condition])
         panel.set_title(f"$\\gamma = {_tex(gamma)}$")
     everything = [*medians.values(), *itertools.chain.from_iterable(runs.values())]
     _set_axes(figure, everything)
@@ -75,9 +75,10 @@ def _draw_median(panel: Axes, condition: Condition, curve: Curve) -> None:
     )
 
 
-def _draw_prediction(panel: Axes, curve: Curve) -> None:
+def _draw_prediction(panel: Axes, condition: Condition, curve: Curve) -> None:
     # Without effect on the limits: where first order fails it leaves the panel.
-    panel.plot(curve.steps, curve.distances, **PREDICTED)
+    label = f"{condition.mode}, predicted"
+    panel.plot(curve.steps, curve.distances, label=label, **PREDICTED)
 
 
 def _set_axes(figure: Figure, curves: Iterable[Curve]) -> None:
