@@ -175,7 +175,7 @@ def test_penalties_and_rates_of_each_step(case: str) -> None:
     pair = Pair(settings, "nominal", 0.1, 0.5, [0.0, 0.0])
     given = draw(2, 5, 3, len(pair.table), settings.classes)
     gammas = torch.tensor([[0.1, math.inf, math.inf, 0.0, 2.0], [0.0, 3.0, 1.0, 0.5, 0.1]])
-    rates = torch.tensor([[0.1, 0.2, 0.05, 0.1, 0.3], [0.3, 0.0, 0.1, 0.2, 0.1]])
+    rates = torch.tensor([[0.01, 0.02, 0.05, 0.01, 0.03], [0.03, 0.0, 0.01, 0.02, 0.01]])
     distances = check_trajectories(pair, *given, gammas, rates)[..., 1]
     assert (distances[0] > 0).tolist() == [True, True, False, False, True]
     assert (distances[1] > 0).all()
@@ -317,8 +317,12 @@ def test_weights_without_orbits() -> None:
         Linear("linear", mixed, classes, 6),
     ]
     network = Network(group, layers)
+    sides = (
+        {name: torch.zeros(1, s.dims[i]) for name, s in network.spaces.items()} for i in (0, 1)
+    )
+    zeros = Runs(*sides)
     with pytest.raises(UnavailableError, match="not spanned by orbits"):
-        fused(network, Runs({}, {}), images(20, 12).to(DEVICE), 1.0)
+        fused(network, zeros.to(DEVICE), images(20, 12).to(DEVICE), 1.0)
 
 
 class Phases:
