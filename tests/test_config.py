@@ -221,11 +221,11 @@ BAD = [
     ("jobs: {threads: 1.5}", "jobs.threads", "1.5", "a whole number"),
     ("jobs: {step: compild}", "jobs.step", "'compild'", "did you mean compiled?"),
     (
-        "network: {channels: [16, 24]}\njobs: {step: compiled}",
+        "network: {channels: [16, 18]}\njobs: {step: compiled}",
         "jobs.step",
         "'compiled'",
-        "accepted with network.channels [16, 24]: auto or reference, as the compiled step takes "
-        "multiples of 16",
+        "accepted with network.channels [16, 18]: auto or reference, as the compiled step takes "
+        "multiples of 4",
     ),
     (
         "jobs: {step: compiled, device: cuda}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from equireg import native
-from equireg.network import Network
 from equireg.native import UnavailableError
+from equireg.network import Network
 from equireg.packed import Packed, orbits_of, pack, with_total
 from equireg.projections import LayerSpace
 from equireg.runtime import say
@@ -174,7 +174,23 @@ def library(settings: NetworkSettings) -> ctypes.CDLL:
     """
     if any(width % LANES for width in settings.channels):
         raise UnavailableError(f"channels are {list(settings.channels)}, not multiples of {LANES}")
-    return declared(native.library(SOURCE, sizes(settings), FLAGS))
+    loaded = declared(native.library(SOURCE, sizes(settings), FLAGS))
+    lanes = ctypes.c_int.in_dll(loaded, "lanes").value
+    if not compiled_is_faster(lanes, settings.channels):
+        raise UnavailableError(
+            f"the reference is faster for channels {list(settings.channels)} taken {lanes} at once"
+        )
+    return loaded
+
+
+def compiled_is_faster(lanes: int, channels: Sequence[int]) -> bool:
+    """Which step is taken: a fixed rule, so that results never depend on a measurement.
+
+    lanes: the channels that compiled.cpp takes at once: 16 with AVX-512, 8 with AVX2, 4 with SSE2
+    or NEON, less where fewer divide the channels. With 4 of them large products of matrices may
+    be PyTorch's gain, which has wider instructions on some of these processors.
+    """
+    return lanes >= 8 or max(channels) <= 64
 
 
 def sizes(settings: NetworkSettings) -> dict[str, str | int]:
