@@ -137,7 +137,7 @@ def test_what_is_written(jobs: Jobs) -> None:
 
 @pytest.mark.slow
 def test_equal_bytes_and_independence_of_the_threads_and_the_block(jobs: Jobs) -> None:
-    """With the compiled step where there is a compiler; channels of 4 would be for the other."""
+    """With the compiled step where there is a compiler; channels of 3 would be for the other."""
     jobs.network = ["--channels", "16", "--channels", "16"]
     short = ["--epochs", "1"]
     both = predict(jobs, "first.parquet", "0-1", *short)
