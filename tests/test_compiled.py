@@ -73,7 +73,7 @@ CASES = {
     "three layers": NetworkSettings(channels=(16, 32, 48), image_size=32),
     "odd sizes": NetworkSettings(channels=(16, 16), image_size=20, classes=11),
     "few channels": NetworkSettings(channels=(4, 8)),
-    "uneven channels": NetworkSettings(channels=(12, 20), image_size=16, classes=3),
+    "uneven channels": NetworkSettings(channels=(12, 20), image_size=16, classes=12),
 }
 
 
@@ -349,8 +349,8 @@ def test_lines_of_any_width(width: int, digits: tuple[Tensor, Tensor]) -> None:
         train(packed, spaces, [1e-1, 1e-2, 1e-1], [0.1, 1.0, 0.0], rows)
         weights.append(packed.whole)
         squares.append(packed.squares)
-    assert torch.equal(*weights)
-    assert torch.allclose(*squares, rtol=1e-5)
+    assert torch.equal(weights[0], weights[1])
+    assert torch.allclose(squares[0], squares[1], rtol=1e-5)
 
 
 @needs_compiler
