@@ -9,7 +9,7 @@ import pytest
 from equireg.cli import main
 
 DIGITS = Path(__file__).parent / "data" / "digits"
-NETWORK = ["--channels", "4", "--channels", "4"]
+NETWORK = ["--channels", "3", "--channels", "3"]
 SPEED = ["--batch-size", "10", "--epochs", "2", "--learning-rate", "0.05", "--risk-scale", "mean"]
 
 

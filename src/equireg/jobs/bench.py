@@ -1,11 +1,14 @@
-"""Bench: microseconds per run and step of the training loop, beside two slower ways to do it.
+"""Bench: microseconds per run and step of the training loop, beside slower ways, and its floor.
 
 engine: the step that a training job takes. reference: the plain PyTorch step, the same block of
-runs at once. baseline: one network after the other, in a loop as such scripts usually have it.
+runs at once. torch_compile: the same, its network compiled by torch.compile. baseline: one network
+after the other, in a loop as such scripts usually have it. floor: the multiplications and additions
+that a step needs, at the rate that one core reaches with nothing else to do.
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import statistics
@@ -19,45 +22,49 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from equireg.native import UnavailableError, library
 from equireg.settings import JobSettings, NetworkSettings, TrainingSettings
 from equireg.training.blocks import Blocks
 from equireg.training.checkpoint import Checkpoint
+from equireg.training.layers import POOLING
 from equireg.training.network import Network
 from equireg.training.recorder import Recorder
+from equireg.training.step import Reference
 
 IMAGES = 10_000
 GAMMA = 1e-2
 REPEATS = 9
+PEAK = Path(__file__).parents[1] / "peak.cpp"
 
 
 def bench(seeds: Sequence[int], steps: int, device: str, jobs: JobSettings) -> dict[str, object]:
     """Time ``steps`` steps of the paper's augmented training on random images.
 
-    The three ways alternate; the slower ones take fewer steps, the baseline a single network.
-    Returns the medians over the repeats in microseconds, their quartiles, and the ratio of the
-    baseline to the engine. Raises ValueError for a number of steps that is not positive.
+    The ways alternate; the slower ones take fewer steps, the baseline a single network. Returns
+    the medians over the repeats in microseconds, their quartiles, the ratio of the baseline to the
+    engine, and on a CPU the floor and the ratio of the engine to it. Raises ValueError for a number
+    of steps that is not positive.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; accepted: 1 or more")
     settings, training = NetworkSettings(), TrainingSettings()
-    pixels = np.random.default_rng(0).integers(256, size=(IMAGES, 1, *2 * [settings.image_size]))
-    images = torch.from_numpy(pixels.astype(np.uint8)).to(device)
+    pixels = strokes(IMAGES, settings.image_size)
+    images = torch.from_numpy(pixels).unsqueeze(1).to(device)
     labels = torch.arange(IMAGES, device=device).remainder(settings.classes).to(torch.uint8)
+    plain = JobSettings(jobs.threads, jobs.device, "reference")
+    fewer = max(steps // 5, 1)
     ways = {
         "engine": loop(settings, training, seeds, steps, images, labels, jobs),
-        "reference": loop(
-            settings,
-            training,
-            seeds,
-            max(steps // 5, 1),
-            images,
-            labels,
-            JobSettings(jobs.threads, jobs.device, "reference"),
+        "reference": loop(settings, training, seeds, fewer, images, labels, plain),
+        "torch_compile": loop(
+            settings, training, seeds, fewer, images, labels, plain, compiled=True
         ),
         "baseline": baseline(settings, training, max(steps // 10, 1), images, labels),
     }
+    rates: list[float] = []  # the core's, measured between the ways as it may vary
     times: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(REPEATS + 1):
+        rates.append(peak() if device == "cpu" else 0.0)
         for name, way in ways.items():
             seconds, count = way()
             if repeat:  # the first warms up
@@ -68,7 +75,67 @@ def bench(seeds: Sequence[int], steps: int, device: str, jobs: JobSettings) -> d
         first, _, third = statistics.quantiles(measured, n=4)
         result[f"{name}_quartiles_us"] = [round(first, 1), round(third, 1)]
     ratio = statistics.median(times["baseline"]) / statistics.median(times["engine"])
-    return {**result, "ratio": round(ratio, 2), "device": name_of(device), "block": len(seeds)}
+    result["ratio"] = round(ratio, 2)
+    if max(rates):
+        share = float(patches_of_zeros(pixels, settings.kernel_size).mean())
+        floor = 1e-3 * operations(settings, training.batch_size, share) / max(rates)
+        result["peak_gflops"] = round(max(rates), 1)
+        result["floor_us"] = round(floor, 1)
+        result["engine_to_floor"] = round(statistics.median(times["engine"]) / floor, 2)
+    return {**result, "device": name_of(device), "block": len(seeds)}
+
+
+def strokes(count: int, side: int) -> np.ndarray:
+    """Images like handwritten digits: one stroke on black, (count, side, side) of uint8.
+
+    As in MNIST about 0.8 of the pixels are 0, and 0.62 of the 4x4 patches at every second place.
+    """
+    rng = np.random.default_rng(0)
+    images, every = np.zeros((count, side, side), np.uint8), np.arange(count)
+    low, high = 0.15 * side, 0.8 * side
+    place, angle = rng.uniform(low, high, (count, 2)), rng.uniform(0, 2 * np.pi, count)
+    for _ in range(2 * side):
+        for offset in itertools.product(range(3), repeat=2):
+            y, x = (place + offset).astype(int).T
+            images[every, y, x] = rng.integers(1, 256, count)
+        angle += rng.normal(0, 0.4, count)
+        place += np.stack([np.sin(angle), np.cos(angle)], 1)
+        angle[((place < low) | (place > high)).any(1)] += np.pi / 2
+        place = place.clip(low, high)
+    return images
+
+
+def patches_of_zeros(images: np.ndarray, kernel: int) -> np.ndarray:
+    """Where what a filter and the pooling see is all 0: (count, side / 2, side / 2) of bool."""
+    edge, size = kernel // 2, kernel - 1 + POOLING
+    padded = np.pad(images, ((0, 0), (edge, edge), (edge, edge)))
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))
+    return np.asarray(~patches[:, ::POOLING, ::POOLING].any((-1, -2)))
+
+
+def operations(settings: NetworkSettings, batch: int, zeros: float) -> float:
+    """Multiplications and additions of one step's convolutions and linear layer, both ways.
+
+    zeros: the share of the first convolution's patches that are all 0, of which there are none.
+    """
+    side, fan_in, total = settings.image_size, 1, 0.0
+    for layer, fan_out in enumerate(settings.channels):
+        side //= POOLING
+        products = side**2 * settings.kernel_size**2 * fan_in * fan_out
+        total += products * 3 if layer else products * 2 * (1 - zeros)  # no gradient of the image
+        fan_in = fan_out
+    return 2 * batch * (total + 3 * side**2 * fan_in * settings.classes)
+
+
+def peak() -> float:
+    """GFLOP/s of one core that multiplies and adds in registers; 0 without a compiler."""
+    try:
+        measure = library(PEAK, {}, ("-ffp-contract=fast",)).peak
+    except UnavailableError:
+        return 0.0
+    measure.restype, measure.argtypes = ctypes.c_double, (ctypes.c_int, ctypes.c_void_p)
+    result = ctypes.c_float()
+    return float(max(measure(10_000, ctypes.byref(result)) for _ in range(100)))
 
 
 def loop(
@@ -79,13 +146,19 @@ def loop(
     images: Tensor,
     labels: Tensor,
     jobs: JobSettings,
+    compiled: bool = False,
 ) -> Callable[[], tuple[float, int]]:
-    """The training job's loop: batches, steps and recording; call for (seconds, run-steps)."""
+    """The training job's loop: batches, steps and recording; call for (seconds, run-steps).
+
+    compiled: the reference's network goes through torch.compile.
+    """
     network = Network.of(settings)
     draws = [network.initial(seed, "gaussian") for seed in seeds]
     initial = {name: torch.stack([draw[name] for draw in draws]) for name in network.spaces}
     blocks = Blocks.of("augmented", [GAMMA], seeds)
     trainer = blocks.trainer(network, initial, training, images, str(images.device), jobs)
+    if compiled and isinstance(trainer, Reference):
+        trainer.network.forward = torch.compile(trainer.network.forward)  # type: ignore[method-assign]
 
     def forever() -> Iterator[tuple[Tensor, ...]]:
         while True:
@@ -164,8 +237,13 @@ def name_of(device: str) -> str:
 def table(result: dict[str, object]) -> str:
     """The result in lines for people, the JSON object last."""
     lines = [
-        f"{name:<10} {result[f'{name}_us']:>8} us per run and step, quartiles "
+        f"{name:<13} {result[f'{name}_us']:>8} us per run and step, quartiles "
         f"{result[f'{name}_quartiles_us']}"
-        for name in ("engine", "reference", "baseline")
+        for name in ("engine", "reference", "torch_compile", "baseline")
     ]
+    if "floor_us" in result:
+        lines.append(
+            f"{'floor':<13} {result['floor_us']:>8} us at {result['peak_gflops']} GFLOP/s; the "
+            f"engine takes {result['engine_to_floor']} times that"
+        )
     return "\n".join([*lines, json.dumps(result)])

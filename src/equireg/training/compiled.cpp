@@ -61,15 +61,19 @@ static_assert(N >= 4, "channels must be multiples of 4");
 
 template <int COUNT>
 struct Vector {
-    typedef float type __attribute__((vector_size(4 * COUNT), aligned(4), may_alias));
+    typedef float type __attribute__((vector_size(4 * COUNT)));
 };
 using Lanes = Vector<N>::type;
 using Four = Vector<4>::type;
 
-template <typename V = Lanes>
-INLINE V load(const float* p) { return *reinterpret_cast<const V*>(p); }
 template <typename V>
-INLINE void store(float* p, V v) { *reinterpret_cast<V*>(p) = v; }
+struct Loose {  // a line may start anywhere
+    typedef V type __attribute__((aligned(4)));
+};
+template <typename V = Lanes>
+INLINE V load(const float* p) { return *reinterpret_cast<const typename Loose<V>::type*>(p); }
+template <typename V>
+INLINE void store(float* p, V v) { *reinterpret_cast<typename Loose<V>::type*>(p) = v; }
 INLINE Lanes all(float x) { return Lanes{} + x; }
 
 template <typename V>
@@ -210,11 +214,10 @@ struct Layer {  // what convolution L keeps of an image: box filter, filter, tan
     void fill(const Layer<(L > 0 ? L - 1 : 0)>& from) {
         constexpr int V = across(IN);
         for (int c = 0; c < IN; c += V * N) {
-            Lanes factor[V], offset[V];
+            Lanes factor[V], offset[V];  // of the sum of two
             for (int v = 0; v < V; ++v) {
-                const Lanes scale = load(from.rsqrt + c + v * N);
-                factor[v] = scale * 0.25f;
-                offset[v] = load(from.mean + c + v * N) * -scale;
+                factor[v] = load(from.rsqrt + c + v * N) * 0.25f;
+                offset[v] = load(from.mean + c + v * N) * 2.0f;
             }
             for (int y = 0; y < BOX; ++y) {
                 const float *up = from.tanhs + y * from.WIDE * IN + c, *down = up + from.WIDE * IN;
@@ -228,7 +231,7 @@ struct Layer {  // what convolution L keeps of an image: box filter, filter, tan
                     for (int v = 0; v < V; ++v) {
                         const Lanes next = load(up + v * N) + load(down + v * N);
                         store(box + (y * BOX + x) * IN + c + v * N,
-                              (last[v] + next) * factor[v] + offset[v]);
+                              ((last[v] - offset[v]) + (next - offset[v])) * factor[v]);
                         last[v] = next;
                     }
                 }
@@ -343,19 +346,19 @@ struct Layer {  // what convolution L keeps of an image: box filter, filter, tan
             const Lanes scale = load(rsqrt + o), middle = load(mean + o);
             const auto slope_at = [&](int p) { return load(slope + p * OUT + o); };
             const auto value = [&](int p) { return load(tanhs + place(p) + o); };
+            const auto product = [&](int p) { return slope_at(p) * (value(p) - middle); };
             const Lanes slopes = load(slope + COUNT * OUT + o);
             Lanes products;
             if constexpr (IN == 1)  // the other pixels' tanh is 0
-                products = total(count, [&](int n) {
-                    return slope_at(filled[n]) * value(filled[n]);
-                }) - slopes * middle;
+                products = total(count, [&](int n) { return product(filled[n]); }) -
+                           (slopes - total(count, [&](int n) { return slope_at(filled[n]); })) * middle;
             else
-                products = total(COUNT, [&](int p) { return slope_at(p) * (value(p) - middle); });
+                products = total(COUNT, product);
             const Lanes along = products * scale * scale / (float)COUNT;
-            const Lanes same = slopes / (float)COUNT - middle * along;
+            const Lanes same = slopes / (float)COUNT;
             const auto gradient = [&](int p) {
-                const Lanes t = value(p);
-                return (slope_at(p) - same - t * along) * (scale - t * t * scale);
+                const Lanes t = value(p);  // not opened up: t may be close to the mean
+                return (slope_at(p) - same - (t - middle) * along) * (scale - t * t * scale);
             };
             if constexpr (IN == 1) {
                 constexpr int PART = TAPS <= SUMS ? TAPS : KERNEL;
@@ -756,6 +759,9 @@ extern "C" void train(const uint8_t* images, const int64_t* rows, const int64_t*
         }
     }
 }
+
+// How many channels are taken at once.
+extern "C" const int lanes = N;
 
 // The logits of ``count`` images by one run's network, (count, CLASSES).
 extern "C" void predict(const uint8_t* images, int count, const float* weight, float* logits) {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -131,7 +131,23 @@ def library(network: Sizes) -> ctypes.CDLL:
     """
     if any(width % LANES for width in network.channels):
         raise UnavailableError(f"channels are {list(network.channels)}, not multiples of {LANES}")
-    return declared(native.library(SOURCE, macros(network), FLAGS))
+    loaded = declared(native.library(SOURCE, macros(network), FLAGS))
+    lanes = ctypes.c_int.in_dll(loaded, "lanes").value
+    if not compiled_is_faster(lanes, network.channels):
+        raise UnavailableError(
+            f"the reference is faster for channels {list(network.channels)} taken {lanes} at once"
+        )
+    return loaded
+
+
+def compiled_is_faster(lanes: int, channels: Sequence[int]) -> bool:
+    """Which step is taken: a fixed rule, so that results never depend on a measurement.
+
+    lanes: the channels that compiled.cpp takes at once: 16 with AVX-512, 8 with AVX2, 4 with SSE2
+    or NEON, less where fewer divide the channels. With 4 of them large products of matrices may
+    be PyTorch's gain, which has wider instructions on some of these processors.
+    """
+    return lanes >= 8 or max(channels) <= 64
 
 
 def macros(network: Sizes) -> dict[str, str | int]:
