@@ -1,0 +1,262 @@
+"""What an ``Equivariance`` finds out when it is made, and what it says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from equireg.library.choices import all_refusals
+from equireg.library.normalization import FieldBatchNorm
+from equireg.library.outputs import Seen, Wanted, candidates, known_outputs, seeing
+from equireg.library.sizes import working_size
+from equireg.library.tracing import Features, Pair, Trace, Unknown, trace
+from equireg.library.trial import Subject, Verdict, trial
+from equireg.library.untouched import untouched
+
+
+
+@dataclass(frozen=True)
+class Construction:
+    """A model, what the user said of it, and what one forward pass showed."""
+
+    model: nn.Module
+    example: Tensor
+    input: Features
+    given: dict[str, Pair]
+    found: Trace
+    seen: Seen
+    outputs: dict[str, Features]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        example: Tensor,
+        input: Features,
+        given: dict[str, Pair],
+        wanted: Wanted,
+    ) -> Construction:
+        """Follow the example through the model. Raises ValueError for what cannot be followed."""
+        with untouched(model), seeing(model) as seen:
+            found = all_refusals(lambda said: _traced(model, example, input, said), given)
+        outputs = known_outputs(found, seen, wanted, input.channels.group)
+        return cls(model, example, input, given, found, seen, outputs)
+
+    @property
+    def advice(self) -> str:
+        """What to pass where it is not known what acts on the output."""
+        names = [name for name in self.seen.tensors if name]
+        if not names:
+            return (
+                'pass it as representations={"": (None, ...)} or output=, a Representation or '
+                '"trivial"'
+            )
+        return f'pass output={{{names[0]!r}: "trivial"}}, or a Representation, for each of {names}'
+
+    def findings(self) -> tuple[list[str], Subject]:
+        """What there is to warn of, and what was tried, with the outputs that are known now."""
+        found, said = self.found, list[str]()
+        if found.unused:
+            said.append(
+                f"layers that did not run on the example are left out: {', '.join(found.unused)}"
+            )
+        said += self._constants() + self._statistics()
+        if found.broken:
+            return [*said, self._broken()], self._subject(found, self.outputs)
+        whole, reason = self._whole()
+        subject = self._complete(self._subject(whole, self.outputs))
+        verdict = trial(subject, self.example)
+        if verdict.failure and reason:
+            verdict = Verdict("", reason)
+        if verdict.failure:
+            said.append(
+                "symmetric weights do not make this model symmetric: a copy with random weights "
+                f"in E has {verdict.failure}; check for functions that do not commute with the "
+                "group (positions added or shifted, parts cut out, entry by entry on other than "
+                "permutations), and what representations= and input= say"
+            )
+        elif verdict.untried or reason:
+            said.append(
+                "it could not be tried whether symmetric weights make this model symmetric: "
+                f"{verdict.untried or reason}; {self._remedy(verdict)}"
+            )
+        return said, subject
+
+    def _remedy(self, verdict: Verdict) -> str:
+        return (
+            self.advice
+            if verdict.untried and verdict.untried == self._unknown(self.outputs)
+            else "look at eq.error after eq.project_(), on a copy"
+        )
+
+    def _subject(self, found: Trace, outputs: Mapping[str, Features]) -> Subject:
+        unknown = self._unknown(outputs)
+        return Subject(
+            self.model, found.spaces, {"": self.input}, outputs, unknown, found.outputs
+        )
+
+    def _unknown(self, outputs: Mapping[str, Features]) -> str:
+        """Why it is not known what acts on the outputs; "" if it is of all of them."""
+        tensors = self.seen.tensors
+        lost = [path for path in tensors if path not in outputs]
+        if not lost and tensors:
+            return ""
+        if not tensors:
+            return f"the model returns a {type(self.seen.output).__name__} without tensors"
+        if lost == [""] and isinstance(self.found.output, Unknown):
+            return (
+                "it is not known what acts on the model's output after "
+                f"{self.found.output.function}"
+            )
+        return f"it is not known what acts on the model's outputs {', '.join(lost)}"
+
+    def _complete(self, subject: Subject) -> Subject:
+        """The same with outputs that a trial shows to be left as they are, or moved as pixels."""
+        outputs = dict(subject.outputs)
+        group = self.input.channels.group
+        for path, tensor in self.seen.tensors.items():
+            if path in outputs:
+                continue
+            for features in candidates(tensor, len(self.example), group):
+                tried = self._subject(self.found, {path: features})
+                tried = Subject(
+                    tried.model, subject.spaces, tried.inputs, tried.outputs, "", subject.modules
+                )
+                if trial(tried, self.example) == Verdict("", ""):
+                    outputs[path] = features
+                    break
+        return Subject(
+            subject.model,
+            subject.spaces,
+            subject.inputs,
+            outputs,
+            self._unknown(outputs),
+            subject.modules,
+        )
+
+    def _whole(self) -> tuple[Trace, str]:
+        """The trace with layers that the user leaves out, so that the others can be tried.
+
+        With a reason why they cannot where it is not known what acts on such a layer.
+        """
+        left_out = [name for name, pair in self.given.items() if pair is None]
+        if not left_out:
+            return self.found, ""
+        said = {name: pair for name, pair in self.given.items() if pair is not None}
+        names = ", ".join(left_out)
+        try:
+            with untouched(self.model):
+                whole = trace(self.model, self.example, self.input, said, sizes=False)
+        except Exception as error:
+            return self.found, f"of the layers left out, {names}, {error}"
+        if whole.broken:
+            return self.found, f"the layers left out, {names}, break the symmetry of the grid"
+        return whole, ""
+
+    def _constants(self) -> list[str]:
+        """Layers whose only equivariant weights are zero."""
+        zero = [
+            f"{space.layer!r} ({' * '.join(axis.name for axis in space.action.axes)})"
+            for space in self.found.spaces
+            if space.parameter not in ("bias", "running_mean") and not space.action.dimension
+        ]
+        if not zero:
+            return []
+        return [
+            f"no weights but zero are equivariant (dim E = 0) in layer {', '.join(zero)}: projected, "
+            "it makes a constant; pass another representation for its output or its input"
+        ]
+
+    def _statistics(self) -> list[str]:
+        """Batch normalization whose statistics are of single channels that the group moves."""
+        layers = []
+        for name, module in self.model.named_modules():
+            features = self.found.outputs.get(name)
+            if features is None or features.channels.is_trivial:
+                continue
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                if not isinstance(module, FieldBatchNorm):
+                    layers.append(f"{name!r} (FieldBatchNorm({_fields(features)}))")
+            elif isinstance(module, nn.modules.instancenorm._InstanceNorm):
+                if module.track_running_stats:
+                    layers.append(f"{name!r} (track_running_stats=False)")
+        if not layers:
+            return []
+        return [
+            "batch normalization over channels that the group moves takes statistics of each "
+            "channel, so that in training, and by what it keeps, symmetric weights are not enough: "
+            f"layer {', '.join(layers)}; replace them by what is in parentheses, of equireg, with "
+            "statistics of each field, or train with eq.project_() before evaluation"
+        ]
+
+    def _broken(self) -> str:
+        """What to say of layers that break the grid, and the size that would do."""
+        found, space = self.found, self.input.space
+        with untouched(self.model):
+            side = working_size(self.example, self._works)
+        remedy = (
+            f"images of {' x '.join([str(side)] * len(space))} pixels work for all layers"
+            if side
+            else "no nearby size of the images works for all layers"
+        )
+        lines = "\n".join(f"  {layer}: {what}" for layer, what in found.broken.items())
+        return (
+            "layers break the symmetry of the grid, so that symmetric weights do not make the "
+            f"network symmetric:\n{lines}\n{remedy}"
+        )
+
+    def _works(self, resized: Tensor) -> bool:
+        """Whether no layer breaks the grid of such a batch, and the model is symmetric there."""
+        input = Features(self.input.channels, tuple(resized.shape[2:]))
+        found = trace(self.model, resized, input, self.given, sizes=False)
+        if found.broken:
+            return False
+        outputs = {} if isinstance(found.output, Unknown) else {"": found.output}
+        subject = Subject(self.model, found.spaces, {"": input}, outputs, "", found.outputs)
+        left_out = None in self.given.values()
+        return left_out or not trial(subject, resized).failure
+
+
+def _traced(
+    model: nn.Module, example: Tensor, input: Features, given: Mapping[str, Pair]
+) -> Trace:
+    """``trace``, with what a model raises said in a line."""
+    try:
+        return trace(model, example, input, given)
+    except ValueError:
+        raise
+    except Exception as error:
+        text = f"{error}".strip().split("\n")[0]
+        raise ValueError(
+            f"the model cannot be followed: on the example, in evaluation mode and without "
+            f"gradients, it raised {type(error).__name__}: {text}; accepted: models that run so"
+        ) from error
+
+
+def _fields(features: Features) -> str:
+    """What FieldBatchNorm is to be called with for these channels."""
+    channels = features.channels
+    if channels.permutations is None:
+        return channels.name
+    orbits, order = channels.orbits, channels.group.order
+    blocks = len(orbits) % order == 0 and (orbits == torch.arange(len(orbits)).numpy() // order).all()
+    return f"{len(orbits)}, {order}" if blocks else channels.name
+
+
+def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
+    """The model inside DataParallel and torch.compile, and the prefix that they put to names."""
+    prefix = ""
+    while True:
+        for name in ("module", "_orig_mod"):
+            inner = getattr(model, name, None)
+            wraps = name == "_orig_mod" or isinstance(
+                model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
+            )
+            if wraps and isinstance(inner, nn.Module):
+                model, prefix = inner, f"{prefix}{name}."
+                break
+        else:
+            return model, prefix
