@@ -91,7 +91,7 @@ def move(features: Features, elements: Tensor | int, batch: Tensor) -> Tensor:
             f"elements are {numbers.dtype} of shape {tuple(numbers.shape)}; accepted: one number, "
             f"or one for each of the {len(batch)} samples"
         )
-    if numbers.is_cpu and numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < group.order:
+    if numbers.is_cpu and bool(((numbers < 0) | (numbers >= group.order)).any()):
         raise ValueError(
             f"elements are from {int(numbers.min())} to {int(numbers.max())}; accepted: 0 to "
             f"{group.order - 1}, the elements of {group.name}"
@@ -110,8 +110,10 @@ def shaped(features: Features, batch: Tensor, what: str, *, flattened: bool = Fa
     size, space = features.channels.size, features.space
     if batch.ndim == 2 + len(space) and batch.shape[1] == size:
         return batch
-    if flattened and batch.ndim and batch[:1].numel() == min(len(batch), 1) * size * math.prod(
-        space
+    if (
+        flattened
+        and batch.ndim
+        and batch[:1].numel() == min(len(batch), 1) * size * math.prod(space)
     ):
         return batch.reshape(len(batch), size, *space)
     raise ValueError(

@@ -139,7 +139,7 @@ def check_given(what: str, rho: Given | Any, group: Group) -> None:
 
 
 def check_model(model: nn.Module, example: Any) -> Tensor:
-    """The example on the model's device, in its type. Raises ValueError for what is not followed."""
+    """The example on the model's device and in its type; ValueError for what is not followed."""
     if not isinstance(example, Tensor):
         raise ValueError(
             f"example is a {type(example).__name__}; accepted: one tensor (samples, channels, "
@@ -177,7 +177,9 @@ def check_model(model: nn.Module, example: Any) -> Tensor:
         raise ValueError(f"example is {example.dtype}; accepted: real inputs")
     parameter = next(iter(parameters.values()))
     example = example.detach().to(parameter.device)
-    return example.to(parameter.dtype) if example.is_floating_point() else example
+    if example.is_floating_point():
+        example = example.to(parameter.dtype)
+    return example
 
 
 def all_refusals(run: Callable[[Mapping[str, Pair]], Trace], given: dict[str, Pair]) -> Trace:
@@ -208,5 +210,6 @@ def all_refusals(run: Callable[[Mapping[str, Pair]], Trace], given: dict[str, Pa
 
 def _advice(error: ValueError) -> tuple[str, Pair] | None:
     """The layer and the pair that a refusal says to pass."""
-    match = re.search(r"representations=(\{'[^{}]*'[^{}]*: (?:None|\('trivial', None\))\})", f"{error}")
+    pair = r"\{'[^{}]*'[^{}]*: (?:None|\('trivial', None\))\}"
+    match = re.search(f"representations=({pair})", f"{error}")
     return next(iter(ast.literal_eval(match[1]).items())) if match else None

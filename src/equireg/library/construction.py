@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
 from equireg.library.choices import all_refusals
@@ -15,7 +15,6 @@ from equireg.library.sizes import working_size
 from equireg.library.tracing import Features, Pair, Trace, Unknown, trace
 from equireg.library.trial import Subject, Verdict, trial
 from equireg.library.untouched import untouched
-
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,7 @@ class Construction:
 
     def _subject(self, found: Trace, outputs: Mapping[str, Features]) -> Subject:
         unknown = self._unknown(outputs)
-        return Subject(
-            self.model, found.spaces, {"": self.input}, outputs, unknown, found.outputs
-        )
+        return Subject(self.model, found.spaces, {"": self.input}, outputs, unknown, found.outputs)
 
     def _unknown(self, outputs: Mapping[str, Features]) -> str:
         """Why it is not known what acts on the outputs; "" if it is of all of them."""
@@ -166,8 +163,8 @@ class Construction:
         if not zero:
             return []
         return [
-            f"no weights but zero are equivariant (dim E = 0) in layer {', '.join(zero)}: projected, "
-            "it makes a constant; pass another representation for its output or its input"
+            f"no weights but zero are equivariant (dim E = 0) in layer {', '.join(zero)}: "
+            "projected, it makes a constant; pass another representation for its output or input"
         ]
 
     def _statistics(self) -> list[str]:
@@ -177,12 +174,11 @@ class Construction:
             features = self.found.outputs.get(name)
             if features is None or features.channels.is_trivial:
                 continue
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                if not isinstance(module, FieldBatchNorm):
-                    layers.append(f"{name!r} (FieldBatchNorm({_fields(features)}))")
-            elif isinstance(module, nn.modules.instancenorm._InstanceNorm):
-                if module.track_running_stats:
-                    layers.append(f"{name!r} (track_running_stats=False)")
+            batch = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if batch and not isinstance(module, FieldBatchNorm):
+                layers.append(f"{name!r} (FieldBatchNorm({_fields(features)}))")
+            elif not batch and getattr(module, "track_running_stats", False):
+                layers.append(f"{name!r} (track_running_stats=False)")
         if not layers:
             return []
         return [
@@ -210,19 +206,17 @@ class Construction:
 
     def _works(self, resized: Tensor) -> bool:
         """Whether no layer breaks the grid of such a batch, and the model is symmetric there."""
-        input = Features(self.input.channels, tuple(resized.shape[2:]))
-        found = trace(self.model, resized, input, self.given, sizes=False)
+        there = Features(self.input.channels, tuple(resized.shape[2:]))
+        found = trace(self.model, resized, there, self.given, sizes=False)
         if found.broken:
             return False
         outputs = {} if isinstance(found.output, Unknown) else {"": found.output}
-        subject = Subject(self.model, found.spaces, {"": input}, outputs, "", found.outputs)
+        subject = Subject(self.model, found.spaces, {"": there}, outputs, "", found.outputs)
         left_out = None in self.given.values()
         return left_out or not trial(subject, resized).failure
 
 
-def _traced(
-    model: nn.Module, example: Tensor, input: Features, given: Mapping[str, Pair]
-) -> Trace:
+def _traced(model: nn.Module, example: Tensor, input: Features, given: Mapping[str, Pair]) -> Trace:
     """``trace``, with what a model raises said in a line."""
     try:
         return trace(model, example, input, given)
@@ -242,7 +236,7 @@ def _fields(features: Features) -> str:
     if channels.permutations is None:
         return channels.name
     orbits, order = channels.orbits, channels.group.order
-    blocks = len(orbits) % order == 0 and (orbits == torch.arange(len(orbits)).numpy() // order).all()
+    blocks = len(orbits) % order == 0 and (orbits == np.arange(len(orbits)) // order).all()
     return f"{len(orbits)}, {order}" if blocks else channels.name
 
 

@@ -18,7 +18,7 @@ from equireg.library.measures import Error, Symmetrized
 from equireg.library.outputs import Wanted
 from equireg.library.tracing import Features, acts_on_grids
 from equireg.library.trees import leaves
-from equireg.library.trial import Subject, trial
+from equireg.library.trial import trial
 from equireg.library.untouched import untouched
 from equireg.library.weights import Distance, Gamma, Weights
 from equireg.symmetry.groups import POINT_GROUPS, Group, point_group
@@ -315,11 +315,11 @@ def _input(
         )
     if space and channels.is_trivial and group.order > 1 and not acts_on_grids(group, space):
         known = [name for name in POINT_GROUPS.get(len(space), {}) if name != "C1"]
+        turns = f"group={(group.name if group.name in known else known[-1])!r}" if known else ""
         raise ValueError(
             f"{group.name} moves neither the pixels of the example, of shape {shape}, nor its "
-            f"channels; to turn pixels pass group={(group.name if group.name in known else known[-1])!r}"
-            f" (accepted: {', '.join(known)}) or generate(..., moves_pixels=True); to move "
-            "channels pass input=, a Representation"
+            f"channels; to turn pixels pass {turns} (accepted: {', '.join(known)}) or "
+            "generate(..., moves_pixels=True); to move channels pass input=, a Representation"
         )
     features = Features(channels, space)
     _ = features.pixels  # refuses a grid that the group does not map to itself

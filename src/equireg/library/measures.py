@@ -119,9 +119,7 @@ class Symmetrized(nn.Module):
         for element, inverse in enumerate(inverses(self._group)):
             for model in self.models:
                 moved = act(self._inputs, element, mapped(lambda _, x: x.clone(), batch))
-                yield mapped(
-                    lambda path, x, g=inverse: self._back(path, x, g), call(model, moved)
-                )
+                yield mapped(lambda path, x, g=inverse: self._back(path, x, g), call(model, moved))
 
     def _back(self, path: str, tensor: Tensor, inverse: int) -> Tensor:
         if path not in self._outputs:

@@ -73,7 +73,7 @@ def trial(
             tried = batch.detach().to(example.device, tried.dtype)
         try:
             verdict = _attempt(subject, tried, dtype, own)
-        except _Undefined as error:  # such as the logarithm of negative numbers
+        except _UndefinedError as error:  # such as the logarithm of negative numbers
             untried = untried or f"{error}"
             continue
         except Exception as error:  # whatever a user's model raises is the answer
@@ -84,7 +84,7 @@ def trial(
     return Verdict("", untried)
 
 
-class _Undefined(ArithmeticError):
+class _UndefinedError(ArithmeticError):
     """A model's outputs are no numbers."""
 
 
@@ -130,7 +130,7 @@ def _attempt(subject: Subject, batch: Tensor, dtype: torch.dtype, own: bool) -> 
                 return Verdict("", "")
         modules = _modules(subject, run, elements, batch, bound)
     if modules.undefined and math.isnan(error):
-        raise _Undefined("its outputs on random samples are not finite")
+        raise _UndefinedError("its outputs on random samples are not finite")
     first = f", the first at the output of {modules.first!r}" if modules.first else ""
     if error > bound or modules.first:
         worst = error if error > bound else modules.error
@@ -173,7 +173,8 @@ def _placed(space: Space, held: Tensor, random: torch.Generator, own: bool) -> T
         tensor = held
     else:
         draw = functools.partial(torch.randn, held.shape, generator=random, dtype=torch.float64)
-        name, normalizes = space.parameter, isinstance(space.module, (*CHANNELWISE, *OVER_LAST_AXES))
+        name = space.parameter
+        normalizes = isinstance(space.module, (*CHANNELWISE, *OVER_LAST_AXES))
         if name == "running_mean" or name.endswith("bias"):
             tensor = torch.zeros(held.shape)
         elif name == "running_var":

@@ -80,7 +80,11 @@ class Weights:
     def project_(self, share: float, optimizer: Optimizer | None) -> None:
         """A <- A - share Pi_{E-perp} A, running statistics and the optimizer's state with it."""
         pairs = self._stored(statistics=True)
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]} if optimizer else set()
+        held = (
+            {id(p) for group in optimizer.param_groups for p in group["params"]}
+            if optimizer
+            else set()
+        )
         if optimizer and not any(id(tensor) in held for _, tensor in pairs):
             raise ValueError(
                 f"optimizer, a {type(optimizer).__name__}, trains none of the weights; accepted: "
