@@ -175,11 +175,9 @@ def check_model(model: nn.Module, example: Any) -> Tensor:
                 raise ValueError(f"parameter {name!r} is {what}; accepted: {accepted}")
     if example.is_complex():
         raise ValueError(f"example is {example.dtype}; accepted: real inputs")
-    parameter = next(iter(parameters.values()))
-    example = example.detach().to(parameter.device)
-    if example.is_floating_point():
-        example = example.to(parameter.dtype)
-    return example
+    place: Tensor = next(iter(parameters.values()))
+    moved: Tensor = example.detach().to(place.device)
+    return moved.to(place.dtype) if moved.is_floating_point() else moved
 
 
 def all_refusals(run: Callable[[Mapping[str, Pair]], Trace], given: dict[str, Pair]) -> Trace:

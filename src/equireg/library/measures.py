@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -119,9 +120,9 @@ class Symmetrized(nn.Module):
         for element, inverse in enumerate(inverses(self._group)):
             for model in self.models:
                 moved = act(self._inputs, element, mapped(lambda _, x: x.clone(), batch))
-                yield mapped(lambda path, x, g=inverse: self._back(path, x, g), call(model, moved))
+                yield mapped(functools.partial(self._back, inverse), call(model, moved))
 
-    def _back(self, path: str, tensor: Tensor, inverse: int) -> Tensor:
+    def _back(self, inverse: int, path: str, tensor: Tensor) -> Tensor:
         if path not in self._outputs:
             return tensor
         features = self._outputs[path]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from equireg.library.actions import act, move
 from equireg.library.measures import BLIND, compare
 from equireg.library.tracing import CHANNELWISE, OVER_LAST_AXES, Features, Space
+from equireg.library.trees import leaves
 from equireg.library.untouched import untouched
 from equireg.symmetry.representations import TensorProduct
 
@@ -119,8 +120,8 @@ def _attempt(subject: Subject, batch: Tensor, dtype: torch.dtype, own: bool) -> 
             for module in dict.fromkeys(space.module for space in subject.spaces):
                 stack.callback(module.register_forward_hook(scales).remove)
 
-        def run(x: Tensor) -> Any:
-            torch.manual_seed(0)  # dropout that is always on
+        def run(x: Tensor, seed: int = 0) -> Any:
+            torch.manual_seed(seed)  # dropout that is always on
             return torch.func.functional_call(model, state, (x,))
 
         error = math.nan
@@ -129,6 +130,9 @@ def _attempt(subject: Subject, batch: Tensor, dtype: torch.dtype, own: bool) -> 
             if error <= bound and not subject.unknown:
                 return Verdict("", "")
         modules = _modules(subject, run, elements, batch, bound)
+        one, two = (dict(leaves(run(batch.clone(), seed))) for seed in (1, 2))
+        if any(not torch.equal(one[name].nan_to_num(), two[name].nan_to_num()) for name in one):
+            return Verdict("", "its outputs are random in evaluation mode")
     if modules.undefined and math.isnan(error):
         raise _UndefinedError("its outputs on random samples are not finite")
     first = f", the first at the output of {modules.first!r}" if modules.first else ""

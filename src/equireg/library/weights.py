@@ -271,4 +271,5 @@ def _away(
     with torch.inference_mode(False):
         entries = torch.eye(representation.size, dtype=torch.float64)
         away = entries - TensorProduct(representation).project(entries)
-        return torch.block_diag(*[away] * copies).to(device, dtype)
+        held: Tensor = torch.block_diag(*[away] * copies).to(device, dtype)
+        return held
