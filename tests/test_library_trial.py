@@ -270,7 +270,7 @@ def test_outputs_that_cannot_be_told_are_said_and_can_be_given() -> None:
 def test_a_layer_without_equivariant_weights_is_said() -> None:
     """Vectors have no invariant of first order: the network would be a constant."""
     model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="no weights but zero") as caught:
         Equivariance(model, C4, torch.zeros(2, 2), input=TURN)
     text = str(caught[0].message)
     assert "no weights but zero are equivariant (dim E = 0) in layer '0' (trivial(8) * turn" in text

@@ -66,8 +66,7 @@ def act_on_pixels(group: Group, elements: Tensor | int, batch: Tensor, axes: int
     batch: (samples, *pixels) or (samples, channels, *pixels). Raises ValueError for other shapes,
     or if the group moves no grid with so many axes.
     """
-    space = tuple(batch.shape[batch.ndim - axes :])
-    if not axes or not acts_on_grids(group, space):
+    if not axes or not acts_on_grids(group, (1,) * axes):
         raise ValueError(f"{group.name} moves no pixels of grids with {axes} axes")
     if batch.ndim not in (axes + 1, axes + 2):
         raise ValueError(
@@ -77,6 +76,7 @@ def act_on_pixels(group: Group, elements: Tensor | int, batch: Tensor, axes: int
             + ", pixels" * axes
             + ")"
         )
+    space = tuple(batch.shape[batch.ndim - axes :])
     channels = batch.reshape(len(batch), -1, *space)
     features = Features(trivial(group, channels.shape[1]), space)
     return move(features, elements, channels).reshape(batch.shape)

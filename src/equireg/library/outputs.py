@@ -97,9 +97,14 @@ def _given(path: str, rho: Representation | str, tensor: Tensor, group: Group) -
                 f"{what} is {rho!r} for {channels} channels; accepted: 'trivial', a "
                 f"Representation, or 'regular' for multiples of {group.order}"
             )
-        return Features(channels // unit(group).size * unit(group), space)
+        rho = channels // unit(group).size * unit(group)
     if rho.size == channels:
-        return Features(rho, space)
+        features = Features(rho, space)
+        try:
+            _ = features.pixels
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from None
+        return features
     if rho.size == tensor[:1].numel():
         return Features(rho, ())
     raise ValueError(f"{what} is {rho.name}, on {rho.size} entries; the output has shape {shape}")
