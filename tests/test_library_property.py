@@ -185,7 +185,9 @@ def judged(model: nn.Module, eq: Equivariance, example: Tensor) -> float:
             hook = layer.register_forward_hook(keep)
             model(batch)
             hook.remove()
-    assert eq.distance().total < 1e-8 * (1 + sum(float(p.detach().norm()) for p in model.parameters()))
+    assert eq.distance().total < 1e-8 * (
+        1 + sum(float(p.detach().norm()) for p in model.parameters())
+    )
     return eq.error(batch).deviating
 
 

@@ -212,3 +212,28 @@ def test_other_layouts_of_memory(layout: str) -> None:
         assert torch.allclose(added[name], expected, atol=1e-13)
     eq.decoupled_penalty_(10.0, lr=0.1)
     assert eq.distance().total < 1e-12
+
+
+def test_a_layer_that_commutes_with_a_subgroup_only() -> None:
+    """Under C2 a 3 x 3 filter keeps 5 directions in place of 3; the network is symmetric under C2."""
+    model = network()
+    eq = Equivariance(model, "C4", BATCH, subgroups={"2": "C2"})
+    rows = {line.split(".weight")[0].strip(): line for line in str(eq).splitlines()[1:]}
+    assert f"dim E {8 * 3} of {8 * 9}" in rows["0"]
+    assert f"dim E {48 * 5} of {48 * 9}" in rows["2"]
+    before = eq.error(BATCH).relative
+    eq.project_()
+    assert eq.error(BATCH).relative < 1e-12 < before
+    assert eq.error(BATCH, eq.symmetrized()).relative < 1e-12
+    drawn = eq.draw(100, torch.Generator().manual_seed(0)).unique().tolist()
+    assert len(drawn) == 2
+    turned = eq.act(drawn[1], BATCH)
+    assert torch.equal(turned, BATCH.flip(2, 3))
+    assert Equivariance(model, "C4", BATCH).error(BATCH).relative > 1e-3
+    for given, message in (
+        ({"2": "D1"}, "subgroups: D1 is no subgroup of C4"),
+        ({"3": "C2"}, "subgroups: no layer '3'; accepted: 0, 2, 5"),
+        ({"2": "C1"}, "subgroups: C1 have only the identity in common"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Equivariance(model, "C4", BATCH, subgroups=given)

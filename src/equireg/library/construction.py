@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,9 +12,11 @@ from equireg.library.choices import all_refusals
 from equireg.library.normalization import FieldBatchNorm
 from equireg.library.outputs import Seen, Wanted, candidates, known_outputs, seeing
 from equireg.library.sizes import working_size
+from equireg.library.subgroups import common, restricted
 from equireg.library.tracing import Features, Pair, Trace, Unknown, trace
-from equireg.library.trial import Subject, Verdict, trial
+from equireg.library.trial import CONSTANT, Subject, Verdict, trial
 from equireg.library.untouched import untouched
+from equireg.symmetry.groups import Group
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Construction:
     example: Tensor
     input: Features
     given: dict[str, Pair]
+    subgroups: Mapping[str, Group]
     found: Trace
     seen: Seen
     outputs: dict[str, Features]
@@ -37,12 +40,20 @@ class Construction:
         input: Features,
         given: dict[str, Pair],
         wanted: Wanted,
+        subgroups: Mapping[str, Group],
     ) -> Construction:
         """Follow the example through the model. Raises ValueError for what cannot be followed."""
         with untouched(model), seeing(model) as seen:
             found = all_refusals(lambda said: _traced(model, example, input, said), given)
-        outputs = known_outputs(found, seen, wanted, input.channels.group)
-        return cls(model, example, input, given, found, seen, outputs)
+        group = input.channels.group
+        outputs = known_outputs(found, seen, wanted, group)
+        found = restricted(found, group, subgroups)
+        return cls(model, example, input, given, subgroups, found, seen, outputs)
+
+    @property
+    def elements(self) -> list[int]:
+        """The group's elements that are in all subgroups, the identity first."""
+        return common(self.input.channels.group, self.subgroups)
 
     @property
     def advice(self) -> str:
@@ -62,7 +73,8 @@ class Construction:
             said.append(
                 f"layers that did not run on the example are left out: {', '.join(found.unused)}"
             )
-        said += self._constants() + self._statistics()
+        constants = self._constants()
+        said += constants + self._statistics()
         if found.broken:
             return [*said, self._broken()], self._subject(found, self.outputs)
         whole, reason = self._whole()
@@ -77,7 +89,7 @@ class Construction:
                 "group (positions added or shifted, parts cut out, entry by entry on other than "
                 "permutations), and what representations= and input= say"
             )
-        elif verdict.untried or reason:
+        elif (verdict.untried or reason) and not (constants and verdict.untried == CONSTANT):
             said.append(
                 "it could not be tried whether symmetric weights make this model symmetric: "
                 f"{verdict.untried or reason}; {self._remedy(verdict)}"
@@ -93,7 +105,21 @@ class Construction:
 
     def _subject(self, found: Trace, outputs: Mapping[str, Features]) -> Subject:
         unknown = self._unknown(outputs)
-        return Subject(self.model, found.spaces, {"": self.input}, outputs, unknown, found.outputs)
+        return Subject(
+            self.model,
+            found.spaces,
+            {"": self.input},
+            outputs,
+            unknown,
+            found.outputs,
+            self._tried,
+        )
+
+    @property
+    def _tried(self) -> list[int]:
+        """Elements that imply the others."""
+        group, elements = self.input.channels.group, self.elements
+        return list(group.cayley[:, 0]) if len(elements) == group.order else elements[1:]
 
     def _unknown(self, outputs: Mapping[str, Features]) -> str:
         """Why it is not known what acts on the outputs; "" if it is of all of them."""
@@ -118,21 +144,11 @@ class Construction:
             if path in outputs:
                 continue
             for features in candidates(tensor, len(self.example), group):
-                tried = self._subject(self.found, {path: features})
-                tried = Subject(
-                    tried.model, subject.spaces, tried.inputs, tried.outputs, "", subject.modules
-                )
+                tried = replace(subject, outputs={path: features}, unknown="")
                 if trial(tried, self.example) == Verdict("", ""):
                     outputs[path] = features
                     break
-        return Subject(
-            subject.model,
-            subject.spaces,
-            subject.inputs,
-            outputs,
-            self._unknown(outputs),
-            subject.modules,
-        )
+        return replace(subject, outputs=outputs, unknown=self._unknown(outputs))
 
     def _whole(self) -> tuple[Trace, str]:
         """The trace with layers that the user leaves out, so that the others can be tried.
@@ -149,6 +165,7 @@ class Construction:
                 whole = trace(self.model, self.example, self.input, said, sizes=False)
         except Exception as error:
             return self.found, f"of the layers left out, {names}, {error}"
+        whole = restricted(whole, self.input.channels.group, self.subgroups)
         if whole.broken:
             return self.found, f"the layers left out, {names}, break the symmetry of the grid"
         return whole, ""
@@ -210,8 +227,11 @@ class Construction:
         found = trace(self.model, resized, there, self.given, sizes=False)
         if found.broken:
             return False
+        found = restricted(found, self.input.channels.group, self.subgroups)
         outputs = {} if isinstance(found.output, Unknown) else {"": found.output}
-        subject = Subject(self.model, found.spaces, {"": there}, outputs, "", found.outputs)
+        subject = Subject(
+            self.model, found.spaces, {"": there}, outputs, "", found.outputs, self._tried
+        )
         left_out = None in self.given.values()
         return left_out or not trial(subject, resized).failure
 

@@ -16,6 +16,7 @@ from equireg.library.choices import Choice, check_given, check_model, choose
 from equireg.library.construction import Construction, unwrapped
 from equireg.library.measures import Error, Symmetrized
 from equireg.library.outputs import Wanted
+from equireg.library.subgroups import subgroups_of
 from equireg.library.tracing import Features, acts_on_grids
 from equireg.library.trees import leaves
 from equireg.library.trial import trial
@@ -47,7 +48,9 @@ class Equivariance:
     names the model. "regular" in place of the dict: regular outputs for all layers but those that
     make the model's outputs. input: what acts on the example's channels; trivial by default.
     output: what acts on the model's, where it cannot be told; by name for several ("heads.0").
-    strict: whether every warning is an error.
+    subgroups: by patterns of layers' names, the part of the group with which they are to commute:
+    {"layer4.*": "C2"}; the network, and what is drawn and measured, are then of what all have in
+    common. strict: whether every warning is an error.
 
     Raises ValueError where it is not known what acts on a layer, naming it and what to pass. Warns
     of layers whose stride or pooling breaks the symmetry of the grid; of a model that random
@@ -80,6 +83,7 @@ class Equivariance:
         *,
         input: Representation | None = None,
         output: Wanted = None,
+        subgroups: Mapping[str, str | Group] | None = None,
         strict: bool = False,
     ) -> None:
         bare, prefix = unwrapped(model)
@@ -88,8 +92,10 @@ class Equivariance:
         self.group, self.input = _input(group, example, input)
         for path, rho in (output if isinstance(output, Mapping) else {"": output}).items():
             check_given(f"output {path}".rstrip(), rho, self.group)
+        parts = subgroups_of(self.group, subgroups)
         given = choose(bare, self.group, example, representations, prefix)
-        made = Construction.of(bare, example, self.input, given, output)
+        made = Construction.of(bare, example, self.input, given, output, parts)
+        self._elements = made.elements
         self._weights = Weights([s for s in made.found.spaces if not s.action.is_trivial])
         if not self._spaces:
             raise ValueError(
@@ -220,9 +226,11 @@ class Equivariance:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Numbers of Haar-random group elements, (count,), on the generator's device."""
-        return torch.randint(
-            self.group.order, (count,), generator=generator, device=generator.device
-        )
+        place = generator.device
+        drawn = torch.randint(len(self._elements), (count,), generator=generator, device=place)
+        if len(self._elements) == self.group.order:
+            return drawn
+        return torch.tensor(self._elements, device=place)[drawn]
 
     def act(self, elements: Tensor | int, batch: Any, of: Of = "input") -> Any:
         """rho(g) x: each sample of ``batch`` moved by its element, or all by the same one.
@@ -252,7 +260,7 @@ class Equivariance:
 
     def group_mean(self, loss: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         """The exact mean of ``loss(rho_in(g) batch)`` over the group: the augmented risk."""
-        return measures.group_mean(self.group, {"": self.input}, loss, batch)
+        return measures.group_mean(self._elements, {"": self.input}, loss, batch)
 
     def symmetrized(self, *models: nn.Module) -> Symmetrized:
         """The mean of rho_out(g)^-1 f(rho_in(g) x) over the group, as a module.
@@ -263,7 +271,9 @@ class Equivariance:
         """
         if not self._outputs:
             raise ValueError(self._unknown_output())
-        return Symmetrized(self.group, {"": self.input}, self._outputs, models or (self._model,))
+        return Symmetrized(
+            self._elements, {"": self.input}, self._outputs, models or (self._model,)
+        )
 
     @torch.no_grad()
     def error(self, batch: Tensor, model: nn.Module | None = None) -> Error:
@@ -278,7 +288,7 @@ class Equivariance:
             raise ValueError("batch is empty; accepted: one sample or more")
         model = self._model if model is None else model
         with untouched(model):
-            elements = range(1, self.group.order)
+            elements = self._elements[1:]
             return measures.compare(model, {"": self.input}, self._outputs, elements, batch)
 
     @property

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from equireg.library.actions import act, inverses, move, shaped
 from equireg.library.tracing import Features
 from equireg.library.trees import leaves, mapped
-from equireg.symmetry.groups import Group
 
 BLIND = 1e-9  # outputs that vary less, relative to their size, are constant
 
@@ -95,14 +94,14 @@ class Symmetrized(nn.Module):
 
     def __init__(
         self,
-        group: Group,
+        elements: Sequence[int],
         inputs: Mapping[str, Features],
         outputs: Mapping[str, Features],
         models: Iterable[nn.Module],
     ) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
-        self._group, self._inputs, self._outputs = group, dict(inputs), dict(outputs)
+        self._elements, self._inputs, self._outputs = [*elements], dict(inputs), dict(outputs)
 
     def forward(self, batch: Any) -> Any:
         """The averaged prediction, of the models' output type."""
@@ -113,14 +112,15 @@ class Symmetrized(nn.Module):
             for path, tensor in leaves(output):
                 if path in self._outputs:
                     total[path] = total[path] + tensor if path in total else tensor.clone()
-        count = len(self.models) * self._group.order
+        count = len(self.models) * len(self._elements)
         return mapped(lambda path, x: total[path] / count if path in total else x, first)
 
     def _each(self, batch: Any) -> Iterator[Any]:
-        for element, inverse in enumerate(inverses(self._group)):
+        inverse = inverses(next(iter(self._inputs.values())).channels.group)
+        for element in self._elements:
             for model in self.models:
                 moved = act(self._inputs, element, mapped(lambda _, x: x.clone(), batch))
-                yield mapped(functools.partial(self._back, inverse), call(model, moved))
+                yield mapped(functools.partial(self._back, inverse[element]), call(model, moved))
 
     def _back(self, inverse: int, path: str, tensor: Tensor) -> Tensor:
         if path not in self._outputs:
@@ -131,9 +131,10 @@ class Symmetrized(nn.Module):
 
 
 def group_mean(
-    group: Group, inputs: Mapping[str, Features], loss: Callable[[Any], Tensor], batch: Any
+    elements: Sequence[int],
+    inputs: Mapping[str, Features],
+    loss: Callable[[Any], Tensor],
+    batch: Any,
 ) -> Tensor:
-    """The exact mean of ``loss(rho_in(g) batch)`` over the group."""
-    return torch.stack([loss(act(inputs, element, batch)) for element in range(group.order)]).mean(
-        0
-    )
+    """The exact mean of ``loss(rho_in(g) batch)`` over these elements."""
+    return torch.stack([loss(act(inputs, element, batch)) for element in elements]).mean(0)

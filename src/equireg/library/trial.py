@@ -29,6 +29,7 @@ from equireg.symmetry.representations import TensorProduct
 
 DOUBLE, SINGLE = 1e-4, 1e-3  # errors above are none of rounding; single precision within is common
 SAMPLES = 4
+CONSTANT = "its outputs do not depend on the input"
 
 
 class Verdict(NamedTuple):
@@ -40,7 +41,8 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and what is known of it. outputs: by their names; modules: by theirs, in order.
+    """A model and what is known of it. outputs: by their names; modules: by theirs, in order; elements
+    of the group: those to try, which imply the others.
 
     unknown: outputs of which it is not known what acts on them, and why; "" if there are none.
     """
@@ -51,6 +53,7 @@ class Subject:
     outputs: Mapping[str, Features]
     unknown: str
     modules: Mapping[str, Features]
+    elements: Sequence[int]
 
 
 def trial(
@@ -103,8 +106,7 @@ def _batch(example: Tensor, samples: int, dtype: torch.dtype, *, positive: bool)
 
 
 def _attempt(subject: Subject, batch: Tensor, dtype: torch.dtype, own: bool) -> Verdict:
-    model, group = subject.model, next(iter(subject.inputs.values())).channels.group
-    elements = list(dict.fromkeys(group.cayley[:, 0].tolist()))
+    model, elements = subject.model, list(dict.fromkeys(subject.elements))
     bound = DOUBLE if dtype == torch.float64 else SINGLE
     with contextlib.ExitStack() as stack:
         stack.enter_context(untouched(model))
@@ -142,7 +144,7 @@ def _attempt(subject: Subject, batch: Tensor, dtype: torch.dtype, own: bool) -> 
     if subject.unknown:
         return Verdict("", subject.unknown)
     if math.isnan(error):
-        return Verdict("", "its outputs do not depend on the input")
+        return Verdict("", CONSTANT)
     return Verdict("", "")
 
 
