@@ -215,7 +215,7 @@ def test_other_layouts_of_memory(layout: str) -> None:
 
 
 def test_a_layer_that_commutes_with_a_subgroup_only() -> None:
-    """Under C2 a 3 x 3 filter keeps 5 directions in place of 3; the network is symmetric under C2."""
+    """Under C2 a 3 x 3 filter keeps 5 directions in place of 3; the network commutes with C2."""
     model = network()
     eq = Equivariance(model, "C4", BATCH, subgroups={"2": "C2"})
     rows = {line.split(".weight")[0].strip(): line for line in str(eq).splitlines()[1:]}

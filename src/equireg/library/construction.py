@@ -229,9 +229,7 @@ class Construction:
             return False
         found = restricted(found, self.input.channels.group, self.subgroups)
         outputs = {} if isinstance(found.output, Unknown) else {"": found.output}
-        subject = Subject(
-            self.model, found.spaces, {"": there}, outputs, "", found.outputs, self._tried
-        )
+        subject = replace(self._subject(found, outputs), inputs={"": there}, unknown="")
         left_out = None in self.given.values()
         return left_out or not trial(subject, resized).failure
 

@@ -41,9 +41,10 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Subject:
-    """A model and what is known of it. outputs: by their names; modules: by theirs, in order; elements
-    of the group: those to try, which imply the others.
+    """A model and what is known of it.
 
+    outputs: by their names; modules: by theirs, in order; elements: those to try, which imply the
+    others.
     unknown: outputs of which it is not known what acts on them, and why; "" if there are none.
     """
 
