@@ -20,7 +20,7 @@ from equireg.symmetry.representations import Representation, TensorProduct
 
 Gamma = float | Mapping[str, float]  # for all layers, or by patterns of their names
 STATISTICS = ("running_mean", "running_var")  # of batch normalization: projected, not penalized
-BLOCK = 36  # up to so many entries, several grids are one row of a product: fewer, longer rows
+BLOCK = 18  # up to so many entries, several grids are one row of a product: fewer, longer rows
 WIDEST = 64  # grids of more entries are left to ``TensorProduct``
 
 
@@ -105,18 +105,18 @@ class Weights:
     def _factors(self, gamma: Gamma) -> dict[str, float]:
         """gamma per layer; of several patterns the last one that matches."""
         layers = list(dict.fromkeys(space.layer for space in self.spaces))
-        given = gamma if isinstance(gamma, Mapping) else {"*": gamma}
-        for pattern, value in given.items():
-            if not any(fnmatchcase(layer, pattern) for layer in layers):
-                raise ValueError(f"gamma: no layer {pattern!r}; accepted: {', '.join(layers)}")
-            if isinstance(value, (bool, str)) or not math.isfinite(value):
+        for value in gamma.values() if isinstance(gamma, Mapping) else (gamma,):
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise ValueError(f"gamma is {value!r}; accepted: numbers")
-        return {
-            layer: next(
-                (float(v) for p, v in reversed([*given.items()]) if fnmatchcase(layer, p)), 0.0
-            )
-            for layer in layers
-        }
+        if not isinstance(gamma, Mapping):
+            return dict.fromkeys(layers, gamma)
+        factors = dict.fromkeys(layers, 0.0)
+        for pattern, value in gamma.items():
+            matching = [layer for layer in layers if fnmatchcase(layer, pattern)]
+            if not matching:
+                raise ValueError(f"gamma: no layer {pattern!r}; accepted: {', '.join(layers)}")
+            factors |= dict.fromkeys(matching, value)
+        return factors
 
     def shares(self, gamma: Gamma, rate: float, steps: int) -> dict[str, float]:
         """1 - (1 - rate gamma)^steps per layer. Raises ValueError for rate gamma not in [0, 1]."""
