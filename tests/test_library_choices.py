@@ -169,6 +169,15 @@ def test_scripted_modules_are_refused() -> None:
         Equivariance(model, "C4", SQUARE)
 
 
+def test_sharded_weights_are_refused() -> None:
+    model = small()
+    model.get_parameter("0.weight").device_mesh = "mesh"  # as of torch.distributed.tensor
+    with pytest.raises(
+        ValueError, match=r"parameter '0.weight' is sharded; accepted: the model be"
+    ):
+        Equivariance(model, "C4", SQUARE)
+
+
 def test_forward_that_differentiates_is_refused_in_a_line() -> None:
     class Force(nn.Module):
         def __init__(self) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
+import weakref
 from typing import Any
 
 import numpy as np
@@ -144,6 +146,17 @@ def test_batches_are_left_as_they_are() -> None:
     eq.symmetrized()(batch)
     assert torch.equal(example, held[0])
     assert torch.equal(batch, held[1])
+
+
+def test_activations_are_not_kept() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    kept = list[weakref.ref[Tensor]]()
+    model[0].register_forward_hook(lambda _, __, out: kept.append(weakref.ref(out)))
+    data = torch.randn(1000, 1, 8, 8)
+    eq = Equivariance(model, "C4", data[:2])
+    gc.collect()
+    assert all(one() is None for one in kept)
+    assert eq._made.example.untyped_storage().nbytes() < 1000
 
 
 def test_a_failure_leaves_no_trace_either() -> None:

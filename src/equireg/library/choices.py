@@ -176,7 +176,7 @@ def check_model(model: nn.Module, example: Any) -> Tensor:
     if example.is_complex():
         raise ValueError(f"example is {example.dtype}; accepted: real inputs")
     place: Tensor = next(iter(parameters.values()))
-    moved: Tensor = example.detach().to(place.device)
+    moved: Tensor = example.detach().clone().to(place.device)
     return moved.to(place.dtype) if moved.is_floating_point() else moved
 
 

@@ -47,6 +47,7 @@ class Construction:
             found = all_refusals(lambda said: _traced(model, example, input, said), given)
         group = input.channels.group
         outputs = known_outputs(found, seen, wanted, group)
+        seen.forget()
         found = restricted(found, group, subgroups)
         return cls(model, example, input, given, subgroups, found, seen, outputs)
 

@@ -104,7 +104,7 @@ class Equivariance:
             )
         self.distance()  # makes the constants, which torch.compile could not
         findings, self._subject = made.findings()
-        self._example, self._strict, self._made = example[:2].clone(), strict, made
+        self._strict, self._made = strict, made
         self._report(findings)
 
     @property
@@ -127,7 +127,7 @@ class Equivariance:
         """
         findings, self._subject = self._made.findings()
         if not findings:
-            verdict = trial(self._subject, self._example, own=True, batch=batch)
+            verdict = trial(self._subject, self._made.example, own=True, batch=batch)
             if verdict.failure:
                 findings.append(
                     f"its own weights, projected, do not make this model symmetric: it has "

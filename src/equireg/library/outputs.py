@@ -33,6 +33,10 @@ class Seen:
         """The module that returned this tensor, "" if none did."""
         return self._made.get(id(tensor), ("", tensor))[0]
 
+    def forget(self) -> None:
+        """Keep the output alone, and free what modules returned."""
+        self._made.clear()
+
     def hook(self, name: str) -> Callable[..., None]:
         """A forward hook for the module of this name; "" is the model."""
 
