@@ -171,10 +171,9 @@ def test_scripted_modules_are_refused() -> None:
 
 def test_sharded_weights_are_refused() -> None:
     model = small()
-    model.get_parameter("0.weight").device_mesh = "mesh"  # as of torch.distributed.tensor
-    with pytest.raises(
-        ValueError, match=r"parameter '0.weight' is sharded; accepted: the model be"
-    ):
+    weight: Any = model.get_parameter("0.weight")
+    weight.device_mesh = "mesh"  # as of torch.distributed.tensor
+    with pytest.raises(ValueError, match=r"0.weight. is sharded; accepted: the model before"):
         Equivariance(model, "C4", SQUARE)
 
 
@@ -266,6 +265,11 @@ def test_the_order_of_components_is_said() -> None:
         Equivariance(model, group, field, input=defining(group))
     with pytest.raises(ValueError, match=r"layer '0': output is 2 \* defining, on components"):
         Equivariance(small(), C4, SQUARE, {"0": (None, 2 * defining(C4))})
+    vector = nn.Sequential(nn.Linear(3, 3, bias=False))  # without pixels there is one order
+    cube = point_group("O", 3)
+    Equivariance(
+        vector, cube, torch.zeros(2, 3), {"0": (None, defining(cube))}, input=defining(cube)
+    )
     with pytest.raises(ValueError, match="order is 'yx' in 2 axes; accepted: ij, xy, xy up"):
         vectors(group, "yx")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="C4 moves no pixels; accepted: point groups"):

@@ -321,3 +321,16 @@ def test_random_functions_are_not_taken_for_broken_ones() -> None:
     (text,) = warned(Deep(lambda x: F.dropout(x, 0.5, training=True)))
     assert UNTRIED in text
     assert "its outputs are random in evaluation mode" in text
+
+
+def test_layers_that_share_weights_are_tried_whichever_runs_first() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.late, self.early = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+            self.late.weight = self.early.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.as_tensor(self.late(self.early(x).relu()))
+
+    assert warned(Shared()) == []

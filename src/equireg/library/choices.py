@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from equireg.library.tracing import LINEAR, PLACED, Given, Pair, Trace
+from equireg.library.tracing import LINEAR, PLACED, Given, Pair, Trace, acts_on_grids
 from equireg.library.trees import leaves
 from equireg.library.untouched import untouched
 from equireg.symmetry.groups import Group
@@ -39,7 +39,7 @@ def choose(
     exact, matched = dict[str, Pair](), dict[str, Pair]()
     for key, pair in (choice or {}).items():
         pattern = key.removeprefix(prefix)
-        _check(pattern, pair, group)
+        _check(pattern, pair, group, example)
         if pattern in modules or not SPECIAL.search(pattern):
             exact[pattern] = pair
             continue
@@ -106,7 +106,7 @@ def _order(model: nn.Module, example: Tensor) -> tuple[dict[str, int], set[str]]
     return ran, heads | set(list(ran)[-1:])
 
 
-def _check(name: str, pair: Any, group: Group) -> None:
+def _check(name: str, pair: Any, group: Group, example: Tensor) -> None:
     """Raise ValueError for what is no pair of representations of this group, or None."""
     if pair is None:
         return
@@ -116,13 +116,13 @@ def _check(name: str, pair: Any, group: Group) -> None:
             "None to leave the layer out"
         )
     for end, rho in zip(("input", "output"), pair, strict=True):
-        check_given(f"layer {name!r}: {end}", rho, group)
+        check_given(f"layer {name!r}: {end}", rho, group, example)
 
 
-def check_given(what: str, rho: Given | Any, group: Group) -> None:
+def check_given(what: str, rho: Given | Any, group: Group, example: Tensor) -> None:
     """Raise ValueError for what is no representation of this group.
 
-    Components of vectors on a pixel grid have an order that ``defining`` does not show.
+    Components of vectors on a pixel grid have an order, which ``defining`` does not show.
     """
     if rho is not None and not isinstance(rho, (str, Representation)):
         raise ValueError(
@@ -130,7 +130,8 @@ def check_given(what: str, rho: Given | Any, group: Group) -> None:
         )
     if isinstance(rho, Representation):
         check_one_group(group, rho.group)
-        if group.moves_pixels and group.elements.shape[-1] > 1 and "defining" in rho.name:
+        axes = example.ndim - 2
+        if axes > 1 and acts_on_grids(group, (1,) * axes) and "defining" in rho.name:
             raise ValueError(
                 f"{what} is {rho.name}, on components in the order of the pixels' axes (row, "
                 f"column), which may not be yours; accepted: equireg.representations.vectors("

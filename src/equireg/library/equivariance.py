@@ -91,7 +91,7 @@ class Equivariance:
         self._model = model
         self.group, self.input = _input(group, example, input)
         for path, rho in (output if isinstance(output, Mapping) else {"": output}).items():
-            check_given(f"output {path}".rstrip(), rho, self.group)
+            check_given(f"output {path}".rstrip(), rho, self.group, example)
         parts = subgroups_of(self.group, subgroups)
         given = choose(bare, self.group, example, representations, prefix)
         made = Construction.of(bare, example, self.input, given, output, parts)
@@ -313,7 +313,7 @@ def _input(
         group = point_group(group, len(space))
     if not isinstance(group, Group):
         raise ValueError(f"group is {group!r}; accepted: the name of a point group, or a Group")
-    check_given("input", input, group)
+    check_given("input", input, group, example)
     if isinstance(input, str):
         raise ValueError(f"input is {input!r}; accepted: a Representation")
     channels = input or trivial(group, example.shape[1])

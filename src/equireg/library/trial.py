@@ -152,12 +152,15 @@ def _attempt(subject: Subject, batch: Tensor, dtype: torch.dtype, own: bool) -> 
 def _weights(subject: Subject, dtype: torch.dtype, own: bool) -> dict[str, Tensor]:
     """Parameters and buffers by name, those on which the group acts in E."""
     named = (*subject.model.named_parameters(), *subject.model.named_buffers())
-    state = {n: x.detach().to(dtype if x.is_floating_point() else x.dtype) for n, x in named}
-    state = {name: tensor.clone() for name, tensor in state.items()}
+    names = {id(tensor): name for name, tensor in named}
+    state = {
+        n: x.detach().to(dtype if x.is_floating_point() else x.dtype).clone() for n, x in named
+    }
     random = torch.Generator().manual_seed(1)
     for space in subject.spaces:
-        name = f"{space.layer}.{space.parameter}".lstrip(".")
-        if name in state:
+        held = vars(space.module)["_parameters"] | vars(space.module)["_buffers"]
+        name = names.get(id(held.get(space.parameter)))  # shared ones have several names
+        if name is not None:
             state[name] = _placed(space, state[name], random, own)
     return state
 
