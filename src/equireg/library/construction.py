@@ -85,8 +85,8 @@ class Construction:
             verdict = Verdict("", reason)
         if verdict.failure:
             said.append(
-                "symmetric weights do not make this model symmetric: a copy with random weights "
-                f"in E has {verdict.failure}; check for functions that do not commute with the "
+                "symmetric weights do not make this model symmetric: with random weights in E it "
+                f"has {verdict.failure}; check for functions that do not commute with the "
                 "group (positions added or shifted, parts cut out, entry by entry on other than "
                 "permutations), and what representations= and input= say"
             )
@@ -101,7 +101,7 @@ class Construction:
         return (
             self.advice
             if verdict.untried and verdict.untried == self._unknown(self.outputs)
-            else "look at eq.error after eq.project_(), on a copy"
+            else "look at eq.error after eq.project_(), on a copy of the model"
         )
 
     def _subject(self, found: Trace, outputs: Mapping[str, Features]) -> Subject:

@@ -153,9 +153,7 @@ def _weights(subject: Subject, dtype: torch.dtype, own: bool) -> dict[str, Tenso
     """Parameters and buffers by name, those on which the group acts in E."""
     named = (*subject.model.named_parameters(), *subject.model.named_buffers())
     names = {id(tensor): name for name, tensor in named}
-    state = {
-        n: x.detach().to(dtype if x.is_floating_point() else x.dtype).clone() for n, x in named
-    }
+    state = {name: _cast(tensor, dtype) for name, tensor in named}
     random = torch.Generator().manual_seed(1)
     for space in subject.spaces:
         held = vars(space.module)["_parameters"] | vars(space.module)["_buffers"]
@@ -177,12 +175,17 @@ def _computed(
             yield computed[space.parameter], _placed(space, held, random, own)
 
 
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy, in this type if it is of numbers with a point."""
+    return tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+
+
 def _placed(space: Space, held: Tensor, random: torch.Generator, own: bool) -> Tensor:
     """A parameter in E: its own projected, or a random one of a size that keeps signals alive."""
     if own:
         tensor = held
     else:
-        draw = functools.partial(torch.randn, held.shape, generator=random, dtype=torch.float64)
+        draw = functools.partial(torch.randn, held.shape, generator=random)
         name = space.parameter
         normalizes = isinstance(space.module, (*CHANNELWISE, *OVER_LAST_AXES))
         if name == "running_mean" or name.endswith("bias"):
@@ -196,6 +199,8 @@ def _placed(space: Space, held: Tensor, random: torch.Generator, own: bool) -> T
         else:  # scales, positions, tokens
             tensor = draw()
         tensor = tensor.to(held)
+    if space.action.is_trivial:
+        return tensor
     return space.action.project(tensor.reshape(space.action.shape)).reshape(held.shape)
 
 
