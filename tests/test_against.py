@@ -134,7 +134,10 @@ def test_another_repository_is_refused(jobs: Jobs, old: str, new: str, said: str
     ("more", "said"),
     [
         (["--mode", "equivariant"], "mode is 'equivariant'; accepted: augmented, nominal"),
-        (["--gamma", "3000"], "gamma is 3e3; accepted with training.learning_rate 0.001: 0 to 2000"),
+        (
+            ["--gamma", "3000"],
+            "gamma is 3e3; accepted with training.learning_rate 0.001: 0 to",
+        ),
         (["--steps", "0"], "steps is 0; accepted: 1 or more"),
         (["--steps", "301"], "steps is 301; accepted: at most 300, all of a training"),
         (["--authors", "nowhere"], f"nowhere has no {FILE}; accepted: a clone of https://github.c"),

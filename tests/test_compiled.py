@@ -14,19 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from equireg.batches import batches, elements, turned
+from equireg.compiled import Compiled, CompiledForward, choose, compiled_is_faster
+from equireg.network import Network
+from equireg.packed import Packed, UnavailableError
+from equireg.step import Reference, Runs, Trainer, start
 from torch import Tensor
 
 from equireg import compiled, native
-from equireg.batches import batches, elements, turned
-from equireg.compiled import Compiled, CompiledForward, choose, compiled_is_faster
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
 from equireg.jobs.initialize import draw_equivariant
 from equireg.jobs.train import perturbation
-from equireg.network import Network
-from equireg.packed import Packed, UnavailableError
 from equireg.settings import DataSettings, Mode, NetworkSettings, TrainingSettings
-from equireg.step import Reference, Runs, Trainer, start
 
 DIGITS = Path(__file__).parent / "data" / "digits"
 HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))

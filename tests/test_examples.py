@@ -64,4 +64,4 @@ def test_benchmark(data: Path) -> None:
     output = run("examples/benchmark.py", "compare", "--seconds", "0.2", "--data", data)
     assert "nominal" in output
     output = run("examples/benchmark.py", "cost", "--side", "33", "--rounds", "1")
-    assert len(re.findall(r": [+-][\d.]+% \(median of 1 pairs", output)) == 2
+    assert len(re.findall(r": [+-][\d.]+% \(median of 1\)", output)) == 3

@@ -274,13 +274,15 @@ def test_unsound_files_are_neither_kept_nor_recorded(tmp_path: Path) -> None:
     "name", ["", ".", "..", "../mnist", "/tmp/mnist", "a/b", ".hidden", "-x", "MNIST", "a b", "a\n"]
 )
 def test_name_that_is_no_plain_name(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="accepted: lower-case letters"):
+    with pytest.raises(ValueError, match="accepted: up to 100 lower-case letters"):
         job.fetch(DataSettings(name, str(DIGITS)), tmp_path / "data/out.safetensors", None)
     assert remaining(tmp_path) == []
 
 
 def test_unknown_name_without_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'mnits'; accepted: mnist, fashion-mnist, kmnist, or"):
+    with pytest.raises(
+        ValueError, match="'mnits'; accepted without data.folder: mnist, fashion-mnist, kmnist"
+    ):
         job.fetch(DataSettings("mnits"), tmp_path / "out.safetensors", None)
 
 
@@ -602,7 +604,7 @@ def test_command_answers_in_one_line(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("equireg: data name is '../x'; accepted: ")
+    assert done.stderr.startswith("equireg: name is '../x'; accepted: ")
     assert done.stderr.count("\n") == 1
 
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import images, initial, runs_of, steady
+from cases import initial, runs_of, steady
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
 from equireg.native import UnavailableError
@@ -75,6 +75,13 @@ CASES = {
 }
 
 
+def digits(settings: NetworkSettings, count: int = 20) -> Tensor:
+    """Random images: those on which the bounds on rounding below were found."""
+    shape = count, settings.image_channels, settings.image_size, settings.image_size
+    pixels = np.random.default_rng(0).integers(256, size=shape)
+    return torch.from_numpy(pixels.astype(np.uint8))
+
+
 class Pair:
     """The fused step on the device and the reference in float64, from the same start.
 
@@ -92,7 +99,7 @@ class Pair:
         noise: float = 0.1,
     ) -> None:
         network = Network.of(settings)
-        pixels = images(20, settings.image_size)
+        pixels = digits(settings)
         self.rate = rate
         self.gammas = [math.inf] * len(gammas) if mode == "equivariant" else gammas
         self.table = turned(pixels, elements(network.group, mode))
@@ -261,7 +268,7 @@ def test_saturated_units() -> None:
 def arguments(settings: NetworkSettings) -> tuple[Network, Runs, Tensor, float]:
     network = Network.of(settings)
     runs = runs_of(network, "nominal", [0], 1e-3).to(DEVICE, torch.float32)
-    return network, runs, images(20, settings.image_size).to(DEVICE), 1.0
+    return network, runs, digits(settings).to(DEVICE), 1.0
 
 
 def test_it_is_trusted_if_its_step_is_the_references() -> None:
@@ -322,7 +329,7 @@ def test_weights_without_orbits() -> None:
     )
     zeros = Runs(*sides)
     with pytest.raises(UnavailableError, match="not spanned by orbits"):
-        fused(network, zeros.to(DEVICE), images(20, 12).to(DEVICE), 1.0)
+        fused(network, zeros.to(DEVICE), digits(SMALL).to(DEVICE), 1.0)
 
 
 class Phases:
@@ -410,7 +417,7 @@ def test_a_thousand_steps_on_a_gpu(mode: Mode) -> None:
     """The paper's network, as a job would train it."""
     settings = NetworkSettings()
     network, seeds, training = Network.of(settings), [0, 1, 2], TrainingSettings(epochs=500)
-    pixels, labels = images(20, settings.image_size), torch.arange(20).remainder(10)
+    pixels, labels = digits(settings), torch.arange(20).remainder(10)
     blocks = Blocks.of(mode, [] if mode == "equivariant" else [1e-2], seeds)
     weights, jobs = initial(network, seeds), JobSettings(step="compiled")
     found = blocks.trainer(network, weights, training, pixels, DEVICE, jobs)

@@ -1,5 +1,6 @@
 """How a group acts on features; see ``equireg.symmetry.representations``."""
 
+from equireg.library.vectors import vectors
 from equireg.symmetry.representations import (
     Representation,
     defining,
@@ -18,4 +19,5 @@ __all__ = [
     "grid",
     "regular",
     "trivial",
+    "vectors",
 ]

@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from equireg.library.tracing import (
-    Features,
-    Pair,
-    Space,
-    Trace,
-    evaluating,
-    on_grid,
-    trace,
-    working_size,
-)
+from equireg.library import measures
+from equireg.library.actions import act, act_on_pixels
+from equireg.library.choices import Choice, check_given, check_model, choose
+from equireg.library.construction import Construction, unwrapped
+from equireg.library.measures import Error, Symmetrized
+from equireg.library.outputs import Wanted
+from equireg.library.subgroups import subgroups_of
+from equireg.library.tracing import Features, acts_on_grids
+from equireg.library.trees import leaves
+from equireg.library.trial import trial
+from equireg.library.untouched import untouched
+from equireg.library.weights import Distance, Gamma, Weights
 from equireg.symmetry.groups import POINT_GROUPS, Group, point_group
 from equireg.symmetry.representations import Representation, check_one_group, trivial
 
-ROUNDING = 1e-3  # a relative error above is none of rounding
-STATISTICS = ("running_mean", "running_var")  # of batch normalization: projected, not penalized
-
-
-class Distance(NamedTuple):
-    """The Euclidean distance of the weights to E, in total and per layer."""
-
-    total: float
-    layers: dict[str, float]
-
-
-class Error(NamedTuple):
-    """How far a function is from equivariant on a batch, over all elements but the identity.
-
-    relative: root of the sum of |f(rho_in(g) x) - rho_out(g) f(x)|^2 over that of |f(x)|^2;
-    largest: the largest absolute difference of an output; changed: the share of pairs of a sample
-    and an element for which the largest channel of the output is another one.
-    """
-
-    relative: float
-    largest: float
-    changed: float
+Of = Literal["input", "output", "pixels"]
 
 
 class Equivariance:
@@ -61,15 +41,21 @@ class Equivariance:
     (such as C4, D4; O for volumes), or a ``Group``. A group of ``point_group``, or of ``generate``
     with ``moves_pixels``, moves the pixels of grids with as many axes; others leave pixels as they
     are. example: a batch, from which shapes are inferred. representations: per layer, by its name
-    in ``model.named_modules()``, (input, output), each a ``Representation`` on the channels (for a
-    Linear, on its entries), "trivial", "regular", or None: inferred (an input from the layers
-    before it, an output trivial); or None instead of the pair to leave a layer out. Naming a module
-    without parameters says what acts on its output; "" names the model. input: what acts on the
-    example's channels; trivial by default.
+    in ``model.named_modules()`` or a pattern such as ``layer1.*``, (input, output), each a
+    ``Representation`` on the channels (for a Linear, on its entries), "trivial", "regular", or
+    None: inferred (an input from the layers before it, an output trivial); or None instead of the
+    pair to leave a layer out. Naming a module without parameters says what acts on its output; ""
+    names the model. "regular" in place of the dict: regular outputs for all layers but those that
+    make the model's outputs. input: what acts on the example's channels; trivial by default.
+    output: what acts on the model's, where it cannot be told; by name for several ("heads.0").
+    subgroups: by patterns of layers' names, the part of the group with which they are to commute:
+    {"layer4.*": "C2"}; the network, and what is drawn and measured, are then of what all have in
+    common. strict: whether every warning is an error.
 
     Raises ValueError where it is not known what acts on a layer, naming it and what to pass. Warns
-    of layers whose stride or pooling breaks the symmetry of the grid, and otherwise of a model that
-    a copy with projected weights shows not to be symmetric.
+    of layers whose stride or pooling breaks the symmetry of the grid; of a model that random
+    weights in E show not to be symmetric, or that could not be tried, with the reason; of layers
+    whose only equivariant weights are zero; of statistics that do not move with the group.
 
     >>> import torch, equireg
     >>> from torch import nn
@@ -93,353 +79,258 @@ class Equivariance:
         model: nn.Module,
         group: str | Group,
         example: Tensor,
-        representations: Mapping[str, Pair] | None = None,
+        representations: Choice = None,
         *,
         input: Representation | None = None,
+        output: Wanted = None,
+        subgroups: Mapping[str, str | Group] | None = None,
+        strict: bool = False,
     ) -> None:
-        bare, prefix = _unwrapped(model)
-        if example.ndim < 2:
-            raise ValueError(
-                f"example has shape {tuple(example.shape)}; accepted: (samples, channels, *pixels)"
-            )
-        space = tuple(example.shape[2:])
-        if isinstance(group, str):
-            if len(space) not in POINT_GROUPS:
-                raise ValueError(
-                    f"example has shape {tuple(example.shape)}; a group by name turns pixels: pass "
-                    "images (samples, channels, *pixels), or a Group and its representation input="
-                )
-            group = point_group(group, len(space))
-        channels = input or trivial(group, example.shape[1])
-        check_one_group(group, channels.group)
-        if channels.size != example.shape[1]:
-            raise ValueError(
-                f"input is {channels.name}, on {channels.size} entries; example has shape "
-                f"{tuple(example.shape)}; accepted: a representation on {example.shape[1]} entries"
-            )
-        parameter = next(bare.parameters(), None)
-        if parameter is None:
-            raise ValueError(
-                f"the model, a {type(bare).__name__}, has no parameters; accepted: one with layers"
-            )
-        example = example.detach().to(parameter.device)
-        if example.is_floating_point():
-            example = example.to(parameter.dtype)
-
-        given = {name.removeprefix(prefix): pair for name, pair in (representations or {}).items()}
-        self.group, self._model = group, model
-        self.input = Features(channels, space)
-        _ = self.input.pixels  # refuses a grid that the group does not map to itself
-        found = trace(bare, example, self.input, given)
-        self.output = found.output
-        self._spaces = [space for space in found.spaces if not space.action.is_trivial]
+        bare, prefix = unwrapped(model)
+        example = check_model(bare, example)
+        self._model = model
+        self.group, self.input = _input(group, example, input)
+        for path, rho in (output if isinstance(output, Mapping) else {"": output}).items():
+            check_given(f"output {path}".rstrip(), rho, self.group, example)
+        parts = subgroups_of(self.group, subgroups)
+        given = choose(bare, self.group, example, representations, prefix)
+        made = Construction.of(bare, example, self.input, given, output, parts)
+        self._elements = made.elements
+        self._weights = Weights([s for s in made.found.spaces if not s.action.is_trivial])
         if not self._spaces:
             raise ValueError(
-                f"{group.name} acts trivially on every layer, so that all weights are equivariant; "
-                "pass what acts on the channels: input= or representations="
+                f"{self.group.name} acts trivially on every layer, so that all weights are "
+                "equivariant; pass what acts on the channels: input= or representations="
             )
         self.distance()  # makes the constants, which torch.compile could not
-        if found.unused:
-            warnings.warn(
-                f"layers that did not run on the example are left out: {', '.join(found.unused)}",
-                stacklevel=2,
-            )
-        if found.broken:
-            side = working_size(bare, example, self.input, given)
-            lines = [f"  {layer}: {what}" for layer, what in found.broken.items()]
-            remedy = (
-                f"images of {' x '.join([str(side)] * len(space))} pixels work for all layers"
-                if side
-                else "no nearby size of the images works for all layers"
-            )
-            warnings.warn(
-                "layers break the symmetry of the grid, so that symmetric weights do not make the "
-                "network symmetric:\n" + "\n".join(lines) + f"\n{remedy}",
-                stacklevel=2,
-            )
-        elif None not in given.values() and (failure := self._failure(bare, example, found)):
-            warnings.warn(
-                "symmetric weights do not make this model symmetric: a copy with projected weights "
-                f"has {failure}; check for functions that do not commute with the group (positions "
-                "added or shifted, parts cut out, entry by entry on other than permutations), and "
-                "what representations= and input= say",
-                stacklevel=2,
-            )
+        findings, self._subject = made.findings()
+        self._strict, self._made = strict, made
+        self._report(findings)
 
-    def _failure(self, bare: nn.Module, example: Tensor, found: Trace) -> str:
-        """How the projected model fails to be symmetric; "" if it does not or cannot be tried.
+    @property
+    def _spaces(self) -> list[Any]:
+        return self._weights.spaces
 
-        Tried on a copy and on random samples, for the generators: they imply the group.
+    def _report(self, findings: list[str]) -> None:
+        """Warn of each finding, or raise the first."""
+        for finding in findings:
+            if self._strict:
+                raise ValueError(finding)
+            warnings.warn(finding, stacklevel=3)
+
+    def check(self, batch: Tensor | None = None) -> list[str]:
+        """Try again whether weights in E make the model symmetric; the findings, warned of, too.
+
+        Beside random weights, its own are tried, projected and with the running statistics of now,
+        on ``batch`` where it is given. Worth a call after training, or after the model's functions
+        have changed. The model is left as it is. With ``strict``, a finding is a ValueError.
         """
-        if not isinstance(self.output, Features):
-            return ""
-        kept = [self.group, self.input, self.output, *(s.action for s in self._spaces)]
-        device, two = example.device, (min(len(example), 2), *example.shape[1:])
-        random = torch.Generator().manual_seed(0)
-        high = 256 if example.dtype == torch.uint8 else 2
-        batch = torch.rand(two, generator=random)
-        batch = batch.to(example) if example.is_floating_point() else (batch * high).to(example)
-        generators = self.group.cayley[:, 0].tolist()
-        try:
-            twin = copy.copy(self)
-            twin._model, twin._spaces = copy.deepcopy(
-                (bare, self._spaces), {id(one): one for one in kept}
-            )
-            if example.dtype != torch.float32 or device.type != "cpu":  # less precise by default
-                twin._model.double()
-                batch = batch.double() if batch.is_floating_point() else batch
-            with (
-                torch.random.fork_rng([device] if device.type == "cuda" else []),
-                torch.autocast(device.type, enabled=False),
-                torch.compiler.set_stance("force_eager"),
-                torch.no_grad(),
-            ):
-                twin.project_()
-                error = twin._compare(generators, batch).relative
-                if not error > ROUNDING:
-                    return ""
-                first = twin._first_failure(found.outputs, generators, batch)
-        except Exception:  # a model that cannot be copied, or run in this way
-            return ""
-        where = f", the first at the output of {first!r}" if first else ""
-        return f"a relative error of {error:.2g}{where}"
-
-    def _first_failure(
-        self, outputs: Mapping[str, Features], elements: list[int], batch: Tensor
-    ) -> str:
-        """The first module in ``outputs`` whose output is not moved as it says; "" if none."""
-        held: dict[str, list[Tensor]] = {name: [] for name in outputs if name}
-        for name, outs in held.items():
-            self._model.get_submodule(name).register_forward_hook(
-                lambda _, __, out, outs=outs: outs.append(out.clone())
-            )
-        with evaluating(self._model):
-            for element in (0, *elements):
-                self._model(self.act(element, batch))
-        for name, outs in held.items():
-            calls = len(outs) // (1 + len(elements))
-            plain, moved = outs[:calls], outs[calls:]
-            for i, one in enumerate(moved):
-                expected = self._act(outputs[name], elements[i // calls], plain[i % calls])
-                if (one - expected).norm() > ROUNDING * one.norm():
-                    return name
-        return ""
+        findings, self._subject = self._made.findings()
+        if not findings:
+            verdict = trial(self._subject, self._made.example, own=True, batch=batch)
+            if verdict.failure:
+                findings.append(
+                    f"its own weights, projected, do not make this model symmetric: it has "
+                    f"{verdict.failure}; call project_(), and look at eq.error with batches of "
+                    "your own"
+                )
+        self._report(findings)
+        return findings
 
     def __str__(self) -> str:
         """The layers on which the group acts, with the dimensions of E."""
-        rows = [
-            (f"{s.layer}.{s.parameter}", " * ".join(a.name for a in s.action.axes), s.action)
-            for s, _ in self._parameters()
-        ]
-        total = sum(math.prod(action.shape) for *_, action in rows)
-        inside = sum(action.dimension for *_, action in rows)
-        lines = [
-            f"  {name}: dim E {action.dimension} of {math.prod(action.shape)}; {axes}"
-            for name, axes, action in rows
-        ]
-        layers = len({s.layer for s in self._spaces})
+        rows = self._weights.rows()
+        layers = len({space.layer for space in self._spaces})
+        inside, entries = sum(row[1] for row in rows), sum(row[2] for row in rows)
         return "\n".join(
-            [f"{self.group.name} on {layers} layers; dim E {inside} of {total}", *lines]
+            [
+                f"{self.group.name} on {layers} layers; dim E {inside} of {entries}",
+                *(f"  {name}: dim E {e} of {p}; {axes}" for name, e, p, axes in rows),
+            ]
         )
+
+    def table(self) -> str:
+        """A line per parameter: dim E, distance to E, its share of the norm, the penalty's cost.
+
+        The cost is the time in ms of its part of ``add_penalty_gradients_``, measured here and now.
+        """
+        return self._weights.table()
 
     # The weights
 
-    def penalty(self) -> Tensor:
+    def penalty(self, gamma: Gamma = 1.0) -> Tensor:
         """|Pi_{E-perp} A|^2, the squared distance of the weights to E (section II-B); a scalar.
 
-        Differentiable, with gradient 2 Pi_{E-perp} A. Computed in float32 at least, outside of
-        autocast; where TF32 is allowed for matrix products, these are of its precision. Add
-        gamma / 2 times it to the loss.
+        Differentiable, with gradient 2 Pi_{E-perp} A: gamma / 2 times it in the loss is what
+        ``add_penalty_gradients_(gamma)`` adds. gamma: a factor, or factors by patterns of layers'
+        names, 0 for others: ``1 / 2 * eq.penalty({"conv*": 1.0, "fc": 0.1})``. Computed in float32
+        at least, outside of autocast; where TF32 is allowed for matrix products, these are of its
+        precision. Raises ValueError for a pattern that matches no layer.
         """
-        terms = [_squared(space, tensor) for space, tensor in self._parameters()]
-        return torch.stack([term.to(terms[0].device) for term in terms]).sum()
+        return self._weights.penalty(gamma)
 
-    @torch.no_grad()
-    def add_penalty_gradients_(self, gamma: float) -> None:
+    def add_penalty_gradients_(self, gamma: Gamma) -> None:
         """Add gamma Pi_{E-perp} A to the gradients, in place, between ``backward`` and the step.
 
-        The same as gamma / 2 times ``penalty`` in the loss, at about a third of its cost, which
-        shows where images are small and layers large. Parameters that need no gradient are left
-        as they are. Not for gradients that are still scaled (``GradScaler``): unscale them first.
-        Raises ValueError for a layer whose weights are computed from others (a parametrization).
+        The same as gamma / 2 times ``penalty`` in the loss, at a third of its cost or less, which
+        shows where images are small and layers large. gamma: as for ``penalty``. Parameters that
+        need no gradient are left as they are. Not for gradients that are still scaled
+        (``GradScaler``): unscale them first. Raises ValueError for a layer whose weights are
+        computed from others (a parametrization), before any gradient is changed.
         """
-        for space, tensor in self._parameters(stored=True):
-            if not tensor.requires_grad:
-                continue
-            if tensor.grad is None:
-                tensor.grad = torch.zeros_like(tensor)
-            precise = _precise(tensor.grad)
-            with torch.autocast(tensor.device.type, enabled=False):
-                total, weights = (
-                    x.reshape(space.action.shape) for x in (precise, _precise(tensor))
-                )
-                space.action.add_complement_(total, weights, gamma)
-            if total.data_ptr() != tensor.grad.data_ptr():  # a copy: other type or layout
-                tensor.grad.copy_(total.reshape(tensor.shape))
+        self._weights.add_penalty_gradients_(gamma)
+
+    def decoupled_penalty_(self, gamma: Gamma, *, lr: float, steps: int = 1) -> None:
+        """A <- Pi_E A + (1 - lr gamma)^steps Pi_{E-perp} A: the penalty's flow, beside the step.
+
+        Decoupled as weight decay is in AdamW: it acts on the weights, whatever the optimizer makes
+        of gradients. Under plain gradient descent it is ``add_penalty_gradients_(gamma)`` but for
+        the order; called every k steps with ``steps=k`` it costs a k-th. gamma: as for
+        ``penalty``. Raises ValueError for lr gamma outside [0, 1], where it would not shrink, and
+        for parametrizations, before any weight is changed.
+        """
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; accepted: 1 or more")
+        self._weights.shrink_(self._weights.shares(gamma, lr, steps))
 
     def distance(self) -> Distance:
         """The distance of the weights to E, in total and per layer."""
-        layers: dict[str, float] = {}
-        with torch.no_grad():
-            for space, tensor in self._parameters():
-                squared = float(_squared(space, tensor))
-                layers[space.layer] = layers.get(space.layer, 0) + squared
-        total = math.sqrt(sum(layers.values()))
-        return Distance(total, {layer: math.sqrt(d) for layer, d in layers.items()})
+        return self._weights.distance()
 
-    @torch.no_grad()
-    def project_(self) -> None:
+    def project_(self, *, share: float = 1.0, optimizer: Optimizer | None = None) -> None:
         """Replace the weights by the nearest equivariant ones, Pi_E A, in place.
 
-        The running statistics of batch normalization are projected with them. Raises ValueError
-        for a layer whose weights are computed from others (a parametrization).
+        share: A <- A - share Pi_{E-perp} A, which leaves 1 - share of the distance. The running
+        statistics of batch normalization are moved with them, and the state of ``optimizer``, if
+        it is given: what it holds in a weight's shape (momentum, Adam's means; of squares only
+        where the group permutes entries). Without it a momentum from before carries the weights
+        out of E again, also under ``project_gradients_``. Raises ValueError for a layer whose
+        weights are computed from others (a parametrization), before any weight is changed.
         """
-        for space, tensor in self._parameters(stored=True, statistics=True):
-            tensor.copy_(_projected(space, tensor))
+        if not 0 < share <= 1:
+            raise ValueError(f"share is {share}; accepted: above 0 up to 1")
+        self._weights.project_(share, optimizer)
 
-    @torch.no_grad()
     def project_gradients_(self) -> None:
         """Replace the gradients by Pi_E of them: after ``backward``, before the optimizer's step.
 
-        With weights in E (``project_``) that is equivariant training, A' = -Pi_E grad R. Plain
-        and momentum gradient descent stay in E for every representation, Adam and others that
-        work entry by entry for permutations. Raises ValueError for a layer whose weights are
-        computed from others (a parametrization).
+        With weights in E that is equivariant training, A' = -Pi_E grad R. Begin with
+        ``project_``, and with a new optimizer or ``project_(optimizer=...)``. Then plain and
+        momentum gradient descent stay in E for every representation, Adam and others that work
+        entry by entry for permutations. Raises ValueError for a layer whose weights are computed
+        from others (a parametrization), before any gradient is changed.
         """
-        for space, tensor in self._parameters(stored=True):
-            if tensor.grad is not None:
-                tensor.grad.copy_(_projected(space, tensor.grad))
-
-    def _parameters(
-        self, *, stored: bool = False, statistics: bool = False
-    ) -> Iterator[tuple[Space, Tensor]]:
-        """Spaces and their parameters as they are now, each parameter once.
-
-        stored: refuse those that are computed from others. statistics: those of normalization too.
-        """
-        for space in self._spaces:
-            if space.parameter in STATISTICS and not statistics:
-                continue
-            computing = getattr(space.module, "parametrizations", {})
-            if space.parameter not in computing:
-                yield space, getattr(space.module, space.parameter)
-            elif stored:
-                raise ValueError(
-                    f"layer {space.layer!r}: its {space.parameter} is computed from other "
-                    "parameters and cannot be projected; remove the parametrization first"
-                )
-            else:  # spectral_norm's own iteration is for the forward pass
-                with evaluating(computing[space.parameter]):
-                    tensor = getattr(space.module, space.parameter)
-                yield space, tensor
+        self._weights.project_gradients_()
 
     # The function
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Numbers of Haar-random group elements, (count,), on the generator's device."""
-        return torch.randint(
-            self.group.order, (count,), generator=generator, device=generator.device
-        )
+        place = generator.device
+        drawn = torch.randint(len(self._elements), (count,), generator=generator, device=place)
+        if len(self._elements) == self.group.order:
+            return drawn
+        return torch.tensor(self._elements, device=place)[drawn]
 
-    def act(self, elements: Tensor | int, batch: Tensor) -> Tensor:
-        """rho_in(g) x: each sample of ``batch`` moved by its element, or all by the same one."""
-        return self._act(self.input, elements, batch)
+    def act(self, elements: Tensor | int, batch: Any, of: Of = "input") -> Any:
+        """rho(g) x: each sample of ``batch`` moved by its element, or all by the same one.
 
-    def augment(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        of: "input", rho_in; "output", rho_out, on the model's outputs and on targets, where
+        channels are trivial also class labels (samples,), maps of classes (samples, *pixels) and
+        masks of one channel; "pixels": these alone, whatever the channels, for what lies on the
+        grid of the input. Raises ValueError for shapes on which it is not known what acts.
+        """
+        if of == "input":
+            return act({"": self.input}, elements, batch)
+        if of == "output":
+            if not self._outputs:
+                raise ValueError(self._unknown_output())
+            return act(self._outputs, elements, batch, targets=True)
+        if of == "pixels":
+            return act_on_pixels(self.group, elements, batch, len(self.input.space))
+        raise ValueError(f"of is {of!r}; accepted: input, output, pixels")
+
+    def augment(self, batch: Any, generator: torch.Generator) -> Any:
         """Each sample moved by its own Haar-random group element, on the device of ``batch``.
 
-        To move targets alike, call ``draw`` and ``act``.
+        To move targets alike, call ``draw`` and ``act``, with ``of="output"`` for targets.
         """
-        return self.act(self.draw(len(batch), generator), batch)
+        count = len(next(tensor for _, tensor in leaves(batch)))
+        return self.act(self.draw(count, generator), batch)
 
     def group_mean(self, loss: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         """The exact mean of ``loss(rho_in(g) batch)`` over the group: the augmented risk."""
-        losses = [loss(self.act(element, batch)) for element in range(self.group.order)]
-        return torch.stack(losses).mean(0)
+        return measures.group_mean(self._elements, {"": self.input}, loss, batch)
+
+    def symmetrized(self, *models: nn.Module) -> Symmetrized:
+        """The mean of rho_out(g)^-1 f(rho_in(g) x) over the group, as a module.
+
+        models: one or several with the same inputs and outputs, an ensemble, over which the mean
+        is taken, too; without any, the model. Equivariant whatever the weights, at |G| times the
+        cost. Raises ValueError if it is not known what acts on the outputs.
+        """
+        if not self._outputs:
+            raise ValueError(self._unknown_output())
+        return Symmetrized(
+            self._elements, {"": self.input}, self._outputs, models or (self._model,)
+        )
 
     @torch.no_grad()
-    def error(self, batch: Tensor) -> Error:
+    def error(self, batch: Tensor, model: nn.Module | None = None) -> Error:
         """How far the model, in evaluation mode, is from equivariant on ``batch``; exact over G.
 
-        Raises ValueError if it is not known what acts on the model's output, or for an empty batch.
+        model: another one with the same inputs and outputs. Raises ValueError if it is not known
+        what acts on the model's output, or for an empty batch.
         """
-        return self._compare(range(1, self.group.order), batch)
-
-    def _compare(self, elements: Sequence[int], batch: Tensor) -> Error:
-        """The error over these elements."""
-        if not isinstance(self.output, Features):
-            raise ValueError(
-                f"it is not known what acts on the model's output after {self.output.function}; "
-                'pass it as representations={"": (None, ...)}, a Representation or "trivial"'
-            )
+        if not self._outputs:
+            raise ValueError(self._unknown_output())
         if not len(batch):
             raise ValueError("batch is empty; accepted: one sample or more")
-        squared, largest, changed = 0.0, 0.0, 0
-        with evaluating(self._model):
-            plain = self._shaped(self.output, self._model(batch), "the model's output")
-            for element in elements:
-                moved = self._model(self.act(element, batch)).reshape(plain.shape)
-                expected = self._act(self.output, element, plain)
-                difference = moved.double() - expected.double()
-                squared += float(difference.square().sum())
-                largest = max(largest, float(difference.abs().max()))
-                changed += int((moved.argmax(1) != expected.argmax(1)).sum())
-        predictions = len(elements) * plain.argmax(1).numel()
-        norm = len(elements) * float(plain.double().square().sum())
-        return Error(math.sqrt(squared / norm) if norm else 0.0, largest, changed / predictions)
+        model = self._model if model is None else model
+        with untouched(model):
+            elements = self._elements[1:]
+            return measures.compare(model, {"": self.input}, self._outputs, elements, batch)
 
-    def _act(self, features: Features, elements: Tensor | int, batch: Tensor) -> Tensor:
-        if isinstance(elements, int):
-            elements = torch.full((len(batch),), elements)
-        elements, channels = elements.to(batch.device), features.channels
-        shaped = self._shaped(features, batch, "batch")
-        moved = shaped.flatten(2) if features.space else shaped.unsqueeze(2)
-        pixels = on_grid(self.group, tuple(shaped.shape[2:]))
-        moved = pixels.act_each(elements, moved)
-        moved = channels.act_each(elements, moved.mT).mT
-        return moved.reshape(batch.shape)
+    @property
+    def _outputs(self) -> Mapping[str, Features]:
+        return self._subject.outputs
 
-    def _shaped(self, features: Features, batch: Tensor, what: str) -> Tensor:
-        """The batch as (samples, channels, *pixels), of any size unless it is flattened."""
-        size, space = features.channels.size, features.space
-        if batch.ndim == 2 + len(space) and batch.shape[1] == size:
-            return batch
-        if features is not self.input and batch[0].numel() == size * math.prod(space):
-            return batch.reshape(len(batch), size, *space)
-        raise ValueError(
-            f"{what} has shape {tuple(batch.shape)}; accepted: (samples, {size}"
-            + ", pixels" * len(space)
-            + ")"
-        )
+    def _unknown_output(self) -> str:
+        return f"{self._subject.unknown}; {self._made.advice}"
 
 
-def _squared(space: Space, tensor: Tensor) -> Tensor:
-    with torch.autocast(tensor.device.type, enabled=False):
-        return space.action.squared_distance(_precise(tensor).reshape(space.action.shape))
-
-
-def _projected(space: Space, tensor: Tensor) -> Tensor:
-    with torch.autocast(tensor.device.type, enabled=False):
-        return space.action.project(_precise(tensor).reshape(space.action.shape)).reshape(
-            tensor.shape
-        )
-
-
-def _precise(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
-    """The model inside DataParallel and torch.compile, and the prefix that they put to names."""
-    prefix = ""
-    while True:
-        for name in ("module", "_orig_mod"):
-            inner = getattr(model, name, None)
-            wraps = name == "_orig_mod" or isinstance(
-                model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
+def _input(
+    group: str | Group, example: Tensor, input: Representation | None
+) -> tuple[Group, Features]:
+    """The group, and what acts on the example. Raises ValueError if that is nothing."""
+    shape, space = tuple(example.shape), tuple(example.shape[2:])
+    if isinstance(group, str):
+        if len(space) not in POINT_GROUPS:
+            raise ValueError(
+                f"example has shape {shape}; a group by name turns pixels: pass images (samples, "
+                "channels, *pixels), or a Group and its representation input="
             )
-            if wraps and isinstance(inner, nn.Module):
-                model, prefix = inner, f"{prefix}{name}."
-                break
-        else:
-            return model, prefix
+        group = point_group(group, len(space))
+    if not isinstance(group, Group):
+        raise ValueError(f"group is {group!r}; accepted: the name of a point group, or a Group")
+    check_given("input", input, group, example)
+    if isinstance(input, str):
+        raise ValueError(f"input is {input!r}; accepted: a Representation")
+    channels = input or trivial(group, example.shape[1])
+    check_one_group(group, channels.group)
+    if channels.size != example.shape[1]:
+        raise ValueError(
+            f"input is {channels.name}, on {channels.size} entries; example has shape {shape}; "
+            f"accepted: a representation on {example.shape[1]} entries"
+        )
+    if space and channels.is_trivial and group.order > 1 and not acts_on_grids(group, space):
+        known = [name for name in POINT_GROUPS.get(len(space), {}) if name != "C1"]
+        turns = f"group={(group.name if group.name in known else known[-1])!r}" if known else ""
+        raise ValueError(
+            f"{group.name} moves neither the pixels of the example, of shape {shape}, nor its "
+            f"channels; to turn pixels pass {turns} (accepted: {', '.join(known)}) or "
+            "generate(..., moves_pixels=True); to move channels pass input=, a Representation"
+        )
+    features = Features(channels, space)
+    _ = features.pixels  # refuses a grid that the group does not map to itself
+    return group, features

@@ -105,6 +105,13 @@ class Representation:
             return permutation_matrices(self.permutations[first])
         return np.asarray(self.matrices[first])
 
+    @functools.cached_property
+    def orbits(self) -> np.ndarray:
+        """The number of the orbit of each entry that is permuted, (d,)."""
+        if self.permutations is None:
+            raise ValueError(f"{self.name} does not permute entries, which so have no orbits")
+        return np.unique(self.permutations.min(0), return_inverse=True)[1].reshape(-1)
+
     @property
     def constraints(self) -> np.ndarray:
         """The maps whose common null space are the invariant vectors, (any, d, d) ([18])."""

@@ -1,0 +1,129 @@
+"""rho(g) on batches: on a network's inputs and outputs, on masks and maps of classes."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equireg.library.tracing import Features, acts_on_grids, on_grid
+from equireg.library.trees import mapped
+from equireg.symmetry.groups import Group
+from equireg.symmetry.representations import trivial
+
+
+def act(
+    features: Mapping[str, Features],
+    elements: Tensor | int,
+    batch: Any,
+    *,
+    targets: bool = False,
+) -> Any:
+    """rho(g) x for a tensor, or each tensor of a dict, tuple, list or dataclass.
+
+    features: what acts on each, by its name in ``leaves(batch)``. targets: whether labels, maps of
+    classes and masks may stand for them, see ``act_on_targets``. Raises ValueError for a tensor
+    that is none of those.
+    """
+
+    def one(path: str, tensor: Tensor) -> Tensor:
+        if path not in features:
+            raise ValueError(
+                f"batch: it is not known what acts on {path or 'a tensor alone'!r}; accepted: "
+                f"{', '.join(map(repr, features)) or 'none'}"
+            )
+        if targets:
+            return act_on_targets(features[path], elements, tensor)
+        return move(features[path], elements, shaped(features[path], tensor, "batch"))
+
+    return mapped(one, batch)
+
+
+def act_on_targets(features: Features, elements: Tensor | int, batch: Tensor) -> Tensor:
+    """rho_out(g) y, also on class labels, maps of classes and masks of one channel.
+
+    These stand for channels that the group leaves as they are: labels (samples,), maps (samples,
+    *pixels) and masks (samples, 1, *pixels). Raises ValueError for other shapes.
+    """
+    if features.channels.is_trivial:
+        if batch.ndim == 1 and not features.space:
+            return batch.clone()
+        axes = batch.ndim - len(features.space)
+        if features.space and (axes == 1 or (axes == 2 and batch.shape[1] == 1)):
+            return act_on_pixels(features.channels.group, elements, batch, len(features.space))
+    batch_of = shaped(features, batch, "batch", flattened=True)
+    return move(features, elements, batch_of).reshape(batch.shape)
+
+
+def act_on_pixels(group: Group, elements: Tensor | int, batch: Tensor, axes: int) -> Tensor:
+    """The pixels, on the last ``axes`` axes, moved; channels, if there are any, left as they are.
+
+    batch: (samples, *pixels) or (samples, channels, *pixels). Raises ValueError for other shapes,
+    or if the group moves no grid with so many axes.
+    """
+    if not axes or not acts_on_grids(group, (1,) * axes):
+        raise ValueError(f"{group.name} moves no pixels of grids with {axes} axes")
+    if batch.ndim not in (axes + 1, axes + 2):
+        raise ValueError(
+            f"batch has shape {tuple(batch.shape)}; accepted: (samples"
+            + ", pixels" * axes
+            + ") or (samples, channels"
+            + ", pixels" * axes
+            + ")"
+        )
+    space = tuple(batch.shape[batch.ndim - axes :])
+    channels = batch.reshape(len(batch), -1, *space)
+    features = Features(trivial(group, channels.shape[1]), space)
+    return move(features, elements, channels).reshape(batch.shape)
+
+
+def move(features: Features, elements: Tensor | int, batch: Tensor) -> Tensor:
+    """rho(g) x on (samples, channels, *pixels), each sample by its element or all by one."""
+    channels, group = features.channels, features.channels.group
+    numbers = torch.as_tensor(elements, device=batch.device)
+    if numbers.is_floating_point() or numbers.shape not in ((), (len(batch),)):
+        raise ValueError(
+            f"elements are {numbers.dtype} of shape {tuple(numbers.shape)}; accepted: one number, "
+            f"or one for each of the {len(batch)} samples"
+        )
+    if numbers.is_cpu and bool(((numbers < 0) | (numbers >= group.order)).any()):
+        raise ValueError(
+            f"elements are from {int(numbers.min())} to {int(numbers.max())}; accepted: 0 to "
+            f"{group.order - 1}, the elements of {group.name}"
+        )
+    numbers = numbers.expand(len(batch))
+    moved = batch.flatten(2) if features.space else batch.unsqueeze(2)
+    moved = on_grid(group, tuple(batch.shape[2:])).act_each(numbers, moved)
+    return channels.act_each(numbers, moved.mT).mT.reshape(batch.shape)
+
+
+def shaped(features: Features, batch: Tensor, what: str, *, flattened: bool = False) -> Tensor:
+    """The batch as (samples, channels, *pixels), of any number of pixels.
+
+    flattened: whether (samples, channels * pixels) and such are accepted, of the known number.
+    """
+    size, space = features.channels.size, features.space
+    if batch.ndim == 2 + len(space) and batch.shape[1] == size:
+        return batch
+    if (
+        flattened
+        and batch.ndim
+        and batch[:1].numel() == min(len(batch), 1) * size * math.prod(space)
+    ):
+        return batch.reshape(len(batch), size, *space)
+    raise ValueError(
+        f"{what} has shape {tuple(batch.shape)}; accepted: (samples, {size}"
+        + ", pixels" * len(space)
+        + ")"
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def inverses(group: Group) -> tuple[int, ...]:
+    """The number of g^-1 for each element g."""
+    return tuple(np.argmin(group.table, axis=1).tolist())  # the identity is number 0

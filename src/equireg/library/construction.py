@@ -1,0 +1,275 @@
+"""What an ``Equivariance`` finds out when it is made, and what it says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor, nn
+
+from equireg.library.choices import all_refusals
+from equireg.library.normalization import FieldBatchNorm
+from equireg.library.outputs import Seen, Wanted, candidates, known_outputs, seeing
+from equireg.library.sizes import working_size
+from equireg.library.subgroups import common, restricted
+from equireg.library.tracing import Features, Pair, Trace, Unknown, trace
+from equireg.library.trial import CONSTANT, Subject, Verdict, trial
+from equireg.library.untouched import untouched
+from equireg.symmetry.groups import Group
+
+
+@dataclass(frozen=True)
+class Construction:
+    """A model, what the user said of it, and what one forward pass showed."""
+
+    model: nn.Module
+    example: Tensor
+    input: Features
+    given: dict[str, Pair]
+    subgroups: Mapping[str, Group]
+    found: Trace
+    seen: Seen
+    outputs: dict[str, Features]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        example: Tensor,
+        input: Features,
+        given: dict[str, Pair],
+        wanted: Wanted,
+        subgroups: Mapping[str, Group],
+    ) -> Construction:
+        """Follow the example through the model. Raises ValueError for what cannot be followed."""
+        with untouched(model), seeing(model) as seen:
+            found = all_refusals(lambda said: _traced(model, example, input, said), given)
+        group = input.channels.group
+        outputs = known_outputs(found, seen, wanted, group)
+        seen.forget()
+        found = restricted(found, group, subgroups)
+        return cls(model, example, input, given, subgroups, found, seen, outputs)
+
+    @property
+    def elements(self) -> list[int]:
+        """The group's elements that are in all subgroups, the identity first."""
+        return common(self.input.channels.group, self.subgroups)
+
+    @property
+    def advice(self) -> str:
+        """What to pass where it is not known what acts on the output."""
+        names = [name for name in self.seen.tensors if name]
+        if not names:
+            return (
+                'pass it as representations={"": (None, ...)} or output=, a Representation or '
+                '"trivial"'
+            )
+        return f'pass output={{{names[0]!r}: "trivial"}}, or a Representation, for each of {names}'
+
+    def findings(self) -> tuple[list[str], Subject]:
+        """What there is to warn of, and what was tried, with the outputs that are known now."""
+        found, said = self.found, list[str]()
+        if found.unused:
+            said.append(
+                f"layers that did not run on the example are left out: {', '.join(found.unused)}"
+            )
+        constants = self._constants()
+        said += constants + self._statistics()
+        if found.broken:
+            return [*said, self._broken()], self._subject(found, self.outputs)
+        whole, reason = self._whole()
+        subject = self._complete(self._subject(whole, self.outputs))
+        verdict = trial(subject, self.example)
+        if verdict.failure and reason:
+            verdict = Verdict("", reason)
+        if verdict.failure:
+            said.append(
+                "symmetric weights do not make this model symmetric: with random weights in E it "
+                f"has {verdict.failure}; check for functions that do not commute with the "
+                "group (positions added or shifted, parts cut out, entry by entry on other than "
+                "permutations), and what representations= and input= say"
+            )
+        elif (verdict.untried or reason) and not (constants and verdict.untried == CONSTANT):
+            said.append(
+                "it could not be tried whether symmetric weights make this model symmetric: "
+                f"{verdict.untried or reason}; {self._remedy(verdict)}"
+            )
+        return said, subject
+
+    def _remedy(self, verdict: Verdict) -> str:
+        return (
+            self.advice
+            if verdict.untried and verdict.untried == self._unknown(self.outputs)
+            else "look at eq.error after eq.project_(), on a copy of the model"
+        )
+
+    def _subject(self, found: Trace, outputs: Mapping[str, Features]) -> Subject:
+        unknown = self._unknown(outputs)
+        return Subject(
+            self.model,
+            found.spaces,
+            {"": self.input},
+            outputs,
+            unknown,
+            found.outputs,
+            self._tried,
+        )
+
+    @property
+    def _tried(self) -> list[int]:
+        """Elements that imply the others."""
+        group, elements = self.input.channels.group, self.elements
+        return list(group.cayley[:, 0]) if len(elements) == group.order else elements[1:]
+
+    def _unknown(self, outputs: Mapping[str, Features]) -> str:
+        """Why it is not known what acts on the outputs; "" if it is of all of them."""
+        tensors = self.seen.tensors
+        lost = [path for path in tensors if path not in outputs]
+        if not lost and tensors:
+            return ""
+        if not tensors:
+            return f"the model returns a {type(self.seen.output).__name__} without tensors"
+        if lost == [""] and isinstance(self.found.output, Unknown):
+            return (
+                "it is not known what acts on the model's output after "
+                f"{self.found.output.function}"
+            )
+        return f"it is not known what acts on the model's outputs {', '.join(lost)}"
+
+    def _complete(self, subject: Subject) -> Subject:
+        """The same with outputs that a trial shows to be left as they are, or moved as pixels."""
+        outputs = dict(subject.outputs)
+        group = self.input.channels.group
+        for path, tensor in self.seen.tensors.items():
+            if path in outputs:
+                continue
+            for features in candidates(tensor, len(self.example), group):
+                tried = replace(subject, outputs={path: features}, unknown="")
+                if trial(tried, self.example) == Verdict("", ""):
+                    outputs[path] = features
+                    break
+        return replace(subject, outputs=outputs, unknown=self._unknown(outputs))
+
+    def _whole(self) -> tuple[Trace, str]:
+        """The trace with layers that the user leaves out, so that the others can be tried.
+
+        With a reason why they cannot where it is not known what acts on such a layer.
+        """
+        left_out = [name for name, pair in self.given.items() if pair is None]
+        if not left_out:
+            return self.found, ""
+        said = {name: pair for name, pair in self.given.items() if pair is not None}
+        names = ", ".join(left_out)
+        try:
+            with untouched(self.model):
+                whole = trace(self.model, self.example, self.input, said, sizes=False)
+        except Exception as error:
+            return self.found, f"of the layers left out, {names}, {error}"
+        whole = restricted(whole, self.input.channels.group, self.subgroups)
+        if whole.broken:
+            return self.found, f"the layers left out, {names}, break the symmetry of the grid"
+        return whole, ""
+
+    def _constants(self) -> list[str]:
+        """Layers whose only equivariant weights are zero."""
+        zero = [
+            f"{space.layer!r} ({' * '.join(axis.name for axis in space.action.axes)})"
+            for space in self.found.spaces
+            if space.parameter not in ("bias", "running_mean") and not space.action.dimension
+        ]
+        if not zero:
+            return []
+        return [
+            f"no weights but zero are equivariant (dim E = 0) in layer {', '.join(zero)}: "
+            "projected, it makes a constant; pass another representation for its output or input"
+        ]
+
+    def _statistics(self) -> list[str]:
+        """Batch normalization whose statistics are of single channels that the group moves."""
+        layers = []
+        for name, module in self.model.named_modules():
+            features = self.found.outputs.get(name)
+            if features is None or features.channels.is_trivial:
+                continue
+            batch = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if batch and not isinstance(module, FieldBatchNorm):
+                layers.append(f"{name!r} (FieldBatchNorm({_fields(features)}))")
+            elif not batch and getattr(module, "track_running_stats", False):
+                layers.append(f"{name!r} (track_running_stats=False)")
+        if not layers:
+            return []
+        return [
+            "batch normalization over channels that the group moves takes statistics of each "
+            "channel, so that in training, and by what it keeps, symmetric weights are not enough: "
+            f"layer {', '.join(layers)}; replace them by what is in parentheses, of equireg, with "
+            "statistics of each field, or train with eq.project_() before evaluation"
+        ]
+
+    def _broken(self) -> str:
+        """What to say of layers that break the grid, and the size that would do."""
+        found, space = self.found, self.input.space
+        with untouched(self.model):
+            side = working_size(self.example, self._works)
+        remedy = (
+            f"images of {' x '.join([str(side)] * len(space))} pixels work for all layers"
+            if side
+            else "no nearby size of the images works for all layers"
+        )
+        lines = "\n".join(f"  {layer}: {what}" for layer, what in found.broken.items())
+        return (
+            "layers break the symmetry of the grid, so that symmetric weights do not make the "
+            f"network symmetric:\n{lines}\n{remedy}"
+        )
+
+    def _works(self, resized: Tensor) -> bool:
+        """Whether no layer breaks the grid of such a batch, and the model is symmetric there."""
+        there = Features(self.input.channels, tuple(resized.shape[2:]))
+        found = trace(self.model, resized, there, self.given, sizes=False)
+        if found.broken:
+            return False
+        found = restricted(found, self.input.channels.group, self.subgroups)
+        outputs = {} if isinstance(found.output, Unknown) else {"": found.output}
+        subject = replace(self._subject(found, outputs), inputs={"": there}, unknown="")
+        left_out = None in self.given.values()
+        return left_out or not trial(subject, resized).failure
+
+
+def _traced(model: nn.Module, example: Tensor, input: Features, given: Mapping[str, Pair]) -> Trace:
+    """``trace``, with what a model raises said in a line."""
+    try:
+        return trace(model, example, input, given)
+    except ValueError:
+        raise
+    except Exception as error:
+        text = f"{error}".strip().split("\n")[0]
+        raise ValueError(
+            f"the model cannot be followed: on the example, in evaluation mode and without "
+            f"gradients, it raised {type(error).__name__}: {text}; accepted: models that run so"
+        ) from error
+
+
+def _fields(features: Features) -> str:
+    """What FieldBatchNorm is to be called with for these channels."""
+    channels = features.channels
+    if channels.permutations is None:
+        return channels.name
+    orbits, order = channels.orbits, channels.group.order
+    blocks = len(orbits) % order == 0 and (orbits == np.arange(len(orbits)) // order).all()
+    return f"{len(orbits)}, {order}" if blocks else channels.name
+
+
+def unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
+    """The model inside DataParallel and torch.compile, and the prefix that they put to names."""
+    prefix = ""
+    while True:
+        for name in ("module", "_orig_mod"):
+            inner = getattr(model, name, None)
+            wraps = name == "_orig_mod" or isinstance(
+                model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
+            )
+            if wraps and isinstance(inner, nn.Module):
+                model, prefix = inner, f"{prefix}{name}."
+                break
+        else:
+            return model, prefix

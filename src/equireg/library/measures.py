@@ -1,0 +1,140 @@
+"""How far a function is from equivariant, and the equivariant function nearest to it."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from equireg.library.actions import act, inverses, move, shaped
+from equireg.library.tracing import Features
+from equireg.library.trees import leaves, mapped
+
+BLIND = 1e-9  # outputs that vary less, relative to their size, are constant
+
+
+class Error(NamedTuple):
+    """How far a function is from equivariant on a batch, over all elements but the identity.
+
+    relative: root of the sum of |f(rho_in(g) x) - rho_out(g) f(x)|^2 over that of |f(x)|^2;
+    largest: the largest absolute difference of an output; changed: the share of pairs of a sample
+    and an element for which the largest channel of the output is another one; deviating: as
+    relative, over |f(x) - mean f(x)|^2 in place of |f(x)|^2: outputs that vary little, beside what
+    they have in common, look equivariant by the first. NaN if they do not vary, as for one sample.
+    """
+
+    relative: float
+    largest: float
+    changed: float
+    deviating: float
+
+
+def compare(
+    function: Callable[..., Any],
+    inputs: Mapping[str, Features],
+    outputs: Mapping[str, Features],
+    elements: Sequence[int],
+    batch: Any,
+) -> Error:
+    """The error of ``function`` over these elements; exact, in double precision.
+
+    What ``function`` returns is copied: it may write into one buffer at every call.
+    """
+    squared, norm, deviation, largest, changed, predictions = 0.0, 0.0, 0.0, 0.0, 0, 0
+    plain = _known(outputs, call(function, mapped(lambda _, x: x.clone(), batch)))
+    for x in plain.values():
+        norm += float(x.double().square().sum())
+        deviation += float((x.double() - x.double().mean(0)).square().sum())
+    for element in elements:
+        moved = call(function, act(inputs, element, mapped(lambda _, x: x.clone(), batch)))
+        for path, x in _known(outputs, moved).items():
+            expected = move(outputs[path], element, plain[path])
+            difference = x.double() - expected.double()
+            squared += float(difference.square().sum())
+            if difference.numel():
+                largest = max(largest, float(difference.abs().max()))
+            changed += int((x.argmax(1) != expected.argmax(1)).sum())
+            predictions += expected[:, 0].numel()
+    total, spread = len(elements) * norm, len(elements) * deviation
+    return Error(
+        math.sqrt(squared / total) if total else 0.0,
+        largest,
+        changed / max(predictions, 1),
+        math.sqrt(squared / spread) if deviation > BLIND**2 * norm else math.nan,
+    )
+
+
+def _known(outputs: Mapping[str, Features], output: Any) -> dict[str, Tensor]:
+    """The output's tensors as (samples, channels, *pixels), those that are in ``outputs``."""
+    return {
+        path: shaped(outputs[path], tensor.clone(), "the model's output", flattened=True)
+        for path, tensor in leaves(output)
+        if path in outputs
+    }
+
+
+def call(function: Callable[..., Any], batch: Any) -> Any:
+    """``function`` on one tensor, on several (a tuple or list), or by name (a dict)."""
+    if isinstance(batch, dict):
+        return function(**batch)
+    return function(*batch) if isinstance(batch, (tuple, list)) else function(batch)
+
+
+class Symmetrized(nn.Module):
+    """The mean of rho_out(g)^-1 f(rho_in(g) x) over the group, and over the models f.
+
+    It is equivariant whatever the weights, at |G| times the cost: the nearest equivariant function
+    to the models' mean. Its gradients reach all models. A model's outputs may be a tensor, dict,
+    tuple, list or dataclass; those on which the action is not known are left out of the mean.
+    """
+
+    def __init__(
+        self,
+        elements: Sequence[int],
+        inputs: Mapping[str, Features],
+        outputs: Mapping[str, Features],
+        models: Iterable[nn.Module],
+    ) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self._elements, self._inputs, self._outputs = [*elements], dict(inputs), dict(outputs)
+
+    def forward(self, batch: Any) -> Any:
+        """The averaged prediction, of the models' output type."""
+        total: dict[str, Tensor] = {}
+        first = None
+        for output in self._each(batch):
+            first = output if first is None else first
+            for path, tensor in leaves(output):
+                if path in self._outputs:
+                    total[path] = total[path] + tensor if path in total else tensor.clone()
+        count = len(self.models) * len(self._elements)
+        return mapped(lambda path, x: total[path] / count if path in total else x, first)
+
+    def _each(self, batch: Any) -> Iterator[Any]:
+        inverse = inverses(next(iter(self._inputs.values())).channels.group)
+        for element in self._elements:
+            for model in self.models:
+                moved = act(self._inputs, element, mapped(lambda _, x: x.clone(), batch))
+                yield mapped(functools.partial(self._back, inverse[element]), call(model, moved))
+
+    def _back(self, inverse: int, path: str, tensor: Tensor) -> Tensor:
+        if path not in self._outputs:
+            return tensor
+        features = self._outputs[path]
+        moved = move(features, inverse, shaped(features, tensor, "output", flattened=True))
+        return moved.reshape(tensor.shape)
+
+
+def group_mean(
+    elements: Sequence[int],
+    inputs: Mapping[str, Features],
+    loss: Callable[[Any], Tensor],
+    batch: Any,
+) -> Tensor:
+    """The exact mean of ``loss(rho_in(g) batch)`` over these elements."""
+    return torch.stack([loss(act(inputs, element, batch)) for element in elements]).mean(0)

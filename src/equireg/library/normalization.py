@@ -1,0 +1,106 @@
+"""Batch normalization that commutes with a group that moves channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equireg.symmetry.representations import Representation
+
+
+class FieldBatchNorm(nn.BatchNorm2d):
+    """Batch normalization with one mean and one variance for each field of channels.
+
+    A field is what the group permutes among itself: for regular channels, |G| of them side by side.
+    Statistics of single channels, as of ``BatchNorm2d``, are not moved with the samples when each
+    is turned by itself; those of a field stay as they are. So the layer is equivariant in training
+    as in evaluation mode, with weights and biases in E.
+
+    fields: a number of channels, in fields of ``size`` each; or the permutation representation that
+    acts on the channels, such as ``8 * regular(group)``. Any number of axes after the channels.
+    Parameters, buffers and their shapes are those of ``BatchNorm2d``, so that its ``state_dict``
+    can be loaded. Raises ValueError for fields that do not fill the channels.
+
+    >>> import torch
+    >>> norm = FieldBatchNorm(8, 4)
+    >>> x = torch.randn(3, 8, 5, 5, generator=torch.Generator().manual_seed(0))
+    >>> norm(x).view(3, 2, 4, 5, 5).mean((0, 2, 3, 4)).abs().max().item() < 1e-6
+    True
+    """
+
+    def __init__(self, fields: int | Representation, size: int = 1, **options: Any) -> None:
+        if isinstance(fields, Representation):
+            if fields.permutations is None:
+                raise ValueError(
+                    f"{fields.name} does not permute channels; accepted: permutations, which batch "
+                    "normalization commutes with"
+                )
+            number = torch.from_numpy(fields.orbits.copy())
+        else:
+            if size < 1 or fields < 1 or fields % size:
+                raise ValueError(f"{fields} channels in fields of {size}; accepted: multiples")
+            number = torch.arange(fields) // size
+        super().__init__(len(number), **options)
+        self.register_buffer("field", number.to(self._place()), persistent=False)
+
+    def _place(self) -> torch.device | None:
+        held = self.weight if self.affine else self.running_mean
+        return None if held is None else held.device
+
+    def _pooled(self, per_channel: Tensor) -> Tensor:
+        """The mean over each field, (channels,)."""
+        field: Tensor = self.get_buffer("field")
+        count = int(field.max()) + 1
+        sums = per_channel.new_zeros(count).index_add(0, field, per_channel)
+        lengths = torch.bincount(field, minlength=count).to(sums)
+        return (sums / lengths)[field]
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2 or input.shape[1] != self.num_features:
+            raise ValueError(
+                f"input has shape {tuple(input.shape)}; accepted: (samples, {self.num_features}, "
+                "*pixels)"
+            )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(samples, channels, *pixels) of the same shape."""
+        self._check_input_dim(input)
+        precise = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+        per_batch = self.training or self.running_mean is None or self.running_var is None
+        if per_batch:
+            axes = [axis for axis in range(input.ndim) if axis != 1]
+            own = precise.mean(axes)
+            mean = self._pooled(own)
+            spread = precise.var(axes, unbiased=False)
+            variance = self._pooled(spread + (own - mean).square())
+            if self.training and self.track_running_stats:
+                self._track(mean.detach(), variance.detach(), input.numel())
+        else:
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            mean = self._pooled(self.running_mean)
+            variance = self._pooled(self.running_var + (self.running_mean - mean).square())
+        scale = (variance + self.eps).rsqrt()
+        shift = -mean * scale
+        if self.affine:
+            scale, shift = scale * self.weight, shift * self.weight + self.bias
+        shape = (1, -1, *(1,) * (input.ndim - 2))
+        return (precise * scale.view(shape) + shift.view(shape)).to(input)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, entries: int) -> None:
+        """Move the running statistics as ``BatchNorm2d`` does, by the unbiased variance."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1 / float(self.num_batches_tracked)
+        lengths = torch.bincount(self.get_buffer("field"))[self.get_buffer("field")]
+        count = entries // self.num_features * lengths
+        unbiased = variance * (count / (count - 1).clamp(min=1)).to(variance)
+        self.running_mean.lerp_(mean.to(self.running_mean), momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var), momentum)

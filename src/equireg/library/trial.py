@@ -1,0 +1,295 @@
+"""Whether symmetric weights make a model symmetric: tried on random ones, on the model itself.
+
+A layer's weights say nothing of the functions between layers. So the model is run with weights in
+E in place of its own, on random samples and on what the generators make of them; they imply the
+group. So that what is broken can be seen, weights are drawn anew (a head that starts at zero hides
+everything before it), biases are left out, and outputs of layers are centred and scaled to keep the
+signal's variance through the depth, which commutes with the group. The error is measured against
+the outputs' deviation from their mean. Where outputs cannot be told, modules' outputs are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from equireg.library.actions import act, move
+from equireg.library.measures import BLIND, compare
+from equireg.library.tracing import CHANNELWISE, OVER_LAST_AXES, Features, Space
+from equireg.library.trees import leaves
+from equireg.library.untouched import untouched
+from equireg.symmetry import spaces as symmetry
+
+DOUBLE, SINGLE = 1e-4, 1e-3  # errors above are none of rounding; single precision within is common
+SAMPLES = 4
+CONSTANT = "its outputs do not depend on the input"
+
+
+class Verdict(NamedTuple):
+    """failure: how the model is not symmetric; untried: why that is not known; "" if neither."""
+
+    failure: str
+    untried: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and what is known of it.
+
+    outputs: by their names; modules: by theirs, in order; elements: those to try, which imply the
+    others.
+    unknown: outputs of which it is not known what acts on them, and why; "" if there are none.
+    """
+
+    model: nn.Module
+    spaces: Sequence[Space]
+    inputs: Mapping[str, Features]
+    outputs: Mapping[str, Features]
+    unknown: str
+    modules: Mapping[str, Features]
+    elements: Sequence[int]
+
+
+def trial(
+    subject: Subject, example: Tensor, *, own: bool = False, batch: Tensor | None = None
+) -> Verdict:
+    """Try the model with weights in E, drawn anew, or the projections of its own.
+
+    On random samples, or on ``batch``. In double precision, and otherwise in single; where it takes
+    no other, on the example's number of samples.
+    """
+    untried = ""
+    for dtype, samples, positive in (
+        (torch.float64, SAMPLES, False),
+        (torch.float64, SAMPLES, True),
+        (torch.float64, len(example), False),
+        (torch.float32, SAMPLES, False),
+        (torch.float32, len(example), False),
+    ):
+        tried = _batch(example, samples, dtype, positive=positive)
+        if batch is not None:
+            tried = batch.detach().to(example.device, tried.dtype)
+        try:
+            verdict = _attempt(subject, tried, dtype, own)
+        except _UndefinedError as error:  # such as the logarithm of negative numbers
+            untried = untried or f"{error}"
+            continue
+        except Exception as error:  # whatever a user's model raises is the answer
+            text = f"{error}".strip().split("\n")[0]
+            untried = f"it raised {type(error).__name__}: {text}"
+            continue
+        return verdict
+    return Verdict("", untried)
+
+
+class _UndefinedError(ArithmeticError):
+    """A model's outputs are no numbers."""
+
+
+def _batch(example: Tensor, samples: int, dtype: torch.dtype, *, positive: bool) -> Tensor:
+    """Random samples like the example: of both signs, or integers in its range."""
+    random = torch.Generator().manual_seed(0)
+    shape = (samples, *example.shape[1:])
+    if not example.is_floating_point():
+        if example.dtype == torch.bool:
+            return (torch.rand(shape, generator=random) < 0.5).to(example.device)
+        high = 256 if example.dtype == torch.uint8 else max(int(example.max()) + 1, 2)
+        return (torch.rand(shape, generator=random) * high).to(example)
+    draw = torch.rand if positive else torch.randn
+    return draw(shape, generator=random, dtype=torch.float64).to(example.device, dtype)
+
+
+def _attempt(subject: Subject, batch: Tensor, dtype: torch.dtype, own: bool) -> Verdict:
+    model, elements = subject.model, list(dict.fromkeys(subject.elements))
+    bound = DOUBLE if dtype == torch.float64 else SINGLE
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(untouched(model))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast(batch.device.type, enabled=False))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        state = _weights(subject, dtype, own)
+        for computed, tensor in _computed(subject, dtype, own):
+            hook = computed.register_forward_hook(lambda *_, tensor=tensor: tensor)
+            stack.callback(hook.remove)
+        if not own:
+            scales = _Scales(subject)
+            for module in dict.fromkeys(space.module for space in subject.spaces):
+                stack.callback(module.register_forward_hook(scales).remove)
+
+        def run(x: Tensor, seed: int = 0) -> Any:
+            torch.manual_seed(seed)  # dropout that is always on
+            return torch.func.functional_call(model, state, (x,))
+
+        error = math.nan
+        if subject.outputs:
+            error = compare(run, subject.inputs, subject.outputs, elements, batch).deviating
+            if error <= bound and not subject.unknown:
+                return Verdict("", "")
+        modules = _modules(subject, run, elements, batch, bound)
+        one, two = (dict(leaves(run(batch.clone(), seed))) for seed in (1, 2))
+        if any(not torch.equal(one[name].nan_to_num(), two[name].nan_to_num()) for name in one):
+            return Verdict("", "its outputs are random in evaluation mode")
+    if modules.undefined and math.isnan(error):
+        raise _UndefinedError("its outputs on random samples are not finite")
+    first = f", the first at the output of {modules.first!r}" if modules.first else ""
+    if error > bound or modules.first:
+        worst = error if error > bound else modules.error
+        return Verdict(f"a relative error of {worst:.2g}{first}", "")
+    if subject.unknown:
+        return Verdict("", subject.unknown)
+    if math.isnan(error):
+        return Verdict("", CONSTANT)
+    return Verdict("", "")
+
+
+def _weights(subject: Subject, dtype: torch.dtype, own: bool) -> dict[str, Tensor]:
+    """Parameters and buffers by name, those on which the group acts in E."""
+    named = (*subject.model.named_parameters(), *subject.model.named_buffers())
+    names = {id(tensor): name for name, tensor in named}
+    state = {name: _cast(tensor, dtype) for name, tensor in named}
+    random = torch.Generator().manual_seed(1)
+    for space in subject.spaces:
+        held = vars(space.module)["_parameters"] | vars(space.module)["_buffers"]
+        name = names.get(id(held.get(space.parameter)))  # shared ones have several names
+        if name is not None:
+            state[name] = _placed(space, state[name], random, own)
+    return state
+
+
+def _computed(
+    subject: Subject, dtype: torch.dtype, own: bool
+) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Parametrizations and what stands for the weights that they compute."""
+    random = torch.Generator().manual_seed(2)
+    for space in subject.spaces:
+        computed = getattr(space.module, "parametrizations", {})
+        if space.parameter in computed:
+            held = getattr(space.module, space.parameter).detach().to(dtype)
+            yield computed[space.parameter], _placed(space, held, random, own)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy, in this type if it is of numbers with a point."""
+    return tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+
+
+def _placed(space: Space, held: Tensor, random: torch.Generator, own: bool) -> Tensor:
+    """A parameter in E: its own projected, or a random one of a size that keeps signals alive."""
+    if own:
+        tensor = held
+    else:
+        draw = functools.partial(torch.randn, held.shape, generator=random)
+        name = space.parameter
+        normalizes = isinstance(space.module, (*CHANNELWISE, *OVER_LAST_AXES))
+        if name == "running_mean" or name.endswith("bias"):
+            tensor = torch.zeros(held.shape)
+        elif name == "running_var":
+            tensor = torch.ones(held.shape)
+        elif normalizes:
+            tensor = 1 + 0.3 * draw()
+        elif name.endswith("weight"):
+            tensor = draw() / math.sqrt(max(held.numel() // max(len(held), 1), 1))
+        else:  # scales, positions, tokens
+            tensor = draw()
+        tensor = tensor.to(held)
+    if space.action.is_trivial:
+        return tensor
+    return space.action.project(tensor.reshape(space.action.shape)).reshape(held.shape)
+
+
+@dataclass
+class _Scales:
+    """Hooks that keep a layer's outputs of mean 0 and variance 1, by constants in E.
+
+    The constants are those of the layer's first call; they stand for its bias and its scale.
+    """
+
+    subject: Subject
+    held: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __call__(self, module: nn.Module, args: Any, out: Any) -> Any:
+        if not isinstance(out, Tensor) or not out.is_floating_point() or not out.numel():
+            return None
+        if module not in self.held:
+            name = next(s.layer for s in self.subject.spaces if s.module is module)
+            mean = _mean(self.subject.modules.get(name), out)
+            deviation = (out - mean).square().mean().sqrt()
+            alive = deviation > BLIND * out.square().mean().sqrt()
+            factor = torch.where(alive, 1 / deviation, torch.ones_like(deviation))
+            self.held[module] = mean, factor
+        mean, factor = self.held[module]
+        return (out - mean) * factor
+
+
+def _mean(features: Features | None, out: Tensor) -> Tensor:
+    """The mean per channel, as far as the group leaves it fixed."""
+    if features is None or out.ndim != 2 + len(features.space):
+        return out.new_zeros(())
+    if out.shape[1] != features.channels.size:
+        return out.new_zeros(())
+    mean = symmetry.Space(features.channels).project(out.movedim(1, -1).flatten(0, -2).mean(0))
+    return mean.view(-1, *(1,) * len(features.space))
+
+
+class _Found(NamedTuple):
+    """The first module whose output is not moved as it should be, "" if none, and by how much."""
+
+    first: str
+    error: float
+    undefined: bool
+
+
+def _modules(
+    subject: Subject,
+    run: Callable[[Tensor], Any],
+    elements: Sequence[int],
+    batch: Tensor,
+    bound: float,
+) -> _Found:
+    """Compare the outputs of all modules of which it is known what acts on them."""
+    names = [name for name in subject.modules if name]
+    plain: dict[str, list[Tensor]] = {name: [] for name in names}
+    wrong: dict[str, float] = {}
+    undefined = False
+    element, position = 0, dict.fromkeys(names, 0)
+
+    def hook(name: str, out: Any) -> None:
+        nonlocal undefined
+        features = subject.modules[name]
+        if not isinstance(out, Tensor) or not out.is_floating_point():
+            return
+        if not element:
+            plain[name].append(out.clone())
+            undefined = undefined or not bool(out.isfinite().all())
+            return
+        before = plain[name][position[name]]
+        position[name] += 1
+        size = (len(before), features.channels.size, *before.shape[2:])
+        if before.numel() != math.prod(size) or before.ndim != 2 + len(features.space):
+            size = (len(before), features.channels.size, *features.space)
+        expected = move(features, element, before.reshape(size)).reshape(before.shape)
+        deviation = (before - before.mean(0)).norm()
+        if deviation <= BLIND * before.norm():
+            return
+        error = float((out - expected).norm() / deviation)
+        if error > bound and name not in wrong:
+            wrong[name] = error
+
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            module = subject.model.get_submodule(name)
+            one = module.register_forward_hook(lambda _, __, out, name=name: hook(name, out))
+            stack.callback(one.remove)
+        run(batch.clone())
+        for element in elements:
+            position = dict.fromkeys(names, 0)
+            run(act(subject.inputs, element, batch).clone())
+    first = next((name for name in names if name in wrong), "")
+    return _Found(first, wrong.get(first, 0.0), undefined)
