@@ -281,7 +281,7 @@ def test_name_that_is_no_plain_name(name: str, tmp_path: Path) -> None:
 
 def test_unknown_name_without_a_folder(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="'mnits'; accepted without data.folder: mnist, fashion-mnist, kmnist"
+        ValueError, match=r"'mnits'; accepted without data\.folder: mnist, fashion-mnist, kmnist"
     ):
         job.fetch(DataSettings("mnits"), tmp_path / "out.safetensors", None)
 
