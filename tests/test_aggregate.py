@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from equireg import binding
 from equireg.jobs import aggregate as job
 from equireg.jobs.aggregate import QUANTILES, aggregate, quantiles
 from equireg.plan import Block
@@ -177,8 +178,9 @@ def test_a_flipped_bit_is_noticed(experiment: Path) -> None:
 
 def rewrite(path: Path, table: pa.Table) -> None:
     """Write ``table`` without regard for what the file should hold."""
+    made = binding.read(path)
     path.unlink()
-    write_table(path, table)
+    write_table(path, table, made)
 
 
 def change(path: Path, name: str, row: int, value: float | None) -> None:

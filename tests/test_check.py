@@ -251,7 +251,7 @@ def test_a_table_of_another_kind_is_refused(tmp_path: Path) -> None:
         read(evaluation, evaluation)
     whole = pq.read_table(evaluation)
     evaluation.unlink()
-    write_table(evaluation, whole.drop_columns("highest_distance"))
+    write_table(evaluation, whole.drop_columns("highest_distance"), {})
     with pytest.raises(ValueError, match=r"no column highest_distance; its columns: mode, gamma"):
         read(summary, evaluation)
 

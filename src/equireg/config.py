@@ -50,6 +50,7 @@ class Configuration:
     experiment: str = "paper"
     compare: tuple[str, ...] = ()
     mark_critical: bool = False
+    overwrite: bool = False
     data: DataSettings = field(default_factory=DataSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     initialization: InitializationSettings = field(default_factory=InitializationSettings)
@@ -296,7 +297,6 @@ _RULES: list[_Rule] = [
     ("data.name", lambda name: name == name.lower(), "names in lower case"),
     # to Snakemake, what braces hold in the name of an input is a wildcard
     ("data.folder", lambda folder: not {*"{}"} & {*(folder or "")}, "folders without { and }"),
-    ("data.folder", lambda folder: folder is None or _is_folder(folder), "a folder that exists"),
     ("network.group", lambda group: group in GENERATORS, ", ".join(GENERATORS)),
     _between("network.image_size", 1, 1024),
     _between("network.classes", 2, 256),  # a label is a byte
@@ -406,7 +406,11 @@ def _incompatible(network: NetworkSettings) -> Iterator[Mistake]:
 
 
 def _wrong_places(configuration: Configuration) -> Iterator[Mistake]:
-    """Results that could not be written or read. Paths are relative to the repository."""
+    """Data and results that could not be read or written. Paths are relative to the repository."""
+    data = configuration.data
+    there = Path("results", "data", f"{data.name}.safetensors")  # what was read of it once suffices
+    if data.folder is not None and not (_is_folder(data.folder) or there.is_file()):
+        yield Mistake(("data", "folder"), data.folder, "accepted: a folder that exists")
     for name in configuration.compare:
         if not Path("results", name, "evaluation.parquet").exists():
             yield Mistake(

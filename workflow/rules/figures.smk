@@ -28,8 +28,7 @@ rule draw:
         mem_mb=2000,
         runtime=30,
     params:
-        # the settings spell the gammas that it shows
-        source=source_digest("equireg.jobs.draw", "equireg.settings"),
+        source=job_digest("draw"),
     message:
         "Draw figure 2"
     shell:
@@ -74,8 +73,7 @@ rule compare:
             for name, table in zip((chosen.experiment, *chosen.compare), input.evaluations)
         ],
         critical=lambda wildcards, input: (f"--critical {input.critical}" if input.critical else ""),
-        # the settings spell the gammas that it shows
-        source=source_digest("equireg.jobs.compare", "equireg.settings"),
+        source=job_digest("compare"),
     message:
         f"Compare {', '.join((chosen.experiment, *chosen.compare))}"
     shell:

@@ -20,7 +20,7 @@ rule aggregate:
         # the folder and the grid: the names of thousands of blocks would not fit into a command
         experiment=lambda wildcards, output: Path(output.summary).parent,
         options=options(chosen.grid),
-        source=source_digest("equireg.jobs.aggregate"),
+        source=job_digest("aggregate"),
     message:
         f"Aggregate the runs of {chosen.experiment} into its tables"
     shell:
@@ -50,8 +50,7 @@ rule check:
         mem_mb=1000,
         runtime=10,
     params:
-        # the settings spell the gammas that it shows
-        source=source_digest("equireg.jobs.check", "equireg.settings"),
+        source=job_digest("check"),
     message:
         "Check what the paper says of its figure"
     shell:

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import binomtest
 
-from equireg.files import write_text
+from equireg.binding import together, with_source, write_document
+from equireg.digest import job_digest
 from equireg.markdown import rows_of
 from equireg.settings import MODES, Mode, spell_gamma, spell_seeds
 from equireg.tables import open_parquet
@@ -198,7 +199,8 @@ def check(summary: Path, evaluation: Path, output: Path) -> None:
     Raises ValueError where the tables are damaged or do not belong together. A claim that does not
     hold is a line of the report, not an error.
     """
-    write_text(output, report(read(summary, evaluation)))
+    made = with_source(together(summary, evaluation), "check", job_digest("check"))
+    write_document(output, report(read(summary, evaluation)), made)
 
 
 def read(summary: Path, evaluation: Path) -> dict[Condition, Measured]:

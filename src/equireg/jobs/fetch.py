@@ -21,14 +21,17 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import requests
 import safetensors.numpy
 import urllib3
 
-from equireg.files import atomic, write_text
-from equireg.plan import DATA_FILES
+from equireg.files import atomic, write_json, write_text
+from equireg.files import sha256 as sha256_of
+from equireg.plan import DATA_FILES, data_files
+from equireg.provenance import provenance
 from equireg.runtime import say
 from equireg.settings import DataSettings
 
@@ -83,9 +86,28 @@ def fetch(data: DataSettings, output: Path, sums: Path | None) -> None:
     unlisted = {name: sha256(files[name]) for name in DATA_FILES if name not in expected}
     if unlisted:
         report_unlisted(data.name, unlisted, sums)
-    with atomic(output) as temporary:
-        safetensors.numpy.save_file(decode(files), temporary)
-    say(f"{data.name}: decoded into {output}")
+    content = safetensors.numpy.save(decode(files))
+    if output.is_file() and output.read_bytes() == content:
+        say(f"{data.name}: {output} is as it should be")
+    else:
+        with atomic(output) as temporary:
+            temporary.write_bytes(content)
+        say(f"{data.name}: decoded into {output}")
+    write_json(output.with_suffix(".json"), story(data, output))
+
+
+def story(data: DataSettings, output: Path) -> dict[str, Any]:
+    """Where the data set came from: its sum, and those of the files of a folder as they lie there.
+
+    By the latter it is seen whether the folder has changed.
+    """
+    return {
+        "name": data.name,
+        "folder": data.folder,
+        "files": {Path(file).name: sha256_of(Path(file)) for file in data_files(data)},
+        "sha256": sha256_of(output),
+        **provenance(),
+    }
 
 
 # Sums ---------------------------------------------------------------------------------------------

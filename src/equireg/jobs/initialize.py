@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equireg.binding import options, with_source
+from equireg.digest import job_digest
 from equireg.randomness import generator
 from equireg.settings import Distribution, InitializationSettings, NetworkSettings
 from equireg.symmetry.projections import LayerSpace
@@ -31,8 +32,8 @@ def initialize(
         ).float()
         for name, space in network.layers.items()
     }
-    about = {**dataclasses.asdict(initialization), "network": dataclasses.asdict(settings)}
-    save_weights(output, seeds, weights, about)
+    made = options(initialization=initialization, network=settings)
+    save_weights(output, seeds, weights, with_source(made, "initialize", job_digest("initialize")))
 
 
 def draw_equivariant(

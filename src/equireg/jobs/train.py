@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equireg.binding import Binding, joined, options, with_source
 from equireg.dataset import load_dataset
+from equireg.digest import job_digest
 from equireg.files import remove_temporaries, sha256, write_json
 from equireg.processes import Stop, locked
 from equireg.provenance import processor, provenance
@@ -38,7 +40,7 @@ from equireg.training.compiled import Compiled, choose
 from equireg.training.fused import Fused, fused
 from equireg.training.graphed import Graphed
 from equireg.training.network import Network
-from equireg.training.recorder import Recorder, diverged
+from equireg.training.recorder import Recorder, diverged, of_block
 from equireg.training.step import Reference, Runs, Trainer, start
 from equireg.weights import load_weights, save_weights
 
@@ -91,23 +93,21 @@ def train(
     )
 
     name = torch.cuda.get_device_name() if device == "cuda" else processor()
-    chosen = dataclasses.asdict(training)
-    origin = {
-        "network": dataclasses.asdict(settings),
-        "training": {k: v for k, v in chosen.items() if k not in UNREAD[mode]},
-        "initialization": about,
-        "data": {"file": data.name, "sha256": sha256(data)},
-    }
-    made = {
-        "mode": mode,
-        "seeds": spell_seeds(list(seeds)),
-        **origin,
+    chosen = {k: v for k, v in dataclasses.asdict(training).items() if k not in UNREAD[mode]}
+    read = {"training": chosen, "data": {"sha256": sha256(data)}}
+    made = with_source(
+        joined({initial: about, "the command": {**options(network=settings), **read}}),
+        "train",
+        job_digest("train"),
+        runs={"mode": mode, "seeds": spell_seeds(list(seeds))},
+    )
+    how = {
         "device": name if device == "cuda" else "cpu",
         "threads": jobs.threads,
         "step": type(trainer).__name__.lower(),
-        **provenance("equireg.jobs.train", "equireg.runtime"),
+        **provenance(),
     }
-    key = checkpoint_key(made, gammas=penalties, device=device, initial=sha256(initial))
+    key = checkpoint_key(made, how, gammas=penalties, device=device, initial=sha256(initial))
     epoch, layers = steps_per_epoch(len(labels), training), list(network.layers)
     steps = epoch * training.epochs
     with hold(outputs, stop):
@@ -115,7 +115,8 @@ def train(
         if state := checkpoint.resume():
             trainer.restore(state)
             say(f"resumed at step {checkpoint.step} of {steps} from {checkpoint.folder}")
-        recorder = Recorder(mode, penalties, seeds, outputs, layers, steps, checkpoint)
+        write_json(checkpoint.folder / "made.json", {"made": made, "steps": steps})
+        recorder = Recorder(mode, penalties, seeds, outputs, layers, steps, checkpoint, made)
         chunks = batches(network.group, mode, seeds, labels, training, CHUNK, checkpoint.step)
         advance(trainer, recorder, chunks, epoch, stop)
 
@@ -125,14 +126,15 @@ def train(
         for block, (gamma, output) in enumerate(zip(penalties, outputs, strict=True)):
             own = slice(block * len(seeds), (block + 1) * len(seeds))
             weights = {layer: tensor[own] for layer, tensor in trained.items()}
-            save_weights(output.with_suffix(".safetensors"), seeds, weights, origin)
+            whole = of_block(made, gamma)
+            save_weights(output.with_suffix(".safetensors"), seeds, weights, whole)
             recorder.write(block, output, steps)
             story = {
-                "gamma": gamma,
+                "made": whole,
                 "processes": checkpoint.processes,
                 "wall_seconds": round(time.perf_counter() - began, 3),
             }
-            write_json(output.with_suffix(".json"), {**made, **story})
+            write_json(output.with_suffix(".json"), {**how, **story})
         if stop.asked:  # whoever told it to end may take these files for unfinished ones
             stop.leave(f"ended at step {steps} of {steps}; the same command finishes at once")
         for output in outputs:
@@ -223,14 +225,14 @@ def checkpoint_folder(output: Path) -> Path:
     return output.with_suffix(".checkpoint")
 
 
-def checkpoint_key(made: Mapping[str, Any], **more: object) -> str:
+def checkpoint_key(made: Binding, how: Mapping[str, Any], **more: object) -> str:
     """What determines a training's bits on one machine, as a SHA-256 sum.
 
-    made: the provenance of its results. Not the threads, nor paths and names of files.
+    made, how: the binding of its results, and where they came from. Not the threads, nor paths and
+    names of files.
     """
-    same = {name: made[name] for name in ("mode", "seeds", "network", "training", "step", "source")}
-    libraries = {name: made["libraries"][name] for name in ("torch", "numpy")}
-    bits = {**same, **more, "data": made["data"]["sha256"], "libraries": libraries}
+    libraries = {name: how["libraries"][name] for name in ("torch", "numpy")}
+    bits = {**made, **more, "step": how["step"], "libraries": libraries}
     return hashlib.sha256(json.dumps(bits, sort_keys=True).encode()).hexdigest()
 
 
