@@ -107,9 +107,8 @@ def test_what_was_made_differently_is_refused(
 ) -> None:
     what = {"training": "settings", "source": "code"}.get(section, section)
     end = f"results of different {what} are not mixed: delete the one that is not meant"
-    with pytest.raises(
-        ValueError, match=f"^b: {re.escape(line)}{end}, and run the workflow again$"
-    ):
+    said = f"^b: {re.escape(line)}{end}, and run the workflow again$"
+    with pytest.raises(ValueError, match=said):
         joined({"a": MADE, "b": {section: {key: value}}})
 
 
