@@ -20,7 +20,7 @@ sys.path.insert(0, SOURCES)
 
 from equireg.config import ConfigurationError, load
 from equireg.digest import job_digest
-from equireg.inventory import Inventory, age, begin, check, take
+from equireg.inventory import Inventory, begin, check, redate, take
 from equireg.plan import (
     CRITICAL_SEEDS,
     block_name,
@@ -74,7 +74,7 @@ if workflow.is_main_process and not re.search(EVERYTHING, " ".join(["", *sys.arg
         check(chosen, found, Path("results"))
     except ConfigurationError as error:
         sys.exit(f"equireg: {error}")
-    age(found.outdated)
+    redate(found)
     if not workflow.output_settings.dryrun:
         begin(chosen, Path("results"))
 

@@ -289,7 +289,7 @@ def test_tables_of_other_experiments_are_refused(tmp_path: Path) -> None:
         grid = GridSettings(gammas=(1.0,), seeds=seeds)
         write_experiment(tmp_path / name, grid, 10)
         aggregate(tmp_path / name, grid)
-    with pytest.raises(ValueError, match='grid.seeds is "0-2", but "0-1" in '):
+    with pytest.raises(ValueError, match=r'grid\.seeds is "0-2", but "0-1" in '):
         check(
             tmp_path / "a" / "summary.parquet",
             tmp_path / "b" / "evaluation.parquet",

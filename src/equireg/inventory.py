@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from equireg.files import sha256, write_text
 from equireg.plan import Block, blocks, data_files, predicted_seeds
 from equireg.settings import UNREAD, parse_seeds, spell_seeds
 
+SHIFT = 10**18  # nanoseconds, since 1970 until 2001 and by which files are dated back
 TRAINED = ("parquet", "safetensors", "json")  # what a finished training job leaves of a block
 
 
@@ -38,6 +39,7 @@ class Inventory:
     data: bool = False  # the data set is that of the folder, or a download
     predicted: bool = False
     outdated: list[Path] = field(default_factory=list)  # made by other code, or of another grid
+    current: list[Path] = field(default_factory=list)  # the other files
     unlike: list[tuple[Block, str, Any, Any]] = field(default_factory=list)  # key, made, wanted
 
 
@@ -47,8 +49,8 @@ def take(configuration: Configuration, results: Path) -> Inventory:
     data = results / "data" / f"{configuration.data.name}.safetensors"
     known = sha256(data) if data.is_file() else None
     found.data = known is not None and unchanged(configuration, data)
-    if known and not found.data:
-        found.outdated.append(data)
+    if known:
+        (found.current if found.data else found.outdated).append(data)
     folder = results / configuration.experiment
     digests = {job: job_digest(job) for job in ("initialize", "train", "evaluate")}
     sources = {job: digests[job] for job in ("initialize", "train")}
@@ -60,20 +62,24 @@ def take(configuration: Configuration, results: Path) -> Inventory:
             other.append(("data", "the files that it was made of", "other files in data.folder"))
         if other:
             found.unlike.append((block, *other[0]))
+        files = [file_of(folder, block, suffix) for suffix in TRAINED]
         if other or made.get("source") != sources:
-            found.outdated += [file_of(folder, block, suffix) for suffix in TRAINED]
+            found.outdated += files
         else:
             found.trained.add(block)
+            found.current += files
     for seeds in {block.name for block in blocks(configuration.grid)}:
         initial = folder / "initial" / f"{seeds}.safetensors"
-        if initial.is_file() and not _initial(configuration, initial, sources):
-            found.outdated.append(initial)
+        if initial.is_file():
+            right = _initial(configuration, initial, sources)
+            (found.current if right else found.outdated).append(initial)
     for block in found.trained:
         file = file_of(folder, block, "evaluation.parquet")
         if not file.is_file():
             continue
         if _evaluated(folder, block, configuration, digests):
             found.evaluated.add(block)
+            found.current.append(file)
         else:
             found.outdated.append(file)
     _tables(found, configuration, folder, known, digests)
@@ -129,11 +135,22 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def age(files: Sequence[Path]) -> None:
-    """Date files back, so that whoever compares times makes them anew; none is changed."""
-    for file in files:
-        with contextlib.suppress(OSError):
-            os.utime(file, (0, 0))
+def redate(found: Inventory) -> None:
+    """Date outdated files back by decades, so that whoever compares times makes them anew.
+
+    A file that was dated back, by a dry run say, and is right after all gets its time back.
+    """
+    for file in found.outdated:
+        _shift(file, -SHIFT, when=lambda time: time > SHIFT)
+    for file in found.current:
+        _shift(file, SHIFT, when=lambda time: time < SHIFT)
+
+
+def _shift(file: Path, by: int, when: Callable[[int], bool]) -> None:
+    with contextlib.suppress(OSError):
+        time = file.stat().st_mtime_ns
+        if when(time):
+            os.utime(file, ns=(time + by, time + by))
 
 
 def file_of(folder: Path, block: Block, suffix: str) -> Path:
@@ -254,7 +271,5 @@ def _tables(
             other = binding.differences(binding.read(file), {**more, "source": sources})
         except ValueError:
             other = [("", None, None)]
-        if other:
-            found.outdated.append(file)
-        elif job == "predict":
-            found.predicted = True
+        (found.outdated if other else found.current).append(file)
+        found.predicted = found.predicted or (job == "predict" and not other)

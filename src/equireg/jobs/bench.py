@@ -109,7 +109,7 @@ def loop(
         with tempfile.TemporaryDirectory() as folder:
             layers, longer = list(network.layers), count + 1  # the end of a run would be reported
             checkpoint = Checkpoint(Path(folder), "", "")
-            recorder = Recorder("augmented", [GAMMA], seeds, [], layers, longer, checkpoint)
+            recorder = Recorder("augmented", [GAMMA], seeds, [], layers, longer, checkpoint, {})
             recorder.add(trainer.advance(rows, classes))
         return time.perf_counter() - began, count * len(seeds)
 

@@ -75,7 +75,7 @@ def parts(document: Path) -> tuple[list[Token], list[Token]]:
 
 
 def section(tokens: list[Token]) -> str:
-    """Tokens as a part of the page: tables can be scrolled, numbers stand right, verdicts stand out.
+    """Tokens as a part of the page: tables scroll, numbers stand right, verdicts stand out.
 
     A gamma is spelled as in the figure: 10⁻² for 1e-2.
     """
@@ -165,6 +165,7 @@ def _marked(text: str) -> str:
         known = sign(found[1])
         if known is None:
             return found[0]
-        return f'<strong class="{known[1]}"><span aria-hidden="true">{known[0]}</span> {found[1]}</strong>'
+        signed = f'<span aria-hidden="true">{known[0]}</span> {found[1]}'
+        return f'<strong class="{known[1]}">{signed}</strong>'
 
     return re.sub(r"<strong>(.*?)</strong>", mark, text)

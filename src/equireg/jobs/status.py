@@ -79,8 +79,8 @@ def survey(configuration: Configuration, results: Path) -> tuple[Table, list[str
     left = minutes_left(grid)
     soon = f", about {left:.0f} min of training left" if left is not None else ""
     lines = [f"{folder}: {runs['done']} of {total} runs done{soon}"]
-    if others := [entry for entry in grid if entry.state == "other"]:
-        lines += [f"of other settings: {others[0].said}", f"    see {others[0].log}"]
+    if unlike := [entry for entry in grid if entry.state == "other"]:
+        lines += [f"of other settings: {unlike[0].said}", f"    see {unlike[0].log}"]
         lines.append("    kept, unless the configuration says overwrite: true")
     for entry in grid:
         if entry.state in ("failed", "stopped"):
