@@ -20,7 +20,7 @@ sys.path.insert(0, SOURCES)
 
 from equireg.config import ConfigurationError, load
 from equireg.digest import job_digest
-from equireg.inventory import Inventory, begin, check, redate, take
+from equireg.inventory import Inventory, begin, check, configuration_text, redate, take
 from equireg.plan import (
     CRITICAL_SEEDS,
     block_name,
@@ -52,6 +52,9 @@ except ConfigurationError as error:
 if HERE == Path():
 
     configfile: "config.yaml"
+
+
+config["merged"] = configuration_text(chosen)  # the report shows it
 
 
 report: "workflow/report/workflow.rst"

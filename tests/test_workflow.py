@@ -507,7 +507,15 @@ def test_the_report_in_a_browser(finished: Path, tmp_path: Path) -> None:
     dom = shown(report, tmp_path, VISIT)
     root = html.unescape(dom[dom.index("<html") : dom.index(">", dom.index("<html"))])
     assert "errors=" not in root
-    for text in ("Statistics", "Figures", "Result", "Tables", "experiment: test", "epochs: 2"):
+    for text in (
+        "Statistics",
+        "Figures",
+        "Result",
+        "Tables",
+        "experiment: test",
+        "epochs: 2",
+        "gammas: [0.01, 100.0]",
+    ):
         assert text in root.partition("data-home=")[2]
     assert "figure, claims and numbers" in root.partition("data-menu=")[2]
     assert 'data-frame="data:text/html;"' in root

@@ -7,6 +7,7 @@ Medians over the seeds with 95 % bootstrap intervals.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -295,5 +296,8 @@ def critical_report(critical: Critical) -> str:
 
 
 def _spell(interval: Interval, form: str = ".3g") -> str:
-    low, high = format(interval.low, form), format(interval.high, form)
-    return f"{format(interval.median, form)} [{low}, {high}]"
+    median, low, high = (
+        re.sub(r"^-(?=[0.]+$)", "+" if "+" in form else "", format(value, form))  # no -0.0000
+        for value in (interval.median, interval.low, interval.high)
+    )
+    return f"{median} [{low}, {high}]"

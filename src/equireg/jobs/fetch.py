@@ -428,6 +428,12 @@ def decode(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
             )
         if len(labels) != count:
             raise ValueError(f"{labels_file}: {len(labels)} labels; expected {count}, as images")
+        if labels.min() > 0:
+            raise ValueError(
+                f"{labels_file}: the smallest label is {labels.min()}; accepted: labels that start "
+                "at 0; subtract it from every label, as EMNIST's letters need, whose labels are 1 "
+                "to 26"
+            )
         arrays[f"{part}_images"], arrays[f"{part}_labels"] = images, labels
     train, test = arrays["train_images"], arrays["test_images"]
     if train.shape[1:] != test.shape[1:]:

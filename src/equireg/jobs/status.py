@@ -94,6 +94,9 @@ def survey(configuration: Configuration, results: Path) -> tuple[Table, list[str
     for log in others:
         if failure := failed(last_lines(log)):
             lines += [f"failed: {failure}", f"    see {log}"]
+    for other in sorted(results.glob("*/configuration.yaml")):
+        if other.parent != folder:
+            lines.append(f"also there: {other.parent}; make status CONFIG={other}")
     return table(grid), lines, runs["done"] == total
 
 
