@@ -30,8 +30,8 @@ PAGE = """\
 <meta name="color-scheme" content="light">
 <title>Distance to E along training</title>
 <style>
-body {{ font: 15px/1.4 "DejaVu Sans", Verdana, sans-serif; color: #222; background: #fff; margin: 1em auto;
-  padding: 0 1em; max-width: 1160px; }}
+body {{ font: 15px/1.4 "DejaVu Sans", Verdana, sans-serif; color: #222; background: #fff;
+  margin: 1em auto; padding: 0 1em; max-width: 1160px; }}
 h1 {{ font-size: 1.2em; margin: 0 0 0.3em; }}
 p {{ margin: 0 0 0.8em; }}
 b {{ font-weight: 600; }}
