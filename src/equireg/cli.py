@@ -371,18 +371,14 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        sys.exit(
-            f"{wipe()}equireg: out of memory ({str(error).splitlines()[0] if str(error) else 'host'}"
-            "); a job of fewer seeds (grid: seeds_per_job) needs less"
-        )
+        said = (str(error) or "no more could be had").splitlines()[0]
+        remedy = "a job of fewer seeds (grid: seeds_per_job) needs less"
+        sys.exit(f"{wipe()}equireg: out of memory ({said}); {remedy}")
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _out_of_memory(error: Exception) -> bool:
     """Whether memory was lacking, on the host or on a device: torch says so by its message."""
-    return (
-        isinstance(error, MemoryError)
-        or re.search(r"out of memory|can't allocate memory|not enough memory", str(error))
-        is not None
-    )
+    said = r"out of memory|can't allocate memory|not enough memory"
+    return isinstance(error, MemoryError) or re.search(said, str(error)) is not None

@@ -40,6 +40,7 @@ COMMAND_LINE = "the command line (--config)"
 DOWNLOADED = ("mnist", "fashion-mnist", "kmnist")  # the data sets that need no folder
 # More is a slip of the keyboard.
 MOST_SEEDS = 100_000
+MOST_GAMMAS = 1000
 MOST_LINES = 20  # of mistakes
 
 
@@ -382,6 +383,11 @@ def _misfits(configuration: Configuration) -> Iterator[Mistake]:
             yield Mistake(
                 ("grid", name), values, f"accepted: each once; {_show(value)} is repeated"
             )
+    if len(grid.gammas) > MOST_GAMMAS:
+        yield Mistake(
+            ("grid", "gammas"), len(grid.gammas), f"accepted: a list of at most {MOST_GAMMAS}"
+        )
+        return
     for gamma in grid.gammas:
         if training.learning_rate * gamma > 2:
             yield Mistake(

