@@ -664,12 +664,8 @@ def test_files_that_do_not_fit(name: str, shape: tuple[int, ...], message: str) 
 
 def test_labels_start_at_0() -> None:
     """EMNIST's letters do not."""
-    images = np.zeros((3, 4, 4), np.uint8)
-    files = {
-    labels = np.arange(1, 4, dtype=np.uint8)
+    images, labels = np.zeros((3, 4, 4), np.uint8), np.arange(1, 4, dtype=np.uint8)
     files = {name: idx(images if "images" in name else labels) for name in DATA_FILES}
-        for name in DATA_FILES
-    }
     with pytest.raises(ValueError, match="label is 1; accepted: labels that start at 0"):
         job.decode(files)
 

@@ -9,7 +9,14 @@ import numpy as np
 from bokeh.core.types import ID
 from bokeh.embed import json_item
 from bokeh.layouts import gridplot
-from bokeh.models import ColumnDataSource, HoverTool, Line, MultiLine, NumeralTickFormatter
+from bokeh.models import (
+    BasicTicker,
+    ColumnDataSource,
+    HoverTool,
+    Line,
+    MultiLine,
+    NumeralTickFormatter,
+)
 from bokeh.models.renderers import GlyphRenderer
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -84,7 +91,7 @@ def distance_page(
         )
         if panels:
             panel.x_range, panel.y_range = panels[0].x_range, panels[0].y_range
-        panel.xaxis.ticker.desired_num_ticks = 4  # on a telephone, too
+        panel.xaxis.ticker = BasicTicker(desired_num_ticks=4)  # on a telephone, too
         panel.xaxis.formatter = NumeralTickFormatter(format="0,0")
         present = [condition for condition in medians if condition.gamma == gamma]
         for condition in present:
