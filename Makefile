@@ -1,15 +1,22 @@
 # `make help` lists the targets. Everything runs in .venv/, which `make setup` makes.
-# CONFIG=mine.yaml lays a preset over config.yaml, for figures, report, theory, status and live.
+# CONFIG=mine.yaml lays a preset over config.yaml, for figures, quick, report, theory, status, live.
+# VENV=/scratch/me/venv puts the environment elsewhere.
 
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 ENTER := . $(VENV)/bin/activate &&
 CONFIG ?=
-ifneq ($(CONFIG),$(wildcard $(CONFIG)))
+ifneq ($(CONFIG),)
+ifneq ($(shell test -f '$(CONFIG)' && echo there),there)
 $(error equireg: CONFIG is $(CONFIG); no such file here)
 endif
-PRESET := $(if $(CONFIG),--configfile $(CONFIG))
+endif
+PRESET := $(if $(CONFIG),--configfile '$(CONFIG)')
+AGAIN := $(if $(CONFIG), CONFIG='$(CONFIG)')
+NAME = $$(python -m equireg status $(PRESET) --name)
+# How every target ends: what was made, where to look, what to type next.
+TELL = printf '\n%s\n%s\n%s\n'
 # Each is compared with some before it.
 STUDY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided fashion-mnist \
 	start-1e-4 start-1e-2 start-1e-1 start-1e0
@@ -23,14 +30,24 @@ help: ## list the targets
 setup: $(INSTALLED) ## make the environment .venv/ with every package pinned (PYTHON=python3.12 picks another)
 
 figures: setup ## run config.yaml, or CONFIG=mine.yaml laid over it; the paper takes under twenty minutes, into results/paper/
-	$(ENTER) python -m equireg status $(PRESET) --name > /dev/null && snakemake $(PRESET) --cores all
+	$(ENTER) name=$(NAME) && snakemake $(PRESET) --cores all && \
+	$(TELL) "made: the runs, tables, figures and claims of $$name, in results/$$name/" \
+	"look: open results/$$name/overview.html in a browser" \
+	"next: make report$(AGAIN)    # or an experiment of your own: README.md"
 
-quick: setup ## the same at reduced scale, about a minute, into results/quick/
-	$(ENTER) snakemake --configfile workflow/presets/quick.yaml --cores all
+quick: setup ## the same at reduced scale, about a minute, into results/quick/ (CONFIG=mine.yaml: results/mine-quick/)
+	$(ENTER) name=$(if $(CONFIG),$(NAME)-quick,quick) && \
+	snakemake --configfile $(if $(CONFIG),'$(CONFIG)') workflow/presets/quick.yaml --config experiment=$$name --cores all && \
+	$(TELL) "made: the whole pipeline at reduced scale, in results/$$name/" \
+	"look: open results/$$name/overview.html in a browser" \
+	"next: make figures$(AGAIN)    # at full scale; how far it is: make status$(AGAIN)"
 
 report: figures ## run what is missing and write Snakemake's report, one HTML file, into results/paper/report.html
-	$(ENTER) name=$$(python -m equireg status $(PRESET) --name) && \
-	snakemake $(PRESET) --report results/$$name/report.html --report-stylesheet workflow/report/style.css
+	$(ENTER) name=$(NAME) && \
+	snakemake $(PRESET) --report results/$$name/report.html --report-stylesheet workflow/report/style.css && \
+	$(TELL) "made: Snakemake's report of $$name, one file" \
+	"look: open results/$$name/report.html in a browser; Result is the overview" \
+	"next: make theory$(AGAIN)    # every statement of the paper, measured"
 
 theory: setup ## measure every statement of the paper, with C4 and with D4, into results/paper/theory.md and results/group-d4/theory.md
 ifeq ($(CONFIG),)
@@ -39,10 +56,17 @@ ifeq ($(CONFIG),)
 else
 	$(ENTER) snakemake theory $(PRESET) --cores all
 endif
+	@$(ENTER) name=$(NAME) && \
+	$(TELL) "made: every statement of the paper, measured, in results/$$name/theory.md" \
+	"look: results/$$name/theory.md, and figures/theory_*.png beside it" \
+	"next: make figures$(AGAIN)    # the overview then has it too"
 
 study: setup ## run the experiments of docs/study.md and compare them, an hour and a quarter, into results/*/comparison.md
 	$(ENTER) for name in $(STUDY); do \
-	snakemake --configfile workflow/presets/$$name.yaml --cores all --until compare || exit 1; done
+	snakemake --configfile workflow/presets/$$name.yaml --cores all --until compare || exit 1; done && \
+	$(TELL) "made: the experiments of docs/study.md, in results/" \
+	"look: results/*/comparison.md, and figures/comparison.png beside each" \
+	"next: make status CONFIG=results/gamma-sweep/configuration.yaml    # or another one's"
 
 status: setup ## print which runs are done, running, stopped, failed or missing, and the logs to read
 	$(ENTER) python -m equireg status $(PRESET)
@@ -72,13 +96,21 @@ clean: ## remove the environment and caches; results/ stays, and what Snakemake 
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Once, and again when the lock file or the package's metadata changed.
+# Once, and again when the lock file or the package's metadata changed, or this folder was moved:
+# the commands of an environment have its place in them.
+ifneq ($(wildcard $(INSTALLED)),)
+ifneq ($(shell cat $(INSTALLED)),$(CURDIR))
+.PHONY: $(INSTALLED)
+MOVED := --clear
+endif
+endif
 $(INSTALLED): envs/requirements.lock pyproject.toml
 	@command -v $(PYTHON) > /dev/null || { echo "equireg: $(PYTHON) is not installed; Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("equireg: needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { echo "equireg: $(PYTHON) cannot make environments: install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.lock \
+	@mkdir -p "$$(readlink -m '$(VENV)')" # where it is a link, too
+	$(PYTHON) -m venv $(MOVED) $(VENV)
+	PIP_USER=0 $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.lock \
 		|| { echo "equireg: not every package could be installed, for the reason above; they need a way to a package index and 6 GB here; then the same command again goes on" >&2; exit 1; }
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
+	PIP_USER=0 $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@printf %s '$(CURDIR)' > $@

@@ -2,6 +2,7 @@
 # the steps by stage, src/equireg/ does the work: every job is one call of `python -m equireg`.
 
 import os
+import re
 import shlex
 import sys
 from dataclasses import replace
@@ -18,7 +19,8 @@ SOURCES = str(Path(HERE, "src").absolute())
 sys.path.insert(0, SOURCES)
 
 from equireg.config import ConfigurationError, load
-from equireg.digest import source_digest
+from equireg.digest import job_digest
+from equireg.inventory import Inventory, begin, check, configuration_text, redate, take
 from equireg.plan import (
     CRITICAL_SEEDS,
     block_name,
@@ -26,6 +28,7 @@ from equireg.plan import (
     blocks_options,
     critical_block,
     data_files,
+    modes_but_for,
     options,
     predicted_seeds,
     runs_per_job,
@@ -52,6 +55,9 @@ if HERE == Path():
     configfile: "config.yaml"
 
 
+config["merged"] = configuration_text(chosen)  # the report shows it
+
+
 report: "workflow/report/workflow.rst"
 
 
@@ -59,11 +65,29 @@ report: "workflow/report/workflow.rst"
 # PYTHONPATH before this.
 shell.prefix(f"export PYTHONPATH={shlex.quote(SOURCES)}; ")
 
+# What is there already is kept if it says of itself that this configuration and this code made it,
+# whatever its time: no rule has it as its output then. Only where jobs are to be run, and by the
+# process that plans them: a report, say, is about all of them.
+EVERYTHING = (
+    r" --?(report|delete|force|touch|dag|rulegraph|filegraph|d3dag|summary|detailed|[FRft]\b)"
+)
+found = Inventory()
+if workflow.is_main_process and not re.search(EVERYTHING, " ".join(["", *sys.argv[1:]])):
+    try:
+        found = take(chosen, Path("results"))
+        check(chosen, found, Path("results"))
+    except ConfigurationError as error:
+        sys.exit(f"equireg: {error}")
+    redate(found)
+    if not workflow.output_settings.dryrun:
+        begin(chosen, Path("results"))
+
 RESULTS = f"results/{chosen.experiment}"
 DATA = f"results/data/{chosen.data.name}.safetensors"
 RUN = "{mode}/gamma-{gamma}/seeds-{seeds}"  # a block of runs, as plan.Block spells it
 BLOCK = f"{RESULTS}/runs/{RUN}"
 BLOCKS = [f"{RESULTS}/{block.path}" for block in blocks(chosen.grid)]
+OUTDATED = {str(file) for file in found.outdated}
 
 
 wildcard_constraints:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from equireg.binding import options
 from equireg.plan import Block, blocks
-from equireg.settings import GridSettings
+from equireg.settings import (
+    UNREAD,
+    GridSettings,
+    InitializationSettings,
+    NetworkSettings,
+    TrainingSettings,
+)
+from equireg.spelling import spell_seeds
 from equireg.tables import RUN_FIELDS, run_columns, trajectory_table, write_table
 
 LAYERS = {"conv1": 96, "conv2": 1536, "linear": 5760}  # dimensions of E-perp
@@ -52,16 +62,31 @@ def _wander(random: np.random.Generator, time: np.ndarray, rate: float) -> np.nd
     return np.asarray(lfilter([1.0], [1.0, -keep], noise))
 
 
+def binding(block: Block, perturbation: float = 1e-3) -> dict[str, Any]:
+    """What a block says of itself that the default settings made."""
+    training = dataclasses.asdict(TrainingSettings(perturbation=perturbation))
+    return {
+        **options(network=NetworkSettings(), initialization=InitializationSettings()),
+        "training": {k: v for k, v in training.items() if k not in UNREAD[block.mode]},
+        "data": {"sha256": "0" * 64},
+        "source": {"initialize": "1" * 64, "train": "2" * 64},
+        "runs": {"mode": block.mode, "gamma": block.gamma, "seeds": spell_seeds([*block.seeds])},
+    }
+
+
 def write_block(experiment: Path, block: Block, steps: int, perturbation: float = 1e-3) -> None:
     """The trajectories and the evaluation of one block."""
     runs = [distances(block.mode, block.gamma, seed, steps, perturbation) for seed in block.seeds]
     metrics = {name: np.stack([run[name] for run in runs]) for name in runs[0]}
     path = experiment / block.path.with_name(block.name + ".parquet")
-    write_table(path, trajectory_table(block.mode, block.gamma, block.seeds, metrics))
-    write_evaluation(experiment, block, metrics["distance"][:, -1])
+    made = binding(block, perturbation)
+    write_table(path, trajectory_table(block.mode, block.gamma, block.seeds, metrics), made)
+    write_evaluation(experiment, block, metrics["distance"][:, -1], perturbation)
 
 
-def write_evaluation(experiment: Path, block: Block, final_distances: np.ndarray) -> None:
+def write_evaluation(
+    experiment: Path, block: Block, final_distances: np.ndarray, perturbation: float = 1e-3
+) -> None:
     """The evaluation of one block, with the distances (seeds,) after its last step."""
     accuracy = pa.array([0.9 + seed / 1000 for seed in block.seeds], pa.float32())
     runs = run_columns(block.mode, block.gamma, np.array(block.seeds))
@@ -72,6 +97,7 @@ def write_evaluation(experiment: Path, block: Block, final_distances: np.ndarray
     write_table(
         experiment / block.path.with_name(block.name + ".evaluation.parquet"),
         pa.Table.from_arrays(columns, schema=pa.schema([*RUN_FIELDS, *extra])),
+        binding(block, perturbation),
     )
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from equireg import binding
 from equireg.jobs import aggregate as job
 from equireg.jobs.aggregate import QUANTILES, aggregate, quantiles
 from equireg.plan import Block
@@ -177,8 +178,9 @@ def test_a_flipped_bit_is_noticed(experiment: Path) -> None:
 
 def rewrite(path: Path, table: pa.Table) -> None:
     """Write ``table`` without regard for what the file should hold."""
+    made = binding.read(path)
     path.unlink()
-    write_table(path, table)
+    write_table(path, table, made)
 
 
 def change(path: Path, name: str, row: int, value: float | None) -> None:
@@ -298,3 +300,22 @@ def test_tables_survive_a_failure(experiment: Path) -> None:
     with pytest.raises(ValueError, match="damaged"):
         aggregate(experiment, GRID)
     assert before == [(experiment / name).read_bytes() for name in TABLES]
+
+
+def test_the_quantiles_have_their_names() -> None:
+    """0, 1, ..., 100: a quantile is its percentage."""
+    found = quantiles(np.arange(101, dtype=np.float32)[:, None])
+    assert {name: values.item() for name, values in found.items()} == {
+        "q05": 5.0,
+        "q25": 25.0,
+        "median": 50.0,
+        "q75": 75.0,
+        "q95": 95.0,
+    }
+
+
+@pytest.mark.parametrize("name", ["loss", "distance", "distance_conv1", "distance_linear"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_column_may_hold_what_is_no_number(name: str, value: float, experiment: Path) -> None:
+    change(experiment / BLOCK, name, 3, value)
+    assert f"{name} of seed " in fails(experiment)

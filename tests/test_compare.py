@@ -38,7 +38,7 @@ def write_evaluation(path: Path, modes: tuple[str, ...], shift: float = 0.0) -> 
             fields = [pa.field(n, pa.float64()) for n in (*names, "test_accuracy_turned")]
             columns = [*run_columns(mode, gamma, seeds), *map(pa.array, values)]  # type: ignore[arg-type]
             tables.append(pa.Table.from_arrays(columns, schema=pa.schema([*RUN_FIELDS, *fields])))
-    write_table(path, pa.concat_tables(tables).unify_dictionaries().combine_chunks())
+    write_table(path, pa.concat_tables(tables).combine_chunks(), {"data": {"sha256": "0" * 64}})
     return path
 
 
@@ -95,7 +95,7 @@ def test_critical_gammas_are_marked_and_told(tmp_path: Path) -> None:
         "weights": ["start"] * 2 + ["trained"] * 2 + ["start", "trained"],
         "critical_gamma": [0.5, 0.7, 0.1, 0.001, 0.2, 0.0],
     }
-    write_table(tmp_path / "critical.parquet", pa.table(rows))
+    write_table(tmp_path / "critical.parquet", pa.table(rows), {})
     table = write_evaluation(tmp_path / "a.parquet", ALL)
     output = tmp_path / "table.md"
     compare({"a": table}, [tmp_path / "f.pdf"], output, tmp_path / "critical.parquet")

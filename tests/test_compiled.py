@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import itertools
 import math
 import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from equireg.batches import batches, elements, turned
-from equireg.compiled import Compiled, CompiledForward, choose, compiled_is_faster
-from equireg.network import Network
-from equireg.packed import Packed, UnavailableError
-from equireg.step import Reference, Runs, Trainer, start
 from torch import Tensor
 
-from equireg import compiled, native
+from cases import images as random_images
+from cases import runs_of, steady
+from equireg import native
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
-from equireg.jobs.initialize import draw_equivariant
-from equireg.jobs.train import perturbation
-from equireg.settings import DataSettings, Mode, NetworkSettings, TrainingSettings
+from equireg.native import UnavailableError
+from equireg.settings import DataSettings, JobSettings, Mode, NetworkSettings, TrainingSettings
+from equireg.symmetry.groups import point_group
+from equireg.symmetry.representations import regular, trivial
+from equireg.training import compiled
+from equireg.training.batches import batches, elements, turned
+from equireg.training.compiled import Compiled, CompiledForward, compiled_is_faster
+from equireg.training.layers import Layer, Linear, PooledConvolution
+from equireg.training.network import Network
+from equireg.training.packed import Lines, Sizes
+from equireg.training.step import Reference, Runs, Trainer
+from equireg.training.trainers import choose, choose_trainer
 
 DIGITS = Path(__file__).parent / "data" / "digits"
 HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
@@ -37,24 +45,21 @@ needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="needs a C++ compil
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tensor, Tensor]:
     file = tmp_path_factory.mktemp("digits") / "digits.safetensors"
     fetch(DataSettings(name="digits", folder=str(DIGITS)), file, None)
-    dataset = load_dataset(file, 28, 10)
+    dataset = load_dataset(file, NetworkSettings())
     return dataset.train_images, dataset.train_labels
-
-
-def block(network: Network, mode: Mode, seeds: list[int], gamma: float, noise: float) -> Runs:
-    initial = {
-        name: torch.stack([draw_equivariant(space, name, seed, "gaussian") for seed in seeds])
-        for name, space in network.layers.items()
-    }
-    draws = [perturbation(network, mode, seed, noise) for seed in seeds]
-    moved = {name: torch.stack([draw[name] for draw in draws]) for name in network.layers}
-    return start(network, initial, None if mode == "equivariant" else moved, [gamma] * len(seeds))
 
 
 def images_of_size(images: Tensor, size: int) -> Tensor:
     if size <= 28:
-        return images[:, :size, :size].contiguous()
+        return images[..., :size, :size].contiguous()
     return torch.nn.functional.pad(images, (0, size - 28) * 2)
+
+
+def given(
+    rows: Tensor, labels: Tensor, gammas: Sequence[float], rate: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What ``Trainer.advance`` takes: rows, their classes, a gamma per run and one rate."""
+    return rows, labels[rows].long(), *steady(rows, gammas, rate)
 
 
 def worst(found: Tensor, expected: Tensor) -> float:
@@ -74,6 +79,14 @@ CASES = {
     "odd sizes": NetworkSettings(channels=(16, 16), image_size=20, classes=11),
     "few channels": NetworkSettings(channels=(4, 8)),
     "uneven channels": NetworkSettings(channels=(12, 20), image_size=16, classes=12),
+    "fields": NetworkSettings(representation="regular"),
+    "mirrored fields": NetworkSettings(
+        group="D4", representation="regular", channels=(8, 24), image_size=16
+    ),
+    "lopsided fields": NetworkSettings(
+        representation="regular", support="lopsided", allow_incompatible_support=True
+    ),
+    "wide fields": NetworkSettings(representation="regular", channels=(32, 32)),
 }
 
 
@@ -81,17 +94,19 @@ CASES = {
 @pytest.mark.parametrize("mode", ["equivariant", "augmented", "nominal"])
 @pytest.mark.parametrize("case", CASES)
 def test_against_the_reference(case: str, mode: Mode, digits: tuple[Tensor, Tensor]) -> None:
-    network = Network(CASES[case])
+    settings = CASES[case]
+    network = Network.of(settings)
     images, labels = digits
-    images = images_of_size(images, network.settings.image_size)
+    images = images_of_size(images, settings.image_size)
     table = turned(images, elements(network.group, mode))
     training = TrainingSettings(epochs=1, order="shuffled")
     seeds, rate, scale = [0, 1], 2e-3, 0.5
-    exact = block(network, mode, seeds, 0.1, 1e-2)
-    fast = Compiled(network, block(network, mode, seeds, 0.1, 1e-2), table, rate, scale)
-    slow = Reference(network, exact, table, rate, scale)
+    gammas = [math.inf if mode == "equivariant" else 0.1] * len(seeds)
+    fast = Compiled(network, runs_of(network, mode, seeds, 1e-2), table, scale)
+    slow = Reference(network, runs_of(network, mode, seeds, 1e-2), table, scale)
     for rows, classes in batches(network.group, mode, seeds, labels, training, 12):
-        found, expected = fast.advance(rows, classes), slow.advance(rows, classes)
+        chunk = rows, classes, *steady(rows, gammas, rate)
+        found, expected = fast.advance(*chunk), slow.advance(*chunk)
         if mode == "equivariant":
             assert (found[..., 1:] == 0).all()
             found, expected = found[..., :1], expected[..., :1]
@@ -105,28 +120,26 @@ def test_against_the_reference(case: str, mode: Mode, digits: tuple[Tensor, Tens
 
 @needs_compiler
 @pytest.mark.parametrize("trained", [False, True])
-def test_gradients(trained: bool, digits: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("case", ["paper", "fields"])
+def test_gradients(case: str, trained: bool, digits: tuple[Tensor, Tensor]) -> None:
     """To 1e-5 relative, as the change of the weights in one step of unit size."""
-    network = Network(NetworkSettings())
+    network = Network.of(CASES[case])
     images, labels = digits
-    table = images.flatten(1)
-    runs = block(network, "nominal", [0, 1], 0.0, 1e-1)
+    runs = runs_of(network, "nominal", [0, 1], 1e-1)
     if trained:
-        reference = Reference(network, runs, table, 0.05, 1.0)
-        for rows, classes in batches(
-            network.group, "nominal", [0, 1], labels, TrainingSettings(epochs=5), 30
-        ):
-            reference.advance(rows, classes)
-    hold_gradients(network, runs, table, labels)
+        reference, training = Reference(network, runs, images, 1.0), TrainingSettings(epochs=5)
+        for rows, classes in batches(network.group, "nominal", [0, 1], labels, training, 30):
+            reference.advance(rows, classes, *steady(rows, [0.0] * 2, 0.05))
+    hold_gradients(network, runs, images, labels)
 
 
 def hold_gradients(network: Network, runs: Runs, table: Tensor, labels: Tensor) -> None:
     rows = torch.arange(20).view(2, 1, 10)
-    before = runs.weights(network)
-    fast = Compiled(network, runs, table, 1e3, 1.0)  # a long step, that rounding does not hide
-    slow = Reference(network, runs, table, 1e3, 1.0)
-    fast.advance(rows, labels[rows].long())
-    slow.advance(rows, labels[rows].long())
+    before = runs.weights(network.spaces)
+    fast, slow = Compiled(network, runs, table, 1.0), Reference(network, runs, table, 1.0)
+    chunk = given(rows, labels, [0.0] * 2, 1e3)  # a long step, that rounding does not hide
+    fast.advance(*chunk)
+    slow.advance(*chunk)
     for name, weight in fast.weights().items():
         gradient = slow.weights()[name] - before[name]
         difference = weight - before[name] - gradient
@@ -141,19 +154,24 @@ WIDTHS = {  # what the compiler is told, and what the processor must have to run
     "4 of 8 lanes": ((("LANES", 4),), ("-march=x86-64-v3",), "avx2"),
     "16 lanes in pairs": ((("LANES", 16), ("REGISTERS", 32)), ("-march=x86-64-v3",), "avx2"),
 }
+WIDE = {
+    "paper": NetworkSettings(channels=(16, 16)),
+    "wide": NetworkSettings(channels=(32, 48)),
+    "fields": NetworkSettings(channels=(16, 16), representation="regular"),
+}
 
 
 @needs_compiler
 @pytest.mark.skipif(not X86, reason="needs an x86-64 processor")
-@pytest.mark.parametrize("shape", ["paper", "wide"])
+@pytest.mark.parametrize("shape", WIDE)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_width(
     width: str, shape: str, digits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gradients to 1e-5 with each set of instructions that this processor has."""
     defines, flags, feature = WIDTHS[width]
-    network = Network(NetworkSettings(channels=(16, 16) if shape == "paper" else (32, 48)))
-    macros = {**compiled.sizes(network.settings), **dict(defines)}
+    network = Network.of(WIDE[shape])
+    macros = {**compiled.macros(Sizes.of(network)), **dict(defines)}
     try:
         loaded = native.library(compiled.SOURCE, macros, (*compiled.FLAGS, *flags))
     except UnavailableError as error:
@@ -162,25 +180,30 @@ def test_every_width(
         raise
     if feature.encode() not in native.processor_features().split():
         pytest.skip(f"compiled, not run: needs a processor with {feature}")
-    monkeypatch.setattr(compiled, "library", lambda settings: compiled.declared(loaded))
+    monkeypatch.setattr(compiled, "library", lambda sizes: compiled.declared(loaded))
     images, labels = digits
-    runs = block(network, "nominal", [0, 1], 0.0, 1e-1)
-    hold_gradients(network, runs, images.flatten(1), labels)
+    runs = runs_of(network, "nominal", [0, 1], 1e-1)
+    hold_gradients(network, runs, images, labels)
 
 
 @needs_compiler
+@pytest.mark.parametrize("case", ["paper", "fields"])
 def test_bits_depend_neither_on_the_block_nor_on_the_threads(
-    digits: tuple[Tensor, Tensor],
+    case: str, digits: tuple[Tensor, Tensor]
 ) -> None:
-    network = Network(NetworkSettings())
+    network = Network.of(CASES[case])
     images, labels = digits
     table = turned(images, network.group.elements)
     recorded, final = {}, {}
     for seeds, threads, chunk in (([0, 1, 2], 1, 7), ([0, 1, 2], 3, 30), ([1], 1, 30)):
-        runs = block(network, "augmented", seeds, 1e-2, 1e-3)
-        step = Compiled(network, runs, table, 1e-2, 0.1, threads=threads)
+        runs = runs_of(network, "augmented", seeds, 1e-3)
+        step = Compiled(network, runs, table, 0.1, threads=threads)
         chunks = batches(network.group, "augmented", seeds, labels, TrainingSettings(), chunk)
-        recorded[len(seeds), threads] = torch.cat([step.advance(*chunk) for chunk in chunks], 1)
+        parts = [
+            step.advance(rows, classes, *steady(rows, [1e-2] * len(seeds), 1e-2))
+            for rows, classes in chunks
+        ]
+        recorded[len(seeds), threads] = torch.cat(parts, 1)
         final[len(seeds), threads] = {**step.weights(), "distances": step.distances()}
     assert torch.equal(recorded[3, 1], recorded[3, 3])
     assert torch.equal(recorded[3, 1][1:2], recorded[1, 1])
@@ -193,15 +216,18 @@ def test_bits_depend_neither_on_the_block_nor_on_the_threads(
 def test_a_restored_state_goes_on_to_the_bit(
     kind: type[Compiled | Reference], digits: tuple[Tensor, Tensor]
 ) -> None:
-    network = Network(NetworkSettings())
+    network = Network.of(NetworkSettings())
     images, labels = digits
     table, training = turned(images, network.group.elements), TrainingSettings(epochs=1)
 
     def trainer() -> Trainer:
-        runs = block(network, "augmented", [0, 1], 1e-2, 1e-3).to(torch.float32)
-        return kind(network.to(torch.float32), runs, table, 1e-2, 0.1)
+        runs = runs_of(network, "augmented", [0, 1], 1e-3).to(torch.float32)
+        return kind(network, runs, table, 0.1)
 
-    first, second, other = batches(network.group, "augmented", [0, 1], labels, training, 10)
+    first, second, other = (
+        (rows, classes, *steady(rows, [1e-2] * 2, 1e-2))
+        for rows, classes in batches(network.group, "augmented", [0, 1], labels, training, 10)
+    )
     whole = trainer()
     whole.advance(*first)
     state = {name: held.clone() for name, held in whole.state().items()}
@@ -221,149 +247,121 @@ def test_two_networks_in_one_process(digits: tuple[Tensor, Tensor]) -> None:
     """Their steps take turns: constants of one must not be those of the other."""
     images, labels = digits
     pairs = []
-    for case in ("paper", "odd sizes", "wide filter"):
-        network = Network(CASES[case])
-        table = images_of_size(images, network.settings.image_size).flatten(1)
-        runs = [block(network, "nominal", [0], 0.1, 1e-2) for _ in range(2)]
+    for case in ("paper", "odd sizes", "wide filter", "fields"):
+        network = Network.of(CASES[case])
+        table = images_of_size(images, CASES[case].image_size)
+        runs = [runs_of(network, "nominal", [0], 1e-2) for _ in range(2)]
         pairs.append(
-            (
-                Compiled(network, runs[0], table, 2e-3, 0.5),
-                Reference(network, runs[1], table, 2e-3, 0.5),
-            )
+            (Compiled(network, runs[0], table, 0.5), Reference(network, runs[1], table, 0.5))
         )
     for k in range(3):
-        rows = torch.arange(20 * k, 20 * (k + 1)).view(1, 2, 10)
+        chunk = given(torch.arange(20 * k, 20 * (k + 1)).view(1, 2, 10), labels, [0.1], 2e-3)
         for fast, slow in pairs:
-            found = fast.advance(rows, labels[rows].long())
-            assert worst(found.double(), slow.advance(rows, labels[rows].long())) < 1e-4
-
-
-Call = Callable[[Packed, list[compiled._Space], list[float], list[float], Tensor], np.ndarray]
-
-
-def call(network: Network, images: Tensor, labels: Tensor) -> Call:
-    """``train`` of compiled.cpp itself, for one run: gammas, rates, rows -> recorded."""
-    library = compiled.library(network.settings)
-
-    def train(
-        packed: Packed,
-        spaces: list[compiled._Space],
-        rates: list[float],
-        gammas: list[float],
-        rows: Tensor,
-    ) -> np.ndarray:
-        steps, batch = rows.shape
-        recorded = np.empty((steps, 1 + len(spaces)), np.float32)
-        arrays = [np.array(values, np.float32) for values in (rates, gammas)]
-        classes = labels[rows].long()
-        library.train(
-            *(x.data_ptr() for x in (images, rows, classes)),
-            *(steps, batch, (compiled._Space * len(spaces))(*spaces)),
-            *(x.data_ptr() for x in packed._held().values()),
-            *(0.5 / batch, *(x.ctypes.data for x in arrays), recorded.ctypes.data),
-        )
-        return recorded
-
-    return train
+            assert worst(fast.advance(*chunk).double(), slow.advance(*chunk)) < 1e-4
 
 
 @needs_compiler
-@pytest.mark.parametrize("case", ["paper", "lopsided"])
+@pytest.mark.parametrize("case", ["paper", "lopsided", "fields", "lopsided fields"])
 def test_a_rate_and_a_gamma_per_step(case: str, digits: tuple[Tensor, Tensor]) -> None:
     """As the reference in float64 with another rate and gamma at every step; inf: in E."""
-    network = Network(CASES[case])
+    network = Network.of(CASES[case])
     images, labels = digits
-    table, rows = images.flatten(1), torch.arange(80).view(8, 10)
-    rates = [1e-2, 2e-2, 0.0, 5e-3, 1e-2, 1e-2, 3e-2, 1e-2]
-    gammas = [0.0, 1e-1, 1.0, 10.0, math.inf, 1e-1, 0.0, 2.0]
-    packed = Packed(network, block(network, "nominal", [0], 0.0, 1e-2))
-    orbits = [compiled._Orbits(space) for space in network.layers.values()]
-    train = call(network, table, labels)
-    found = train(packed, [o.space for o in orbits], rates, gammas, rows)
-
-    slow = Reference(network, block(network, "nominal", [0], 0.0, 1e-2), table, 0.0, 0.5)
-    for step, (rate, gamma) in enumerate(zip(rates, gammas, strict=True)):
-        frozen = math.isinf(gamma)
-        slow.learning_rate = rate
-        slow.runs.gamma.fill_(0.0 if frozen else gamma)
-        slow.runs.free.fill_(not frozen)
-        squares = slow.distances()[0, 1:].square()
-        expected = slow.step(rows[step].unsqueeze(0), labels[rows[step]].long().unsqueeze(0))[0]
-        assert worst(torch.from_numpy(found[step, :1]).double(), expected[:1]) < 1e-4
-        assert torch.allclose(torch.from_numpy(found[step, 1:]).double(), squares, rtol=1e-4)
-        if frozen:  # by this step, whose gradient was taken before
-            for b in slow.runs.complement.values():
-                b.zero_()
+    rows = torch.arange(80).view(1, 8, 10)
+    rates = torch.tensor([[1e-2, 2e-2, 0.0, 5e-3, 1e-2, 1e-2, 3e-2, 1e-2]])
+    gammas = torch.tensor([[0.0, 1e-1, 1.0, 10.0, math.inf, 1e-1, 0.0, 2.0]])
+    fast = Compiled(network, runs_of(network, "nominal", [0], 1e-2), images, 0.5)
+    slow = Reference(network, runs_of(network, "nominal", [0], 1e-2), images, 0.5)
+    chunk = rows, labels[rows].long(), gammas, rates
+    found, expected = fast.advance(*chunk).double(), slow.advance(*chunk)
+    assert worst(found[..., :1], expected[..., :1]) < 1e-4
+    assert torch.allclose(found[..., 2:].square(), expected[..., 2:].square(), rtol=1e-4)
+    assert (expected[0, :5, 1:] > 0).all()
+    assert (found[0, 5, 1:] == 0).all()  # by the step before, whose gradient was taken before
+    assert (expected[0, 5, 1:] == 0).all()
+    final = slow.weights()
+    for name, weight in fast.weights().items():
+        assert (weight - final[name]).norm() / final[name].norm() < 1e-4
 
 
 @needs_compiler
-def test_in_e(digits: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("case", ["paper", "fields", "mirrored fields"])
+def test_in_e(case: str, digits: tuple[Tensor, Tensor]) -> None:
     """An infinite gamma sets the part outside E to 0 at once, and the part in E goes on."""
-    network = Network(NetworkSettings())
+    settings = CASES[case]
+    network = Network.of(settings)
     images, labels = digits
-    rows, train = torch.arange(30).view(3, 10), call(network, images.flatten(1), labels)
-    orbits = [compiled._Orbits(space) for space in network.layers.values()]
-    packed = Packed(network, block(network, "nominal", [0], 0.0, 1e-2))
-    train(packed, [o.space for o in orbits], [1e-2] * 3, [math.inf] * 3, rows)
-    assert (packed.outside == 0).all()
-    assert (packed.squares == 0).all()
-    inside = packed.inside.clone()
-    for weight in packed.weights().values():
-        assert torch.equal(weight, weight.rot90(1, (-2, -1)))
-    train(packed, [o.space for o in orbits], [1e-2] * 3, [math.inf] * 3, rows)
-    assert not torch.equal(packed.inside, inside)
+    table, runs = (
+        images_of_size(images, settings.image_size),
+        runs_of(network, "nominal", [0], 1e-2),
+    )
+    step = Compiled(network, runs, table, 0.5)
+    chunk = given(torch.arange(30).view(1, 3, 10), labels, [math.inf], 1e-2)
+    step.advance(*chunk)
+    assert (step.outside == 0).all()
+    assert (step.squares == 0).all()
+    inside = step.inside.clone()
+    for name, weight in step.weights().items():
+        for element in range(network.group.order):
+            assert torch.equal(weight, network.spaces[name].act(element, weight))
+        if settings.representation == "trivial":
+            assert torch.equal(weight, weight.rot90(1, (-2, -1)))
+    step.advance(*chunk)
+    assert not torch.equal(step.inside, inside)
+
+
+def shorter(lines: Lines, width: int) -> Lines:
+    """The same layer in lines of ``width``, whose orbits are more; where it divides the lines."""
+    if lines.width % width:
+        return lines
+    parts = lines.width // width
+    orbits = [orbit * parts + part for orbit in lines.orbits for part in range(parts)]
+    return dataclasses.replace(
+        lines, count=lines.count * parts, width=width, orbits=orbits, inside=lines.inside * parts
+    )
 
 
 @needs_compiler
-@pytest.mark.parametrize("width", [1, 4, 10, 16])
-def test_lines_of_any_width(width: int, digits: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize(
+    ("width", "settings"),
+    [
+        *((width, NetworkSettings(channels=(16, 20))) for width in (1, 4, 10, 16)),
+        *(
+            (width, NetworkSettings(channels=(16, 20), representation="regular"))
+            for width in (1, 4, 5)
+        ),
+    ],
+)
+def test_lines_of_any_width(
+    width: int, settings: NetworkSettings, digits: tuple[Tensor, Tensor]
+) -> None:
     """The same layers in shorter lines, whose orbits are more: the same weights, to the bit."""
-    network = Network(NetworkSettings(channels=(16, 20)))
+    network = Network.of(settings)
     images, labels = digits
-    rows, train = torch.arange(30).view(3, 10), call(network, images.flatten(1), labels)
-    weights, squares = [], []
-    for shorter in (False, True):
-        packed = Packed(network, block(network, "nominal", [0], 0.0, 1e-2))
-        spaces, kept = [], []
-        for space in network.layers.values():
-            orbits = compiled._Orbits(space)
-            order, ends, inside = orbits.arrays
-            lines, wide = orbits.space.lines, orbits.space.width
-            if shorter and wide % width == 0:
-                parts = wide // width
-                cut = [
-                    np.arange(parts)[:, None] + own * parts for own in np.split(order, ends)[:-1]
-                ]
-                orders = [row for own in cut for row in own]
-                arrays = [
-                    np.concatenate(orders).astype(np.int32),
-                    np.cumsum([len(own) for own in orders]).astype(np.int32),
-                    inside.repeat(parts),
-                ]
-                pointers = (array.ctypes.data for array in arrays)
-                kept.append(arrays)
-                spaces.append(compiled._Space(lines * parts, width, len(ends) * parts, *pointers))
-            else:
-                kept.append(orbits.arrays)
-                spaces.append(orbits.space)
-        train(packed, spaces, [1e-1, 1e-2, 1e-1], [0.1, 1.0, 0.0], rows)
-        weights.append(packed.whole)
-        squares.append(packed.squares)
-    assert torch.equal(weights[0], weights[1])
-    assert torch.allclose(squares[0], squares[1], rtol=1e-5)
+    rows = torch.arange(30).view(1, 3, 10)
+    gammas, rates = torch.tensor([[0.1, 1.0, 0.0]]), torch.tensor([[1e-1, 1e-2, 1e-1]])
+    whole, cut = (
+        Compiled(network, runs_of(network, "nominal", [0], 1e-2), images, 0.5) for _ in range(2)
+    )
+    lines = [shorter(own, width) for own in cut.lines.values()]
+    assert any(own.width == width for own in lines)
+    cut.orbits = [compiled._Orbits(own) for own in lines]
+    for step in (whole, cut):
+        step.advance(rows, labels[rows].long(), gammas, rates)
+    assert torch.equal(whole.whole, cut.whole)
+    assert torch.allclose(whole.squares, cut.squares, rtol=1e-5)
 
 
 @needs_compiler
 def test_patches_of_zeros(digits: tuple[Tensor, Tensor]) -> None:
     """They are left out of the first convolution: black images, single pixels, and digits."""
-    network = Network(NetworkSettings())
+    network = Network.of(NetworkSettings())
     images, labels = digits[0][:20].clone(), digits[1][:20]
     images[0] = 0
     images[2:12] = 0
     for n, (y, x) in enumerate([(0, 0), (0, 27), (27, 0), (27, 27), (13, 13), (14, 0), (27, 14)]):
-        images[2 + n, y, x] = 255
-    runs = block(network, "nominal", [0, 1], 0.0, 1e-2)
-    hold_gradients(network, runs, images.flatten(1), labels)
+        images[2 + n, :, y, x] = 255
+    runs = runs_of(network, "nominal", [0, 1], 1e-2)
+    hold_gradients(network, runs, images, labels)
 
 
 AARCH64 = "aarch64-linux-gnu-g++", "qemu-aarch64"
@@ -371,21 +369,22 @@ AARCH64 = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not all(map(shutil.which, AARCH64)), reason=f"needs {' and '.join(AARCH64)}")
-def test_neon(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", ["paper", "fields"])
+def test_neon(case: str, digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     """Compiled for 64-bit ARM and run under emulation: the gradients of this processor's step."""
-    network = Network(NetworkSettings())
-    images, labels = digits[0][:20].flatten(1).contiguous(), digits[1]
-    rows = torch.arange(20).view(2, 10)
-    orbits = [compiled._Orbits(space) for space in network.layers.values()]
-    packed = Packed(network, block(network, "nominal", [0], 0.0, 1e-1))
+    network = Network.of(CASES[case])
+    images, labels = digits[0][:20].contiguous(), digits[1]
+    rows = torch.arange(20).view(1, 2, 10)
+    step = Compiled(network, runs_of(network, "nominal", [0], 1e-1), images, 0.5)
+    orbits, before = step.orbits, step.whole.clone()
     text = [f"{o.space.lines} {o.space.width} {o.space.orbits} {len(o.arrays[0])}" for o in orbits]
     tables = [" ".join(map(str, array.astype(int))) for o in orbits for array in o.arrays]
     numbers = [*rows.flatten().tolist(), *labels[rows].flatten().tolist()]
-    held = list(packed._held().values())
+    held = list(step._held().values())
     (tmp_path / "input").write_text(
         "\n".join(
             [
-                f"{len(images)} {images.shape[1]} {len(orbits)} {len(rows)} {rows.shape[1]}",
+                f"{len(images)} {images[0].numel()} {len(orbits)} {rows.shape[1]} {rows.shape[2]}",
                 *text,
                 *tables,
                 " ".join(map(str, numbers)),
@@ -398,7 +397,7 @@ def test_neon(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
         for x in held:
             file.write(x.numpy().tobytes())
     program, driver = tmp_path / "train", Path(__file__).with_name("train_once.cpp")
-    macros = [f"-D{name}={value}" for name, value in compiled.sizes(network.settings).items()]
+    macros = [f"-D{name}={value}" for name, value in compiled.macros(Sizes.of(network)).items()]
     command = [AARCH64[0], "-std=c++17", "-O3", "-static", *compiled.FLAGS, *macros]
     subprocess.run([*command, str(compiled.SOURCE), str(driver), "-o", str(program)], check=True)
     done = subprocess.run(
@@ -406,48 +405,49 @@ def test_neon(digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    before = packed.whole.clone()
-    train = call(network, images, labels)
-    recorded = train(packed, [o.space for o in orbits], [1e3, 1e-3], [0.0, 0.1], rows)
+    gammas, rates = torch.tensor([[0.0, 0.1]]), torch.tensor([[1e3, 1e-3]])
+    recorded = step.advance(rows, labels[rows].long(), gammas, rates)
+    expected = torch.cat([recorded[..., :1], recorded[..., 2:].square()], -1)
     found = torch.frombuffer(bytearray(done.stdout), dtype=torch.float32)
-    weights, losses = found.split([before.numel(), recorded.size])
-    change = packed.whole[0] - before[0]
-    assert (weights - packed.whole[0]).norm() / change.norm() < 1e-5
-    assert worst(losses, torch.from_numpy(recorded).flatten()) < 1e-4
+    weights, losses = found.split([before.numel(), expected.numel()])
+    change = step.whole[0] - before[0]
+    assert (weights - step.whole[0]).norm() / change.norm() < 1e-5
+    assert worst(losses, expected.flatten()) < 1e-4
 
 
 @needs_compiler
-def test_what_is_not_a_number_stays_so(digits: tuple[Tensor, Tensor]) -> None:
-    network = Network(NetworkSettings())
+@pytest.mark.parametrize("case", ["paper", "fields"])
+def test_what_is_not_a_number_stays_so(case: str, digits: tuple[Tensor, Tensor]) -> None:
+    network = Network.of(CASES[case])
     images, labels = digits
-    for name in network.layers:
-        runs = block(network, "nominal", [0], 0.0, 1e-3)
-        runs.equivariant[name][0, 0, 0, 0] = float("nan")
-        step = Compiled(network, runs, images.flatten(1), 1e-3, 1.0)
-        rows = torch.arange(20).view(1, 2, 10)
-        assert not step.advance(rows, labels[rows].long())[0, 1, 0].isfinite()
+    chunk = given(torch.arange(20).view(1, 2, 10), labels, [0.0], 1e-3)
+    for name in network.spaces:
+        runs = runs_of(network, "nominal", [0], 1e-3)
+        runs.equivariant[name][0, 0] = float("nan")
+        step = Compiled(network, runs, images, 1.0)
+        assert not step.advance(*chunk)[0, 1, 0].isfinite()
 
 
 @needs_compiler
 def test_tanh_far_out(digits: tuple[Tensor, Tensor]) -> None:
     """Saturated units: large weights, still the reference's loss."""
-    network = Network(NetworkSettings())
+    network = Network.of(NetworkSettings())
     images, labels = digits
-    runs = block(network, "nominal", [0], 0.0, 10.0)
-    rows = torch.arange(10).view(1, 1, 10)
-    arguments = network, runs, images.flatten(1), 1e-9, 1.0
-    found = Compiled(*arguments).advance(rows, labels[rows].long())
-    expected = Reference(*arguments).advance(rows, labels[rows].long())
+    runs = runs_of(network, "nominal", [0], 10.0)
+    arguments = network, runs, images, 1.0
+    chunk = given(torch.arange(10).view(1, 1, 10), labels, [0.0], 1e-9)
+    found = Compiled(*arguments).advance(*chunk)
+    expected = Reference(*arguments).advance(*chunk)
     assert worst(found.double(), expected) < 1e-4
 
 
 @needs_compiler
 @pytest.mark.parametrize("case", CASES)
 def test_forward_against_the_reference(case: str, digits: tuple[Tensor, Tensor]) -> None:
-    network = Network(CASES[case])
-    images = images_of_size(digits[0], network.settings.image_size)[:50]
-    weights = block(network, "nominal", [0, 1], 0.0, 0.1).weights(network)
-    expected = network.forward(weights, (images.double() / 255).expand(2, -1, -1, -1))
+    network = Network.of(CASES[case])
+    images = images_of_size(digits[0], CASES[case].image_size)[:50]
+    weights = runs_of(network, "nominal", [0, 1], 0.1).weights(network.spaces)
+    expected = network.forward(weights, (images.double() / 255).expand(2, -1, -1, -1, -1))
     found = CompiledForward(network, weights, images, threads=2)(images)
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
@@ -470,20 +470,108 @@ def test_what_is_chosen_and_said(capsys: pytest.CaptureFixture[str]) -> None:
 def test_reasons_not_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled.library.cache_clear()
     with pytest.raises(UnavailableError, match=r"channels are \[6\], not multiples of 4"):
-        compiled.library(NetworkSettings(channels=(6,)))
+        compiled.library(sizes_of(channels=(6,)))
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(UnavailableError, match=r"no C\+\+ compiler"):
-        compiled.library(NetworkSettings())
+        compiled.library(sizes_of())
+
+
+def sizes_of(**values: Any) -> Sizes:
+    return Sizes.of(Network.of(NetworkSettings(**values)))
+
+
+class Stranger(PooledConvolution):
+    """A layer that kernels do not know."""
+
+    def packing(self) -> None:
+        return None
+
+
+def stack(*widths: int, kernels: Sequence[int] = (3, 3), side: int = 3) -> list[Layer]:
+    """Convolutions from a channel to one width to the next, and a linear layer of 5 classes."""
+    group = point_group("C4")
+    ends = [trivial(group, width) for width in (1, *widths)]
+    pairs = enumerate(zip(itertools.pairwise(ends), kernels, strict=False), 1)
+    convolutions = [PooledConvolution(f"conv{i}", *pair, kernel) for i, (pair, kernel) in pairs]
+    return [*convolutions, Linear("linear", ends[-1], trivial(group, 5), side)]
+
+
+def strange() -> list[Layer]:
+    group = point_group("C4")
+    return [Stranger("odd", trivial(group), trivial(group, 4), 3), *stack(4)[1:]]
+
+
+def mixed() -> list[Layer]:
+    """Channels of two kinds, so that E falls into blocks of different orbits."""
+    group = point_group("C4")
+    channels = 4 * trivial(group) + 2 * regular(group)
+    return [
+        PooledConvolution("conv1", trivial(group), channels, 3),
+        Linear("linear", channels, trivial(group, 5), 3),
+    ]
+
+
+COLOUR = NetworkSettings(image_channels=3, image_size=8)
+REFUSED: dict[str, tuple[Network, str]] = {
+    "colour": (Network.of(COLOUR), "^images have 3 channels, not 1$"),
+    "strange layer": (
+        Network(point_group("C4"), strange()),
+        "^odd is a layer that it does not know$",
+    ),
+    "linear alone": (
+        Network(point_group("C4"), stack()),
+        "^the layers are linear, not pooled convolutions and a linear one$",
+    ),
+    "no linear layer": (
+        Network(point_group("C4"), stack(4)[:1]),
+        "^the layers are pooled convolution, not pooled convolutions and a linear one$",
+    ),
+    "filters of two sides": (
+        Network(point_group("C4"), stack(4, 4, kernels=(3, 5))),
+        r"^filters have sides \[3, 5\]$",
+    ),
+    "channels that do not follow": (
+        Network(point_group("C4"), [*stack(4)[:1], *stack(8)[1:]]),
+        "^the channels of its layers do not follow on each other$",
+    ),
+    "channels of two kinds": (
+        Network(point_group("C4"), mixed()),
+        "^E is not spanned by orbits of the weights$",
+    ),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", REFUSED)
+def test_networks_that_it_does_not_take(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are refused with the reason, which the log says, and the reference trains them."""
+    network, reason = REFUSED[case]
+    runs = runs_of(network, "nominal", [0], 1e-2).to(torch.float32)
+    channels = 3 if case == "colour" else 1
+    pixels = random_images(20, 8, channels)
+    with pytest.raises(UnavailableError, match=reason):
+        Compiled(network, runs, pixels, 1.0)
+    with pytest.raises(UnavailableError, match=reason):
+        CompiledForward(network, runs.weights(network.spaces), pixels)
+    trainer = choose_trainer(network, runs, pixels, 1.0, JobSettings())
+    assert isinstance(trainer, Reference)
+    assert reason.strip("^$").replace("\\", "") in capsys.readouterr().err
+
+
+def test_images_that_it_cannot_read() -> None:
+    network = Network.of(NetworkSettings())
+    with pytest.raises(UnavailableError, match="it runs on CPUs, not on meta"):
+        Compiled(network, runs_of(network, "nominal", [0]), random_images(20, 28).to("meta"), 1.0)
 
 
 @needs_compiler
 def test_large_images_do_not_overflow_the_stack() -> None:
-    network = Network(NetworkSettings(channels=(128, 16), image_size=256, classes=2))
-    runs = block(network, "nominal", [0], 0.0, 1e-3)
-    step = Compiled(network, runs, torch.zeros(1, 256**2, dtype=torch.uint8), 1e-3, 1.0)
+    network = Network.of(NetworkSettings(channels=(128, 16), image_size=256, classes=2))
+    runs = runs_of(network, "nominal", [0], 1e-3)
+    step = Compiled(network, runs, torch.zeros(1, 1, 256, 256, dtype=torch.uint8), 1.0)
     zero = torch.zeros(1, 1, 1, dtype=torch.int64)
-    assert step.advance(zero, zero).isfinite().all()
+    assert step.advance(zero, zero, *steady(zero, [0.0], 1e-3)).isfinite().all()
 
 
 @needs_compiler
@@ -491,26 +579,25 @@ def test_large_images_do_not_overflow_the_stack() -> None:
 @pytest.mark.parametrize("channels", [(16, 16), (12, 12), (64, 64)])
 def test_the_slower_step_is_not_taken(channels: tuple[int, int]) -> None:
     """The rule against the clock: what it leaves must not be faster by a third."""
-    settings = NetworkSettings(channels=channels)
-    exact = Network(settings)
-    network = exact.to(torch.float32)
-    images = torch.randint(256, (100, 28**2), dtype=torch.uint8)
-    runs = [block(exact, "nominal", [0, 1, 2, 3], 1e-2, 1e-3) for _ in range(2)]
+    network = Network.of(NetworkSettings(channels=channels))
+    pixels = random_images(100, 28)
+    runs = [runs_of(network, "nominal", range(4), 1e-3).to(torch.float32) for _ in range(2)]
     rows = torch.randint(100, (4, 10, 10))
+    chunk = rows, rows % 10, *steady(rows, [1e-2] * 4, 1e-3)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     steps: tuple[Trainer, Trainer] = (
-        Compiled(network, runs[0].to(torch.float32), images, 1e-3, 0.1),
-        Reference(network, runs[1].to(torch.float32), images, 1e-3, 0.1),
+        Compiled(network, runs[0], pixels, 0.1),
+        Reference(network, runs[1], pixels, 0.1),
     )
     best = [math.inf, math.inf]
     for _ in range(6):  # they take turns; the least is the least disturbed
         for i, step in enumerate(steps):
             began = time.perf_counter()
-            step.advance(rows, rows % 10)
+            step.advance(*chunk)
             best[i] = min(best[i], time.perf_counter() - began)
     torch.set_num_threads(threads)
-    lanes = ctypes.c_int.in_dll(compiled.library(settings), "lanes").value
+    lanes = ctypes.c_int.in_dll(compiled.library(Sizes.of(network)), "lanes").value
     taken, left = best if compiled_is_faster(lanes, channels) else reversed(best)
     assert taken < left * 4 / 3
 
@@ -524,4 +611,4 @@ def test_where_the_compiled_step_is_faster(monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(
             UnavailableError, match=r"the reference is faster for channels \[16, 16\]"
         ):
-            compiled.library(NetworkSettings())
+            compiled.library(sizes_of())

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
-from equireg.jobs.overview import overview, section
+import pytest
+from matplotlib.figure import Figure
+
+from equireg.binding import read, write_document
+from equireg.figures.style import save
+from equireg.jobs.overview import overview, parts, section, typeset
 
 CLAIMS = """\
 # The claims
 
 |  | Claim | Verdict |
 | --- | --- | --- |
-| 1 | Both stay < 2 | **held** |
+| 1 | Both stay < 2 at gamma = 1e-2 | **held** |
+| 2 | One drifts | **did not hold** |
 
 ## How
 
@@ -20,31 +27,66 @@ CLAIMS = """\
 """
 
 
-def written(folder: Path, name: str, text: str) -> Path:
-    (folder / name).write_text(text, encoding="utf-8")
+MADE = {"training": {"epochs": 1}}
+
+
+def written(folder: Path, name: str, text: str, made: dict[str, Any] = MADE) -> Path:
+    write_document(folder / name, text, made)
     return folder / name
 
 
+def drawn(folder: Path) -> Path:
+    save(Figure(figsize=(1, 1)), folder / "figure2.png", MADE)
+    return folder / "figure2.png"
+
+
 def test_it_holds_the_figure_and_the_documents(tmp_path: Path) -> None:
-    figure = tmp_path / "figure2.png"
-    figure.write_bytes(b"\x89PNG")
     documents = [
         written(tmp_path, "claims.md", CLAIMS),
-        written(tmp_path, "comparison.md", "Medians.\n"),
+        written(tmp_path, "comparison<b>.md", "Medians.\n"),
     ]
     for name in ("a.html", "b.html"):
-        overview("mine & yours", figure, documents, tmp_path / name)
+        overview("mine & yours", drawn(tmp_path), documents, tmp_path / name)
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert page == (tmp_path / "b.html").read_text(encoding="utf-8")
-    assert "<h1>Experiment mine &amp; yours</h1>" in page
-    assert 'src="data:image/png;base64,iVBORw=="' in page
-    assert page.index("<h2>The claims</h2>") < page.index("<h2>Comparison</h2>")
-    assert not re.search(r"<(script|link)|src=\"(?!data:)", page)
+    assert "<h1>Of the paper's claims, 1 of 2 held</h1>" in page.replace("&#x27;", "'")
+    assert "experiment <b>mine &amp; yours</b>" in page
+    assert 'src="data:image/png;base64,iVBORw' in page
+    places = ("The claims</h2>", "Comparison&lt;b&gt;</h2>", "In detail</h2>", "How</h3>")
+    assert sorted(places, key=page.index) == list(places)  # the criteria below the results
+    assert not re.search(r"<(script|link)|src=\"(?!data:)|<!--[A-Z]", page)
+    assert read(tmp_path / "a.html")["training"] == {"epochs": 1}
 
 
-def test_a_document_becomes_a_section(tmp_path: Path) -> None:
-    made = section(written(tmp_path, "claims.md", CLAIMS))
-    assert re.findall(r"<h(\d)>(.*?)</h\1>", made) == [("2", "The claims"), ("3", "How")]
-    assert "<td>Both stay &lt; 2</td>" in made
-    assert "<td><strong>held</strong></td>" in made
-    assert "<script>" not in made
+def test_documents_of_different_settings_are_refused(tmp_path: Path) -> None:
+    odd = written(tmp_path, "claims.md", CLAIMS, {"training": {"epochs": 2}})
+    with pytest.raises(
+        ValueError, match=r"claims.md: training.epochs is 2, but 1 in .*figure2.png"
+    ):
+        overview("mine", drawn(tmp_path), [odd], tmp_path / "a.html")
+
+
+def test_a_document_becomes_two_sections(tmp_path: Path) -> None:
+    head, rest = parts(written(tmp_path, "claims.md", CLAIMS))
+    first, below = section(head), section(rest)
+    assert "<h2>The claims</h2>" in first
+    assert "<h3>How</h3>" in below
+    assert "<td>Both stay &lt; 2 at γ = 10⁻²</td>" in first
+    good = '<strong class="good"><span aria-hidden="true">✓</span> held</strong>'
+    bad = '<strong class="bad"><span aria-hidden="true">✗</span> did not hold</strong>'
+    assert good in first
+    assert bad in first
+    assert '<td class="number">1</td>' in first
+    assert "<script>" not in below
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gamma 1e-4, 1e0, 2.5e-3", "γ 10⁻⁴, 1, 2.5·10⁻³"),
+        ("p = 9.3e-10, 1e2, 1e-05", "p = 9.3·10⁻¹⁰, 10², 10⁻⁵"),
+        ("gammas a1e-4 1e-4x 0.5", "gammas a1e-4 1e-4x 0.5"),
+    ],
+)
+def test_numbers_are_typeset(text: str, said: str) -> None:
+    assert typeset(text) == said

@@ -204,3 +204,11 @@ def test_a_parent_that_has_ended_before_is_noticed() -> None:
 def test_started() -> None:
     assert started(os.getpid()) == started(os.getpid()) is not None
     assert started(2**22 + 1) is None
+
+
+def test_a_lock_that_is_a_link_overwrites_nothing(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "block.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"), locked(tmp_path / "block.lock", Stop()):
+        pass
+    assert (tmp_path / "precious").read_text() == "kept"

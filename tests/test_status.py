@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import json
 import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.numpy import save_file
 
 from equireg.config import Configuration
 from equireg.jobs.status import SILENT, follow, minutes_left, progress, status
 from equireg.plan import Block, blocks
-from equireg.settings import GridSettings
+from equireg.settings import GridSettings, TrainingSettings
+from synthetic import binding
 
 GRID = GridSettings(("equivariant", "nominal"), (1e-2, 1.0), "0-3", seeds_per_job=2)
 STEP = (
@@ -21,11 +26,15 @@ STEP = (
 )
 
 
+CHOSEN = Configuration("mine", grid=GRID)
+
+
 def write(folder: Path, block: Block, *suffixes: str) -> None:
     for suffix in suffixes:
         file = folder / block.path.with_name(f"{block.name}.{suffix}")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("x")
+        made = binding(block) if suffix == "json" else {}
+        file.write_text(json.dumps({"made": made}))
 
 
 def log(folder: Path, block: Block, job: str, text: str, age: float = 0) -> Path:
@@ -86,7 +95,7 @@ def test_every_state(tmp_path: Path) -> None:
     diverged = log(folder, fails, "train", STEP + failure)
     write(folder, killed, *TRAINED)
     traced = log(folder, killed, "evaluate", "Traceback (most recent call last):\nMemoryError\n")
-    states = [progress(folder, block).state for block in blocks(GRID)]
+    states = [progress(CHOSEN, folder, block).state for block in blocks(GRID)]
     assert states == ["done", "missing", "running", "stopped", "failed", "failed"]
     said = printed(tmp_path, GRID)
     assert rows(said) == {
@@ -108,7 +117,7 @@ def test_time_left_is_that_of_the_jobs_side_by_side(tmp_path: Path) -> None:
     """Two of six blocks a quarter done with 30 s left: 40 s a block, two at a time."""
     for block in blocks(GRID)[:2]:
         log(tmp_path, block, "train", STEP)
-    grid = [progress(tmp_path, block) for block in blocks(GRID)]
+    grid = [progress(CHOSEN, tmp_path, block) for block in blocks(GRID)]
     assert minutes_left(grid) == pytest.approx((2 * 30 + 4 * 40) / 2 / 60)
     assert minutes_left(grid[2:]) is None
 
@@ -125,16 +134,16 @@ def test_failures_of_other_jobs_are_named(tmp_path: Path, name: str) -> None:
 def test_a_job_that_was_told_to_end_has_stopped(tmp_path: Path) -> None:
     block = blocks(GRID)[0]
     log(tmp_path, block, "train", STEP + "SIGTERM: ended at step 300 of 1000; it goes on there\n")
-    found = progress(tmp_path, block)
+    found = progress(CHOSEN, tmp_path, block)
     assert (found.state, found.share, found.seconds) == ("stopped", 0.25, None)
 
 
 def test_a_log_without_a_line_is_a_job_that_starts(tmp_path: Path) -> None:
     block = blocks(GRID)[0]
     log(tmp_path, block, "train", "")
-    assert progress(tmp_path, block).state == "running"
+    assert progress(CHOSEN, tmp_path, block).state == "running"
     log(tmp_path, block, "train", "", age=2 * SILENT)
-    assert progress(tmp_path, block).said == "it said nothing"
+    assert progress(CHOSEN, tmp_path, block).said == "it said nothing"
 
 
 def test_all_gammas_of_a_mode_in_one_job(tmp_path: Path) -> None:
@@ -143,8 +152,46 @@ def test_all_gammas_of_a_mode_in_one_job(tmp_path: Path) -> None:
     file = tmp_path / "logs/train/nominal" / f"{alone.name}.log"
     file.parent.mkdir(parents=True)
     file.write_text(STEP)
-    states = [progress(tmp_path, block).state for block in blocks(GRID)]
+    states = [progress(CHOSEN, tmp_path, block).state for block in blocks(GRID)]
     assert states == ["missing", "missing", "running", "missing", "running", "missing"]
-    assert progress(tmp_path, alone).log == file
+    assert progress(CHOSEN, tmp_path, alone).log == file
     log(tmp_path, alone, "train", STEP, age=-1)
-    assert progress(tmp_path, alone).log != file
+    assert progress(CHOSEN, tmp_path, alone).log != file
+
+
+def test_finished_runs_of_other_settings_are_told_apart(tmp_path: Path) -> None:
+    grid = GridSettings(("equivariant",), (), "0-1", seeds_per_job=2)
+    (block,) = blocks(grid)
+    write(tmp_path / "mine", block, *TRAINED, "evaluation.parquet")
+    chosen = Configuration("mine", training=TrainingSettings(learning_rate=2e-3), grid=grid)
+    assert progress(chosen, tmp_path / "mine", block).state == "other"
+    out = io.StringIO()
+    status(chosen, tmp_path, Console(file=out, width=200))
+    assert "0 of 2 runs done" in out.getvalue()
+    said = "of other settings: training.learning_rate is 0.001, the configuration says 0.002"
+    assert said in out.getvalue()
+
+
+def test_a_lock_that_is_held_is_a_training_that_runs(tmp_path: Path) -> None:
+    """However long its log has been silent."""
+    block = blocks(GRID)[0]
+    log(tmp_path, block, "train", STEP, age=2 * SILENT)
+    lock = tmp_path / block.path.with_name(f"{block.name}.lock")
+    lock.parent.mkdir(parents=True)
+    with open(lock, "w") as stream:
+        assert progress(CHOSEN, tmp_path, block).state == "stopped"
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert progress(CHOSEN, tmp_path, block).state == "running"
+
+
+def test_a_checkpoint_tells_how_far_it_is(tmp_path: Path) -> None:
+    block = blocks(GRID)[0]
+    folder = tmp_path / block.path.with_name(f"{block.name}.checkpoint")
+    folder.mkdir(parents=True)
+    for last in (30, 45):
+        about = {"about": json.dumps({"last": last})}
+        save_file({"x": np.zeros(1)}, folder / f"from-step-{last}.safetensors", about)
+    for made, share in ((binding(block), 0.75), (binding(block, perturbation=0.5), 0.75), ({}, 0)):
+        (folder / "made.json").write_text(json.dumps({"made": made, "steps": 60}))
+        found = progress(CHOSEN, tmp_path, block)
+        assert (found.state, found.share) == ("stopped" if share else "missing", share)

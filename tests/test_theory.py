@@ -285,7 +285,7 @@ def test_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     block = tmp_path / "seeds-000-000.parquet"
     columns = ["loss", "distance", "distance_conv1", "distance_conv2", "distance_linear"]
     zeros = {name: np.zeros((1, 1)) for name in columns}
-    write_table(block, trajectory_table("augmented", 1e-2, [0], zeros))
+    write_table(block, trajectory_table("augmented", 1e-2, [0], zeros), {})
     weights = {name: w.float()[None] for name, w in small_network().start(3).items()}
     save_weights(block.with_suffix(".safetensors"), [0], weights, {})
 

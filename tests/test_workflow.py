@@ -6,6 +6,7 @@ import contextlib
 import html
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,10 @@ import pytest
 
 from browser import needs_browser, shown
 from checkout import ENVIRONMENT, ROOT, SMALL, SUFFIXES, copy_repository, snakemake, wait_for
+from equireg import binding
+from equireg.config import load
+from equireg.jobs.aggregate import aggregate
+from equireg.tables import write_table
 
 NOTHING = "Nothing to be done"
 
@@ -286,29 +291,76 @@ class TestFinished:
             **LAST,
         }
 
-    def test_another_learning_rate_trains_anew(self, finished: Path) -> None:
-        jobs = planned(*SMALL, "--config", "training={'learning_rate': 0.002}", cwd=finished)
-        assert jobs == {"train": 10, "evaluate": 10, **PREDICT, **LAST}
-
     @pytest.mark.parametrize(
-        ("section", "runs"), [("{'augmentation': exact}", 4), ("{'perturbation': 0.01}", 8)]
+        ("section", "runs"),
+        [
+            ("{'learning_rate': 0.002}", 10),
+            # Four blocks are augmented, four nominal, two equivariant: what a mode does not read.
+            ("{'augmentation': exact}", 4),
+            ("{'perturbation': 0.01}", 8),
+        ],
     )
-    def test_what_a_mode_does_not_read(self, finished: Path, section: str, runs: int) -> None:
-        """Four blocks are augmented, four nominal, two equivariant."""
-        jobs = planned(*SMALL, "--config", f"training={section}", cwd=finished)
+    def test_other_settings_are_refused_or_train_anew(
+        self, finished: Path, section: str, runs: int
+    ) -> None:
+        other = ("--config", f"training={section}")
+        done = snakemake(*SMALL, "--dry-run", *other, cwd=finished)
+        assert done.returncode == 1
+        (line,) = [text for text in done.stdout.splitlines() if text.startswith("equireg: ")]
+        assert f" and {runs - 1} more: trained with training." in line
+        assert "overwrite: true" in line
+        jobs = planned(*SMALL, *other, "overwrite=true", cwd=finished)
         assert jobs == {"train": runs, "evaluate": runs, **PREDICT, **LAST}
 
     def test_another_file_in_the_folder_of_the_data(self, finished: Path) -> None:
         file = max((finished / "tests/data/digits").glob("train-labels*"))
-        before, times = file.read_bytes(), file.stat()
+        before = file.read_bytes()
+        file.touch()
+        assert planned(*SMALL, cwd=finished) == {}  # it counts by content
         file.write_bytes(before + b"\0")
         try:
-            jobs = planned(*SMALL, cwd=finished)
+            done = snakemake(*SMALL, "--dry-run", cwd=finished)
+            jobs = planned(*SMALL, "--config", "overwrite=true", cwd=finished)
         finally:
             file.write_bytes(before)
-            os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert done.returncode == 1
+        assert "other files in data.folder" in done.stdout
         assert jobs == {"fetch": 1, "train": 10, "evaluate": 10, **PREDICT, **LAST}
         assert planned(*SMALL, cwd=finished) == {}
+
+    def test_results_move_to_another_checkout(self, finished: Path, tmp_path: Path) -> None:
+        """Without what Snakemake knows of them; with their times, and with new ones."""
+        folder = copy_repository(tmp_path)
+        shutil.copytree(finished / "results", folder / "results")  # with their times
+        own = ("--configfile", "results/test/configuration.yaml")
+        assert planned(*SMALL, cwd=folder) == planned(*own, cwd=folder) == {}
+        for age, file in enumerate(sorted((folder / "results").rglob("*"))):
+            os.utime(file, (1e9 + age, 1e9 + age))
+        assert set(planned(*SMALL, cwd=folder)) <= set(LAST)
+        done = snakemake(*own, "--cores", "1", cwd=folder)
+        assert done.returncode == 0, done.stdout
+        for file in folder.glob("results/**/*.parquet"):
+            assert file.read_bytes() == (finished / file.relative_to(folder)).read_bytes(), file
+        other = ("--config", "training={'learning_rate': 0.01}", "grid={'seeds': 5}")
+        done = snakemake(*SMALL, *other, "--cores", "1", cwd=folder)
+        assert done.returncode == 1
+        assert "trained with training.learning_rate 0.001, not 0.01" in done.stdout
+        (folder / "results/data/digits.safetensors").unlink()
+        assert planned(*SMALL, cwd=folder) == {"fetch": 1}
+
+    def test_a_block_of_other_settings_is_not_mixed_in(
+        self, finished: Path, tmp_path: Path
+    ) -> None:
+        """Put there by hand, and read by hand: the workflow refuses it, and so do its jobs."""
+        folder = tmp_path / "test"
+        shutil.copytree(finished / "results/test", folder)
+        grid = load([finished / "config.yaml", finished / SMALL[1]]).grid
+        odd = folder / "runs/nominal/gamma-1e2/seeds-002-002.parquet"
+        made = binding.read(odd)
+        made["training"]["learning_rate"] = 0.01
+        write_table(odd, pq.read_table(odd), made)
+        with pytest.raises(ValueError, match=rf"^{odd}: training.learning_rate is 0.01, but 0.001"):
+            aggregate(folder, grid)
 
     def test_a_killed_snakemake_goes_on(self, finished: Path) -> None:
         """Killed while a job runs, which ends by itself and whose files nobody has checked."""
@@ -456,7 +508,15 @@ def test_the_report_in_a_browser(finished: Path, tmp_path: Path) -> None:
     dom = shown(report, tmp_path, VISIT)
     root = html.unescape(dom[dom.index("<html") : dom.index(">", dom.index("<html"))])
     assert "errors=" not in root
-    for text in ("Statistics", "Figures", "Result", "Tables", "experiment: test", "epochs: 2"):
+    for text in (
+        "Statistics",
+        "Figures",
+        "Result",
+        "Tables",
+        "experiment: test",
+        "epochs: 2",
+        "gammas: [0.01, 100.0]",
+    ):
         assert text in root.partition("data-home=")[2]
     assert "figure, claims and numbers" in root.partition("data-menu=")[2]
     assert 'data-frame="data:text/html;"' in root

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
+import signal
 import sys
 import typing
 from collections.abc import Callable
@@ -391,8 +393,26 @@ def status(
 
 
 def main() -> None:
-    """Run the command line; a wrong input is answered by one line and status 1."""
+    """Run the command line; a wrong input is answered by one line and status 1.
+
+    SIGTERM ends a command as Ctrl-C does, so that it takes its half-written files along.
+    """
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         app()
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"{wipe()}equireg: {error}")
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        said = (str(error) or "no more could be had").splitlines()[0]
+        remedy = "a job of fewer seeds (grid: seeds_per_job) needs less"
+        sys.exit(f"{wipe()}equireg: out of memory ({said}); {remedy}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory was lacking, on the host or on a device: torch says so by its message."""
+    said = r"out of memory|can't allocate memory|not enough memory"
+    return isinstance(error, MemoryError) or re.search(said, str(error)) is not None

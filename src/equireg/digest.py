@@ -22,12 +22,21 @@ SOURCES = Path(__file__).parent.parent
 NEUTRAL = frozenset(
     {
         "equireg",  # the version
+        "equireg.binding",  # what a result says of itself
         "equireg.files",  # how files are made whole, not what is in them
         "equireg.processes",  # who may write a result, and when one must stop
         "equireg.provenance",  # what is said about a result
         "equireg.settings",  # values, which are parameters of the rules, and what is refused
     }
 )
+
+# What else counts for a job than its own module and what that imports: how its process is set up.
+BESIDES = dict.fromkeys(("train", "evaluate", "predict", "theory"), ("equireg.runtime",))
+
+
+def job_digest(job: str) -> str:
+    """The digest of the code that a job runs, by the job's name: ``train`` or another verb."""
+    return source_digest(f"equireg.jobs.{job}", *BESIDES.get(job, ()))
 
 
 def source_digest(*modules: str, sources: Path = SOURCES) -> str:

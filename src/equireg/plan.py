@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import shlex
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +117,30 @@ def critical_block(grid: GridSettings) -> Block:
 def block_name(seeds: tuple[int, ...]) -> str:
     """``(0, ..., 9)`` -> ``seeds-000-009``."""
     return f"seeds-{seeds[0]:03d}-{seeds[-1]:03d}"
+
+
+def modes_but_for(kept: Collection[Block], gammas: int = 1) -> str:
+    """What the wildcard ``mode`` of a block's path may be, so that it is none of ``kept``.
+
+    As a regular expression, which looks ahead at the whole path. gammas: how many blocks of a mode
+    and seeds one job makes; they are left out once so many are kept.
+    """
+    every: dict[tuple[str, str], list[str]] = {}
+    if gammas == 1:
+        for block in kept:
+            gamma = re.escape(spell_gamma(block.gamma))
+            every.setdefault((block.mode, gamma), []).append(block.name)
+    else:
+        counts = Counter((block.mode, block.name) for block in kept)
+        for (mode, name), count in counts.items():
+            if count >= gammas:
+                every.setdefault((mode, "[^/]+"), []).append(name)
+    paths = [
+        rf"{mode}/gamma-{gamma}/(?:{'|'.join(sorted(names))})\."
+        for (mode, gamma), names in sorted(every.items())
+    ]
+    without = f"(?!{'|'.join(paths)})" if paths else ""
+    return f"{without}(?:{'|'.join(MODES)})"
 
 
 def seeds_option(seeds: str) -> str:

@@ -10,16 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from equireg.binding import REMEDY, Binding, metadata
 from equireg.files import atomic
 from equireg.settings import Mode
 
 RUN_FIELDS = (
-    pa.field("mode", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+    pa.field("mode", pa.string(), nullable=False),
     pa.field("gamma", pa.float64()),  # null: the equivariant mode has no penalty
     pa.field("seed", pa.int32(), nullable=False),
 )
-
-REMEDY = "delete it and run the workflow again"  # for a file that is not what it should be
 
 
 def trajectory_schema(layers: Sequence[str]) -> pa.Schema:
@@ -36,9 +35,8 @@ def distance_columns(layers: Sequence[str]) -> list[str]:
 
 def run_columns(mode: Mode, gamma: float | None, seeds: np.ndarray) -> list[pa.Array]:
     """The columns of ``RUN_FIELDS`` for rows of one (mode, gamma) with the given seeds."""
-    modes = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int8()), len(seeds)), [mode])
     return [
-        modes,
+        pa.repeat(pa.scalar(mode, pa.string()), len(seeds)),
         pa.repeat(pa.scalar(gamma, pa.float64()), len(seeds)),
         pa.array(seeds, pa.int32()),
     ]
@@ -60,10 +58,11 @@ def trajectory_table(
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+def parquet_writer(path: Path, schema: pa.Schema, made: Binding) -> pq.ParquetWriter:
     """A writer with the encodings that suit smooth steps and noisy floats.
 
-    Pages carry checksums: without them most flipped bits would be read as other numbers.
+    made: what made the table; the file's metadata say it (``binding``). Pages carry checksums:
+    without them most flipped bits would be read as other numbers.
     """
     floats = [field.name for field in schema if pa.types.is_float32(field.type)]
     encodings = dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
@@ -72,7 +71,7 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     dictionary = [name for name in schema.names if name not in encodings]
     return pq.ParquetWriter(
         path,
-        schema,
+        schema.with_metadata(metadata(made)),
         compression="zstd",
         write_page_checksum=True,
         use_dictionary=dictionary,
@@ -105,7 +104,7 @@ def open_parquet(path: Path, columns: Sequence[str] = ()) -> Iterator[pq.Parquet
         raise ValueError(f"{path} is damaged ({reason}); {REMEDY}") from error
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write ``table``, whole or not at all; equal tables give equal bytes."""
-    with atomic(path) as temporary, parquet_writer(temporary, table.schema) as writer:
+def write_table(path: Path, table: pa.Table, made: Binding) -> None:
+    """Write ``table`` and what made it, whole or not at all; equal tables give equal bytes."""
+    with atomic(path) as temporary, parquet_writer(temporary, table.schema, made) as writer:
         writer.write_table(table)

@@ -28,7 +28,7 @@ rule draw:
         mem_mb=2000,
         runtime=30,
     params:
-        source=source_digest("equireg.jobs.draw"),
+        source=job_digest("draw"),
     message:
         "Draw figure 2"
     shell:
@@ -73,7 +73,7 @@ rule compare:
             for name, table in zip((chosen.experiment, *chosen.compare), input.evaluations)
         ],
         critical=lambda wildcards, input: (f"--critical {input.critical}" if input.critical else ""),
-        source=source_digest("equireg.jobs.compare"),
+        source=job_digest("compare"),
     message:
         f"Compare {', '.join((chosen.experiment, *chosen.compare))}"
     shell:

@@ -26,7 +26,7 @@ rule overview:
     params:
         experiment=chosen.experiment,
         documents=lambda wildcards, input: [f"--document {name}" for name in input.documents],
-        source=source_digest("equireg.jobs.overview"),
+        source=job_digest("overview"),
     message:
         "Write the overview"
     shell:

@@ -20,7 +20,7 @@ rule aggregate:
         # the folder and the grid: the names of thousands of blocks would not fit into a command
         experiment=lambda wildcards, output: Path(output.summary).parent,
         options=options(chosen.grid),
-        source=source_digest("equireg.jobs.aggregate"),
+        source=job_digest("aggregate"),
     message:
         f"Aggregate the runs of {chosen.experiment} into its tables"
     shell:
@@ -54,8 +54,7 @@ rule check:
     params:
         # which say whether the authors' numbers are of the same experiment
         options=options(chosen.data, chosen.network, chosen.training),
-        # the settings spell the gammas that it shows
-        source=source_digest("equireg.jobs.check"),
+        source=job_digest("check"),
     message:
         "Check what the paper says of its figure"
     shell:

@@ -40,7 +40,7 @@ rule theory:
         blocks=lambda wildcards, input: [f"--block {block}" for block in input.blocks],
         figures=lambda wildcards, output: [f"--figure {figure}" for figure in output.figures],
         options=options(chosen.network),
-        source=source_digest("equireg.jobs.theory", "equireg.runtime"),
+        source=job_digest("theory"),
     message:
         "Check the theory, statement by statement"
     shell:
@@ -74,7 +74,7 @@ if chosen.mark_critical:
             modes=[f"--mode {mode}" for mode in chosen.grid.modes],
             seeds=f"--seeds {spell_seeds(list(CRITICAL.seeds[:CRITICAL_SEEDS]))}",
             options=options(chosen.network, chosen.training),
-            source=source_digest("equireg.jobs.critical"),
+            source=job_digest("critical"),
         message:
             "Find the penalty above which E attracts"
         shell:

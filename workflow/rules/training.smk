@@ -1,4 +1,11 @@
 rule initialize:
+    input:
+        # One that other code or settings made is dated back: older than anything.
+        older=lambda wildcards: (
+            [str(HERE / "Snakefile")]
+            if f"{RESULTS}/initial/seeds-{wildcards.seeds}.safetensors" in OUTDATED
+            else []
+        ),
     output:
         initial=f"{RESULTS}/initial/seeds-{{seeds}}.safetensors",
     log:
@@ -14,7 +21,7 @@ rule initialize:
     params:
         seeds=lambda wildcards: seeds_option(wildcards.seeds),
         options=options(chosen.network, chosen.initialization),
-        source=source_digest("equireg.jobs.initialize"),
+        source=job_digest("initialize"),
     message:
         "Draw the initial weights of seeds {wildcards.seeds}"
     shell:
@@ -34,6 +41,8 @@ rule train:
         f"{RESULTS}/logs/train/{RUN}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{RUN}.tsv"
+    wildcard_constraints:
+        mode=modes_but_for(found.trained),
     conda:
         "../../envs/training.yaml"
     threads: chosen.jobs.threads
@@ -60,7 +69,7 @@ rule train:
             wildcards.mode, [wildcards.gamma], wildcards.seeds, [output.trajectory]
         ),
         options=lambda wildcards: train_options(chosen.network, chosen.training, wildcards.mode),
-        source=source_digest("equireg.jobs.train", "equireg.runtime"),
+        source=job_digest("train"),
     message:
         "Train {wildcards.mode}, gamma {wildcards.gamma}, seeds {wildcards.seeds}"
     shell:
@@ -95,7 +104,9 @@ if chosen.jobs.stack_gammas:
                 output.trajectory,
             ),
             options=lambda wildcards: train_options(chosen.network, chosen.training, wildcards.mode),
-            source=source_digest("equireg.jobs.train", "equireg.runtime"),
+            source=job_digest("train"),
+        wildcard_constraints:
+            mode=modes_but_for(found.trained, len(STACK)),
         message:
             "Train {wildcards.mode}, every gamma, seeds {wildcards.seeds}"
 
@@ -117,6 +128,8 @@ rule evaluate:
         f"{RESULTS}/logs/evaluate/{RUN}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate/{RUN}.tsv"
+    wildcard_constraints:
+        mode=modes_but_for(found.evaluated),
     conda:
         "../../envs/training.yaml"
     threads: chosen.jobs.threads
@@ -129,7 +142,7 @@ rule evaluate:
     params:
         twin=lambda wildcards, input: f"--twin {input.twin}" if input.twin else "",
         options=options(chosen.network),
-        source=source_digest("equireg.jobs.evaluate", "equireg.runtime"),
+        source=job_digest("evaluate"),
     message:
         "Evaluate {wildcards.mode}, gamma {wildcards.gamma}, seeds {wildcards.seeds}"
     shell:

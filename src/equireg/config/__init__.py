@@ -44,6 +44,7 @@ class Configuration:
     experiment: str = "paper"
     compare: tuple[str, ...] = ()
     mark_critical: bool = False
+    overwrite: bool = False
     data: DataSettings = field(default_factory=DataSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     initialization: InitializationSettings = field(default_factory=InitializationSettings)
@@ -155,10 +156,11 @@ def _is_folder(path: str) -> bool:
 
 
 def _wrong_places(configuration: Configuration) -> Iterator[Mistake]:
-    """Results that could not be written or read. Paths are relative to the repository."""
-    own = configuration.data.folder
-    if own is not None and not _is_folder(own):
-        yield Mistake(("data", "folder"), own, "accepted: a folder that exists")
+    """Data and results that could not be read or written. Paths are relative to the repository."""
+    data = configuration.data
+    there = Path("results", "data", f"{data.name}.safetensors")  # what was read of it once suffices
+    if data.folder is not None and not (_is_folder(data.folder) or there.is_file()):
+        yield Mistake(("data", "folder"), data.folder, "accepted: a folder that exists")
     for name in configuration.compare:
         if not Path("results", name, "evaluation.parquet").exists():
             yield Mistake(

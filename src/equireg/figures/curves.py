@@ -60,8 +60,8 @@ def _changes(table: pa.Table) -> list[int]:
     changed = np.zeros(max(table.num_rows - 1, 0), bool)
     for column in table.columns:
         array = column.combine_chunks()
-        if pa.types.is_dictionary(array.type):
-            array = array.indices
+        if pa.types.is_string(array.type):
+            array = array.dictionary_encode().indices
         numbers = array.fill_null(-1).to_numpy(zero_copy_only=False)
         changed |= numbers[1:] != numbers[:-1]
     return (np.flatnonzero(changed) + 1).tolist()

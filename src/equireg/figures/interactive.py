@@ -9,7 +9,14 @@ import numpy as np
 from bokeh.core.types import ID
 from bokeh.embed import json_item
 from bokeh.layouts import gridplot
-from bokeh.models import ColumnDataSource, HoverTool, Line, MultiLine, NumeralTickFormatter
+from bokeh.models import (
+    BasicTicker,
+    ColumnDataSource,
+    HoverTool,
+    Line,
+    MultiLine,
+    NumeralTickFormatter,
+)
 from bokeh.models.renderers import GlyphRenderer
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -27,17 +34,18 @@ PAGE = """\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light">
 <title>Distance to E along training</title>
 <style>
-body {{ font: 15px/1.4 "DejaVu Sans", Verdana, sans-serif; color: #222; margin: 1em auto;
-  padding: 0 1em; max-width: 1160px; }}
+body {{ font: 15px/1.4 "DejaVu Sans", Verdana, sans-serif; color: #222; background: #fff;
+  margin: 1em auto; padding: 0 1em; max-width: 1160px; }}
 h1 {{ font-size: 1.2em; margin: 0 0 0.3em; }}
 p {{ margin: 0 0 0.8em; }}
 b {{ font-weight: 600; }}
 </style>
 </head>
 <body>
-<h1>Distance to E along training, a panel per penalty gamma</h1>
+<h1>Distance to E along training, a panel per penalty γ</h1>
 <p>{modes}: every run thinly, the median over the seeds boldly{dashed}. Point at a line for its run,
 step and distance; drag to move, choose a tool above the panels to zoom. The panels move
 together.</p>
@@ -45,7 +53,11 @@ together.</p>
 <div id="figure"></div>
 <script>{library}</script>
 <script>
-Bokeh.embed.embed_item({item}).then(() => {{ document.documentElement.dataset.state = "drawn" }})
+const item = {item}
+// In one column where there is no room for more.
+if (matchMedia("(max-width: 700px)").matches)
+    item.doc.roots[0].attributes.children.forEach((cell, i) => {{ cell[1] = i; cell[2] = 0 }})
+Bokeh.embed.embed_item(item).then(() => {{ document.documentElement.dataset.state = "drawn" }})
 </script>
 </body>
 </html>
@@ -68,7 +80,7 @@ def distance_page(
     panels: list[figure] = []
     for gamma in gammas:
         panel = figure(
-            title=f"gamma = {spell_gamma(gamma)}",
+            title=f"γ = {spell_gamma(gamma)}",
             width=WIDTH,
             height=HEIGHT,
             tools=TOOLS,
@@ -79,6 +91,7 @@ def distance_page(
         )
         if panels:
             panel.x_range, panel.y_range = panels[0].x_range, panels[0].y_range
+        panel.xaxis.ticker = BasicTicker(desired_num_ticks=4)  # on a telephone, too
         panel.xaxis.formatter = NumeralTickFormatter(format="0,0")
         present = [condition for condition in medians if condition.gamma == gamma]
         for condition in present:
@@ -97,7 +110,7 @@ def distance_page(
         dashed=", the predicted one dashed" if predicted else "",
         modes=" and ".join(f'<b style="color: {COLOURS[mode]}">{mode}</b>' for mode in modes),
         library=library,
-        item=json.dumps(json_item(grid, ID("figure")), separators=(",", ":")),
+        item=json.dumps(json_item(grid, ID("figure")), separators=(",", ":"), ensure_ascii=False),
     )
 
 

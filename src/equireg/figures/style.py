@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.style
 from matplotlib.figure import Figure
 
+from equireg.binding import ENTRY, Binding, text
 from equireg.files import atomic
 
 # Okabe and Ito's palette, made to be told apart by colour-blind readers. Augmented is dark and
@@ -49,11 +50,13 @@ SETTINGS: dict[str, Any] = {
 }
 
 # Whatever holds the time of drawing is left out, so that equal figures are equal bytes.
-METADATA: dict[str, dict[str, Any]] = {
+TIMES: dict[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None},
     ".png": {},
     ".svg": {"Date": None},
 }
+# Where a format has room for what made the figure.
+ROOM = {".pdf": "Keywords", ".png": ENTRY, ".svg": "Description"}
 
 
 @contextmanager
@@ -66,12 +69,12 @@ def styled() -> Iterator[None]:
 def check_outputs(outputs: list[Path]) -> None:
     """Raise ValueError for a file name whose ending is no format that figures are written in."""
     for output in outputs:
-        if output.suffix not in METADATA:
-            raise ValueError(f"output is {output}; accepted endings: {', '.join(METADATA)}")
+        if output.suffix not in TIMES:
+            raise ValueError(f"output is {output}; accepted endings: {', '.join(TIMES)}")
 
 
-def save(figure: Figure, output: Path) -> None:
-    """Write ``figure`` in the format of the file's ending, whole or not at all."""
+def save(figure: Figure, output: Path, made: Binding) -> None:
+    """Write ``figure`` and what made it in the format of the ending, whole or not at all."""
     with atomic(output) as temporary:
-        metadata = METADATA[output.suffix]
+        metadata = {**TIMES[output.suffix], ROOM[output.suffix]: text(made)}
         figure.savefig(temporary, format=output.suffix[1:], metadata=metadata)

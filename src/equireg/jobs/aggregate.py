@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from equireg.binding import REMEDY, together, with_source
+from equireg.digest import job_digest
 from equireg.files import atomic
 from equireg.plan import Block, blocks
 from equireg.settings import GridSettings, Mode
-from equireg.spelling import spell_gamma
+from equireg.spelling import parse_seeds, spell_gamma, spell_seeds
 from equireg.tables import (
-    REMEDY,
     RUN_FIELDS,
     open_parquet,
     parquet_writer,
@@ -62,14 +63,15 @@ def aggregate(experiment: Path, grid: GridSettings) -> None:
     _require(experiment, planned)
     evaluation = _evaluation(experiment, planned)
     schema, steps = _shape(experiment, planned)
+    made = _made(experiment, planned, grid)
     starts: list[float] = []
     highest: list[float] = []
 
     with (
         atomic(experiment / "trajectories.parquet") as trajectories_file,
         atomic(experiment / "summary.parquet") as summary_file,
-        parquet_writer(trajectories_file, schema) as trajectories,
-        parquet_writer(summary_file, SUMMARY_SCHEMA) as summary,
+        parquet_writer(trajectories_file, schema, made) as trajectories,
+        parquet_writer(summary_file, SUMMARY_SCHEMA, made) as summary,
     ):
         waiting: list[pa.Table] = []
         for (mode, gamma), group in itertools.groupby(planned, lambda b: (b.mode, b.gamma)):
@@ -93,7 +95,7 @@ def aggregate(experiment: Path, grid: GridSettings) -> None:
     evaluation = evaluation.append_column(
         "highest_distance", pa.array(np.maximum(highest, ends), pa.float64())
     )
-    write_table(experiment / "evaluation.parquet", evaluation)
+    write_table(experiment / "evaluation.parquet", evaluation, made)
 
 
 def quantiles(distances: np.ndarray) -> dict[str, np.ndarray]:
@@ -145,6 +147,20 @@ def _require(experiment: Path, planned: list[Block]) -> None:
         raise ValueError(f"{missing[0]} is missing{others}; run the workflow again")
 
 
+def _made(experiment: Path, planned: list[Block], grid: GridSettings) -> dict[str, Any]:
+    """The tables' binding: what all files of the blocks say, which must agree, and the grid.
+
+    However the seeds are cut into blocks, it is the same.
+    """
+    paths = [_file(experiment, b, s) for b in planned for s in (".parquet", ".evaluation.parquet")]
+    runs = {
+        "modes": sorted(set(grid.modes)),
+        "gammas": sorted(set(grid.gammas)),
+        "seeds": spell_seeds(parse_seeds(grid.seeds)),
+    }
+    return with_source(together(*paths), "aggregate", job_digest("aggregate"), grid=runs)
+
+
 def _shape(experiment: Path, planned: list[Block]) -> tuple[pa.Schema, int]:
     """The columns and the number of steps that all blocks share; reads only the files' footers."""
     first = _file(experiment, planned[0])
@@ -170,10 +186,7 @@ def _shape(experiment: Path, planned: list[Block]) -> tuple[pa.Schema, int]:
 
 
 def _spell(schema: pa.Schema) -> str:
-    return ", ".join(
-        f"{f.name} {f.type.value_type if pa.types.is_dictionary(f.type) else f.type}"
-        for f in schema
-    )
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
 
 
 def _runs(path: Path, block: Block, schema: pa.Schema, steps: int) -> Iterator[pa.Table]:
@@ -265,4 +278,4 @@ def _evaluation(experiment: Path, planned: list[Block]) -> pa.Table:
                 f"expected {_spell(tables[0].schema)}; {REMEDY}"
             )
         tables.append(table)
-    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    return pa.concat_tables(tables).combine_chunks()

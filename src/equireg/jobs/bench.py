@@ -175,7 +175,7 @@ def loop(
         with tempfile.TemporaryDirectory() as folder:
             layers, longer = list(network.spaces), count + 1  # the end of a run would be reported
             checkpoint = Checkpoint(Path(folder), "", "")
-            recorder = Recorder(blocks, [], layers, longer, checkpoint)
+            recorder = Recorder(blocks, [], layers, longer, checkpoint, {})
             recorder.add(trainer.advance(*given))
         return time.perf_counter() - began, count * len(seeds)
 

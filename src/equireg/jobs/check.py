@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from equireg.binding import REMEDY, together, with_source, write_document
 from equireg.claims.agreement import other_settings, read_numbers, window_medians
 from equireg.claims.criteria import END_WINDOW, Condition, Measured
 from equireg.claims.report import report
+from equireg.digest import job_digest
 from equireg.figures.curves import series
-from equireg.files import write_text
 from equireg.settings import MODES
-from equireg.tables import REMEDY, open_parquet
+from equireg.tables import open_parquet
 
 # The columns that are read, and what must be in them.
 RUNS = {
@@ -56,10 +57,11 @@ def check(
     says whether they can be compared. Raises ValueError where the tables are damaged or do not
     belong together. A claim that does not hold is a line of the report, not an error.
     """
+    made = with_source(together(trajectories, summary, evaluation), "check", job_digest("check"))
     theirs = read_numbers(numbers) if numbers else None
     unlike = other_settings(theirs, sections) if theirs else []
     measured = read(trajectories, summary, evaluation, theirs.steps if theirs else ())
-    write_text(output, report(measured, theirs, unlike))
+    write_document(output, report(measured, theirs, unlike), made)
 
 
 def read(

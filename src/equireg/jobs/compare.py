@@ -7,9 +7,11 @@ Medians over the seeds with 95 % bootstrap intervals.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,8 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import bootstrap
 
+from equireg import binding
+from equireg.binding import together, with_source, write_document
+from equireg.digest import job_digest
 from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH, SERIES, check_outputs, save, styled
-from equireg.files import write_text
 from equireg.markdown import rows_of
 from equireg.randomness import generator
 from equireg.spelling import spell_gamma
@@ -71,6 +75,7 @@ def compare(
     where a table lacks a column, or there is nothing to compare.
     """
     check_outputs(figures)
+    made = origin(evaluations, critical)
     runs = pd.concat([read(path).assign(experiment=name) for name, path in evaluations.items()])
     name, first = next(iter(evaluations.items()))
     if not ((runs["experiment"] == name) & (runs["mode"] != "equivariant")).any():
@@ -79,8 +84,19 @@ def compare(
         gammas = read_critical(critical) if critical else {}
         figure = gamma_figure(runs, gammas)
         for path in figures:
-            save(figure, path)
-    write_text(output, report(runs) + critical_report(gammas))
+            save(figure, path, made)
+    write_document(output, report(runs) + critical_report(gammas), made)
+
+
+def origin(evaluations: Mapping[str, Path], critical: Path | None) -> dict[str, Any]:
+    """The binding: that of the first experiment, in which the others are told beside it.
+
+    They may have been made by other settings: that is what is compared.
+    """
+    first, *others = evaluations.items()
+    made = together(first[1], *([critical] if critical else []))
+    beside = {name: binding.read(path) for name, path in others}
+    return with_source(made, "compare", job_digest("compare"), **{binding.OWN: {"beside": beside}})
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -280,5 +296,8 @@ def critical_report(critical: Critical) -> str:
 
 
 def _spell(interval: Interval, form: str = ".3g") -> str:
-    low, high = format(interval.low, form), format(interval.high, form)
-    return f"{format(interval.median, form)} [{low}, {high}]"
+    median, low, high = (
+        re.sub(r"^-(?=[0.]+$)", "+" if "+" in form else "", format(value, form))  # no -0.0000
+        for value in (interval.median, interval.low, interval.high)
+    )
+    return f"{median} [{low}, {high}]"

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from equireg.binding import joined, options, read, with_source
 from equireg.dataset import load_dataset
+from equireg.digest import job_digest
+from equireg.files import sha256
 from equireg.runtime import say
 from equireg.settings import MODES, NetworkSettings, TrainingSettings
 from equireg.spelling import spell_gamma
@@ -73,4 +76,7 @@ def critical(
                 say(f"{mode}, {name}, seed {seed}: critical gamma {spell_gamma(round(gamma, 6))}")
                 for column, value in zip(SCHEMA.names, (mode, name, seed, mu, gamma), strict=True):
                     columns[column].append(value)
-    write_table(output, pa.table(columns, schema=SCHEMA))
+    chosen = {**options(network=settings), "data": {"sha256": sha256(data)}}
+    made = joined({initial: read(initial), trained: read(trained), "the command": chosen})
+    made = with_source(made, "critical", job_digest("critical"))
+    write_table(output, pa.table(columns, schema=SCHEMA), made)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from equireg.binding import together, with_source, write_document
+from equireg.digest import job_digest
 from equireg.figures.curves import Condition, Curve, decimate, series, thin
 from equireg.figures.figure2 import MODES, distance_figure
 from equireg.figures.style import check_outputs, save, styled
-from equireg.files import write_text
 from equireg.spelling import spell_gamma
 from equireg.tables import open_parquet
 
@@ -29,8 +30,10 @@ def draw(
     One panel per gamma; every run faintly, the median over the seeds boldly; nominal and augmented.
     predictions: what ``predict`` wrote; its medians are drawn over the others.
     One row group of the tables is in memory at a time. Raises ValueError where the tables hold no
-    run to draw, or an ending is unknown.
+    run to draw or were made by different settings, or an ending is unknown.
     """
+    tables = [trajectories, summary, *([predictions] if predictions else [])]
+    made = with_source(together(*tables), "draw", job_digest("draw"))
     pages = [output for output in outputs if output.suffix == ".html"]
     check_outputs([output for output in outputs if output not in pages])
     medians: dict[Condition, Curve] = {}
@@ -70,8 +73,8 @@ def draw(
         figure = distance_figure(lines, medians, predicted)
         for output in outputs:
             if output not in pages:
-                save(figure, output)
+                save(figure, output, made)
     for output in pages:
         from equireg.figures.interactive import distance_page  # half a second to import
 
-        write_text(output, distance_page(runs, medians, predicted))
+        write_document(output, distance_page(runs, medians, predicted), made)

@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from equireg.binding import REMEDY, joined, options, read, with_source
 from equireg.dataset import load_dataset
+from equireg.digest import job_digest
+from equireg.files import sha256
 from equireg.settings import JobSettings, Mode, NetworkSettings
 from equireg.symmetry.groups import Group
 from equireg.tables import RUN_FIELDS, distance_columns, open_parquet, run_columns, write_table
@@ -39,7 +42,7 @@ def evaluate(
     """Write a row per run of ``block``, a trajectories' parquet with the weights beside it.
 
     twin: equivariant weights of the same seeds; without them the twin columns are null. Raises
-    ValueError if the files do not belong together.
+    ValueError if the files do not belong together, or were made by different settings.
     """
     needed = ["mode", "gamma", "seed", "step", "loss"]
     with open_parquet(block, needed) as file:
@@ -52,7 +55,14 @@ def evaluate(
     network = Network.of(settings)
     names = distance_columns(list(network.spaces))
     dataset = load_dataset(data, settings)
-    held, _ = load_weights(block.with_suffix(".safetensors"), seeds, network.spaces)
+    trained = block.with_suffix(".safetensors")
+    held, _ = load_weights(trained, seeds, network.spaces)
+    chosen = {**options(network=settings), "data": {"sha256": sha256(data)}}
+    runs = read(trained)["runs"]
+    if read(block)["runs"] != runs:
+        raise ValueError(f"{block} and {trained} hold different runs; {REMEDY}")
+    files = [block, trained, *([twin] if twin else [])]
+    made = joined({**{file: read(file) for file in files}, "the command": chosen})
     weights = {name: held[name] for name in network.spaces}
     twins = weights if mode == "equivariant" else None
     if twin and not twins:
@@ -70,7 +80,9 @@ def evaluate(
     columns |= test(forward, network.group, images, labels)
     distances = twin_distances(weights, twins) if twins else [None] * len(names)
     columns |= {f"twin_{name}": d for name, d in zip(names, distances, strict=True)}
-    write_table(output, evaluation_table(mode, gamma, seeds, columns))
+    runs = {**runs, "weights": sha256(trained), "twin": sha256(twin) if twin else None}
+    made = with_source(made, "evaluate", job_digest("evaluate"), runs=runs)
+    write_table(output, evaluation_table(mode, gamma, seeds, columns), made)
 
 
 def reference_forward(network: Network, weights: Mapping[str, Tensor]) -> Forward:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib
+import io
 import math
 import queue
 import re
@@ -21,14 +22,17 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import requests
 import safetensors.numpy
 import urllib3
 
-from equireg.files import atomic, write_text
-from equireg.plan import DATA_FILES
+from equireg.files import atomic, write_json, write_text
+from equireg.files import sha256 as sha256_of
+from equireg.plan import DATA_FILES, data_files
+from equireg.provenance import provenance
 from equireg.runtime import say
 from equireg.settings import DOWNLOADED, DataSettings
 
@@ -74,9 +78,28 @@ def fetch(data: DataSettings, output: Path, sums: Path | None) -> None:
     unlisted = {name: sha256(files[name]) for name in DATA_FILES if name not in expected}
     if unlisted:
         report_unlisted(data.name, unlisted, sums)
-    with atomic(output) as temporary:
-        safetensors.numpy.save_file(decode(files), temporary)
-    say(f"{data.name}: decoded into {output}")
+    content = safetensors.numpy.save(decode(files))
+    if output.is_file() and output.read_bytes() == content:
+        say(f"{data.name}: {output} is as it should be")
+    else:
+        with atomic(output) as temporary:
+            temporary.write_bytes(content)
+        say(f"{data.name}: decoded into {output}")
+    write_json(output.with_suffix(".json"), story(data, output))
+
+
+def story(data: DataSettings, output: Path) -> dict[str, Any]:
+    """Where the data set came from: its sum, and those of the files of a folder as they lie there.
+
+    By the latter it is seen whether the folder has changed.
+    """
+    return {
+        "name": data.name,
+        "folder": data.folder,
+        "files": {Path(file).name: sha256_of(Path(file)) for file in data_files(data)},
+        "sha256": sha256_of(output),
+        **provenance(),
+    }
 
 
 # Sums ---------------------------------------------------------------------------------------------
@@ -329,10 +352,11 @@ def read_archive(path: Path) -> Files:
     try:
         with tarfile.open(path, "r:gz") as archive:
             for name in DATA_FILES:
-                member = archive.extractfile(f"package/data/{name}")
-                if member is None:
+                member = archive.getmember(f"package/data/{name}")
+                content = archive.extractfile(member) if member.isreg() else None
+                if content is None:  # a link may point to itself
                     raise ValueError(f"package/data/{name} in {path.name} is not a file")
-                files[name] = member.read()
+                files[name] = content.read(LARGEST)
     except KeyError:
         raise ValueError(f"package/data/{name} is not in {path.name}") from None
     except (tarfile.TarError, EOFError, zlib.error) as error:
@@ -345,9 +369,13 @@ def unpack(content: bytes, name: str) -> bytes:
     if not content.startswith(b"\x1f\x8b"):
         return content
     try:
-        return gzip.decompress(content)
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+            unpacked = stream.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{name}: damaged gzip file: {error}") from None
+    if len(unpacked) > LARGEST:
+        raise ValueError(f"{name}: longer than {LARGEST} bytes when unpacked")
+    return unpacked
 
 
 def describe(content: bytes) -> str:
@@ -397,6 +425,12 @@ def decode(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
             )
         if len(labels) != count:
             raise ValueError(f"{labels_file}: {len(labels)} labels; expected {count}, as images")
+        if labels.min() > 0:
+            raise ValueError(
+                f"{labels_file}: the smallest label is {labels.min()}; accepted: labels that start "
+                "at 0; subtract it from every label, as EMNIST's letters need, whose labels are 1 "
+                "to 26"
+            )
         arrays[f"{part}_images"], arrays[f"{part}_labels"] = images[:, None], labels
     train, test = arrays["train_images"], arrays["test_images"]
     if train.shape[1:] != test.shape[1:]:

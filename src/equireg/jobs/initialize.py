@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from equireg.binding import options, with_source
+from equireg.digest import job_digest
 from equireg.settings import InitializationSettings, NetworkSettings
 from equireg.training.network import Network
 from equireg.weights import save_weights
@@ -23,5 +24,5 @@ def initialize(
     network = Network.of(settings)
     draws = [network.initial(seed, initialization.distribution) for seed in seeds]
     weights = {name: torch.stack([draw[name] for draw in draws]).float() for name in network.spaces}
-    about = {**dataclasses.asdict(initialization), "network": dataclasses.asdict(settings)}
-    save_weights(output, seeds, weights, about)
+    made = options(initialization=initialization, network=settings)
+    save_weights(output, seeds, weights, with_source(made, "initialize", job_digest("initialize")))

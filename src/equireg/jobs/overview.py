@@ -4,72 +4,168 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
-from equireg.files import write_text
+from equireg.binding import joined, read, with_source, without_comment, write_document
+from equireg.digest import job_digest
 
-PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>equireg: {experiment}</title>
-<style>
-body {{ font: 15px/1.45 "DejaVu Sans", Verdana, sans-serif; color: #222; margin: 1.5em auto;
-  padding: 0 1em; max-width: 62em; }}
-img {{ width: 100%; }}
-section {{ overflow-x: auto; }}
-h1, h2, h3 {{ line-height: 1.2; margin: 1.4em 0 0.5em; }}
-h1 {{ font-size: 1.5em; }} h2 {{ font-size: 1.25em; }} h3 {{ font-size: 1.05em; }}
-table {{ border-collapse: collapse; font-size: 0.9em; }}
-th, td {{ padding: 0.25em 0.8em 0.25em 0; text-align: left; vertical-align: top; }}
-th {{ border-bottom: 1px solid #888; }}
-td {{ border-bottom: 1px solid #e6e6e6; }}
-blockquote {{ margin: 0.5em 0; padding-left: 0.8em; border-left: 3px solid #ccc; color: #555; }}
-a {{ color: #0072B2; }}
-</style>
-</head>
-<body>
-<h1>Experiment {experiment}</h1>
-<p>Networks are trained on augmented data (augmented), on upright data (nominal), or within the
-subspace E of equivariant weights (equivariant), as in Nordenfors and Flinth,
-<a href="https://arxiv.org/abs/2502.06547">arXiv 2502.06547</a>. A penalty gamma pulls the first two
-towards E. This page shows how far from E they went, and what that says of the paper's claims.</p>
-<h2>Distance to E along training</h2>
-<img alt="Distance to E along training, a panel per penalty" src="data:image/png;base64,{figure}">
-<p>Every run faintly, the median over the seeds boldly.</p>
-{sections}
-<h2>Files beside this page</h2>
-<p><a href="figures/figure2.html">figures/figure2.html</a>, the figure to move about in;
-<a href="figures/figure2.pdf">figures/figure2.pdf</a>, for print; trajectories.parquet,
-summary.parquet and evaluation.parquet, every number.</p>
-</body>
-</html>
-"""
+# How a verdict's words begin, its sign, and its class on the page.
+SIGNS = (
+    ("held", "✓", "good"),
+    ("reproduced", "✓", "good"),
+    ("yes", "✓", "good"),
+    ("did not", "✗", "bad"),
+    ("not reproduced", "✗", "bad"),
+    ("no", "✗", "bad"),
+    ("not applicable", "–", "none"),
+    ("not ", "–", "none"),
+)
+NUMBER = re.compile(r"[-+−<]?\s?\d[\d,.]*(e[-+]?\d+)?( (of|to) [\d,.e+-]+)?×?%?( \[.*\])?( %)?")
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def overview(experiment: str, figure: Path, documents: list[Path], output: Path) -> None:
-    """Write a page, complete in itself, with the figure (PNG) and the documents (Markdown)."""
-    page = PAGE.format(
-        experiment=html.escape(experiment),
-        figure=base64.b64encode(figure.read_bytes()).decode(),
-        sections="\n".join(map(section, documents)),
-    )
-    write_text(output, page)
+    """Write a page, complete in itself, with the figure (PNG) and the documents (Markdown).
+
+    What a document says before its second heading comes first, the rest of all of them below.
+    Raises ValueError where they were made by different settings.
+    """
+    made = joined({path: read(path) for path in (figure, *documents)})
+    first, below, result = [], [], ""
+    for document in documents:
+        head, rest = parts(document)
+        result = result or headline(head)
+        first.append(section(head))
+        if rest:
+            below.append(section(rest))
+    page = files("equireg.jobs").joinpath("overview.html").read_text(encoding="utf-8")
+    for name, text in {
+        "EXPERIMENT": html.escape(experiment),
+        "HEADLINE": html.escape(result or f"How far from E the networks of {experiment} went"),
+        "FIGURE": base64.b64encode(figure.read_bytes()).decode(),
+        "RESULTS": "\n".join(first),
+        "DETAILS": "<h2>In detail</h2>\n" + "\n".join(below) if below else "",
+    }.items():
+        page = page.replace(f"<!--{name}-->", text)
+    write_document(output, page, with_source(made, "overview", job_digest("overview")))
 
 
-def section(document: Path) -> str:
-    """A Markdown document as a part of the page, its headings a level lower.
+def parts(document: Path) -> tuple[list[Token], list[Token]]:
+    """A document as tokens, headings a level lower: up to its second heading, and from there on.
 
     One without a heading gets its name as one.
     """
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = markdown.parse(document.read_text(encoding="utf-8"))
-    title = "" if tokens and tokens[0].tag == "h1" else f"<h2>{document.stem.capitalize()}</h2>\n"
+    tokens = markdown.parse(without_comment(document.read_text(encoding="utf-8")))
+    if not tokens or tokens[0].tag != "h1":
+        tokens = [*markdown.parse(f"# {html.escape(document.stem.capitalize())}"), *tokens]
+    ends = [i for i, token in enumerate(tokens) if token.type == "heading_open"]
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{int(token.tag[1]) + 1}"
-    return f"<section>\n{title}{markdown.renderer.render(tokens, markdown.options, {})}</section>"
+    cut = ends[1] if len(ends) > 1 else len(tokens)
+    return tokens[:cut], tokens[cut:]
+
+
+def section(tokens: list[Token]) -> str:
+    """Tokens as a part of the page: tables scroll, numbers stand right, verdicts stand out.
+
+    A gamma is spelled as in the figure: 10⁻² for 1e-2.
+    """
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    for table in _tables(tokens):
+        _align(table)
+    for token in tokens:
+        for child in token.children or ():
+            if child.type == "text":
+                child.content = typeset(child.content)
+    text = str(markdown.renderer.render(tokens, markdown.options, {}))
+    text = text.replace("<table>", '<div class="scroll" tabindex="0"><table>')
+    text = text.replace("</table>", "</table></div>").replace("Π_E⊥", "Π<sub>E⊥</sub>")
+    return f"<section>\n{_marked(text)}</section>"
+
+
+def headline(tokens: Sequence[Token]) -> str:
+    """How many verdicts of the first table are good, by column; empty where there are none."""
+    for table in _tables(tokens):
+        names, rows = _cells(table)
+        said = []
+        for i, name in enumerate(names):
+            signs = [sign(row[i].content.strip("*")) for row in rows]
+            if signs and None not in signs:
+                good = sum(kind == "good" for _, kind in filter(None, signs))
+                what = "held" if name.content == "Verdict" else name.content.strip("*?").lower()
+                said.append(f"{good} of {len(signs)} {what}")
+        if said:
+            return f"Of the paper's claims, {' and '.join(said)}"
+    return ""
+
+
+def sign(verdict: str) -> tuple[str, str] | None:
+    """The sign and the class of a verdict; None for other words."""
+    return next(
+        ((mark, kind) for start, mark, kind in SIGNS if re.match(rf"{start}\b", verdict)), None
+    )
+
+
+def typeset(text: str) -> str:
+    """Powers of ten and gamma as a reader writes them."""
+
+    def power(found: re.Match[str]) -> str:
+        digits, exponent = found[1], found[2].replace("+", "").translate(RAISED)
+        exponent = re.sub("(⁻?)⁰+(?=.)", r"\1", exponent)
+        if exponent == "⁰":
+            return digits
+        return f"10{exponent}" if digits == "1" else f"{digits}·10{exponent}"
+
+    text = re.sub(r"(?<![\w.])(\d(?:\.\d+)?)e([-+]?\d+)\b", power, text)
+    return re.sub(r"\bgamma\b", "γ", text)
+
+
+def _tables(tokens: Sequence[Token]) -> Iterator[list[Token]]:
+    opened = [i for i, token in enumerate(tokens) if token.type == "table_open"]
+    closed = [i for i, token in enumerate(tokens) if token.type == "table_close"]
+    for start, end in zip(opened, closed, strict=True):
+        yield list(tokens[start : end + 1])
+
+
+def _cells(table: list[Token]) -> tuple[list[Token], list[list[Token]]]:
+    """The contents of the head's cells, and of each row's."""
+    pairs = list(itertools.pairwise(table))
+    head = [inline for cell, inline in pairs if cell.type == "th_open"]
+    body = [inline for cell, inline in pairs if cell.type == "td_open"]
+    return head, [body[i : i + len(head)] for i in range(0, len(body), len(head))]
+
+
+def _align(table: list[Token]) -> None:
+    """Columns of numbers to the right."""
+    _, rows = _cells(table)
+    columns = [[cell.content for cell in column] for column in zip(*rows, strict=True)]
+    right = [
+        any(column) and all(not text or NUMBER.fullmatch(text) for text in column)
+        for column in columns
+    ]
+    cells = [token for token in table if token.type in ("th_open", "td_open")]
+    for i, cell in enumerate(cells):
+        if right and right[i % len(right)]:
+            cell.attrSet("class", "number")
+
+
+def _marked(text: str) -> str:
+    """Verdicts in bold with their sign, in their colour."""
+
+    def mark(found: re.Match[str]) -> str:
+        known = sign(found[1])
+        if known is None:
+            return found[0]
+        signed = f'<span aria-hidden="true">{known[0]}</span> {found[1]}'
+        return f'<strong class="{known[1]}">{signed}</strong>'
+
+    return re.sub(r"<strong>(.*?)</strong>", mark, text)

@@ -12,7 +12,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from equireg.binding import joined, options, read, with_source
 from equireg.dataset import Dataset, load_dataset
+from equireg.digest import job_digest
+from equireg.files import sha256
 from equireg.randomness import generator
 from equireg.runtime import say
 from equireg.settings import GridSettings, JobSettings, Mode, NetworkSettings, TrainingSettings
@@ -34,7 +37,7 @@ QUANTILES = {"median": 0.5, "low": 0.1, "high": 0.9}
 
 SCHEMA = pa.schema(
     [
-        pa.field("mode", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("mode", pa.string(), nullable=False),
         pa.field("gamma", pa.float64(), nullable=False),
         pa.field("step", pa.int32(), nullable=False),
         pa.field("seeds", pa.int32(), nullable=False),
@@ -78,7 +81,21 @@ def predict(
         if time.perf_counter() - said > 10 or there == steps:
             said = time.perf_counter()
             say(f"step {there}/{steps}")
-    write_table(output, table(predictions, visited, len(twin.seeds)))
+    made = with_source(
+        joined(
+            {
+                initial: read(initial),
+                "the command": {
+                    **options(network=settings, training=training),
+                    "data": {"sha256": sha256(data)},
+                },
+            }
+        ),
+        "predict",
+        job_digest("predict"),
+        runs={"modes": modes, "gammas": gammas, "seeds": grid.seeds},
+    )
+    write_table(output, table(predictions, visited, len(twin.seeds)), made)
 
 
 class Twin:

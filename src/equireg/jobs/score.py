@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from equireg.files import write_text
+from equireg.binding import together, with_source, write_document
+from equireg.digest import job_digest
 from equireg.markdown import rows_of
 from equireg.spelling import spell_gamma
 from equireg.tables import open_parquet
@@ -63,7 +64,8 @@ def score(predictions: Path, summary: Path, output: Path) -> None:
             f"{summary} lacks runs or steps that {predictions} predicts; they are of different "
             "experiments"
         )
-    write_text(output, report(joined))
+    made = with_source(together(predictions, summary), "score", job_digest("score"))
+    write_document(output, report(joined), made)
 
 
 def read(path: Path, columns: list[str]) -> pd.DataFrame:

@@ -1,7 +1,9 @@
-"""Status: how far the runs of an experiment are, read from its files and logs alone."""
+"""Status: how far the runs of an experiment are, by its files, checkpoints, locks and logs."""
 
 from __future__ import annotations
 
+import fcntl
+import json
 import re
 import statistics
 import time
@@ -17,14 +19,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from equireg.binding import Binding, differences, spell
 from equireg.config import Configuration
+from equireg.inventory import file_of, last_step, of_block, wanted
 from equireg.plan import Block, blocks
 from equireg.spelling import spell_gamma
 
-State = Literal["done", "running", "stopped", "failed", "missing"]
+State = Literal["done", "running", "stopped", "failed", "missing", "other"]
 STATES: tuple[State, ...] = get_args(State)
 
-TRAINED = ("parquet", "safetensors", "json")  # what a finished training job leaves
 EVERY = 2.0  # seconds between two looks
 SILENT = 120  # seconds without a line or a file, after which a job no longer runs
 PROGRESS = re.compile(r"step (\d+)/(\d+) .* (\d+) s left")  # of a training job's log
@@ -45,8 +48,8 @@ class Progress:
 def status(configuration: Configuration, results: Path, console: Console) -> None:
     """Print the grid as a table of runs per state, and the logs to read.
 
-    results: the folder that holds ``<experiment>/``. Says nothing of whether a finished run is
-    still what the code and the configuration would give: a dry run of the workflow does.
+    results: the folder that holds ``<experiment>/``. Finished runs of other settings are told
+    apart; whether one is still what the code would give, a dry run of the workflow says.
     """
     made, lines, _ = survey(configuration, results)
     console.print(made)
@@ -68,7 +71,7 @@ def follow(configuration: Configuration, results: Path, console: Console) -> Non
 def survey(configuration: Configuration, results: Path) -> tuple[Table, list[str], bool]:
     """The table, the lines below it, and whether every run is done."""
     folder = results / configuration.experiment
-    grid = [progress(folder, block) for block in blocks(configuration.grid)]
+    grid = [progress(configuration, folder, block) for block in blocks(configuration.grid)]
     runs = Counter[State]()
     for entry in grid:
         runs[entry.state] += len(entry.block.seeds)
@@ -76,6 +79,9 @@ def survey(configuration: Configuration, results: Path) -> tuple[Table, list[str
     left = minutes_left(grid)
     soon = f", about {left:.0f} min of training left" if left is not None else ""
     lines = [f"{folder}: {runs['done']} of {total} runs done{soon}"]
+    if unlike := [entry for entry in grid if entry.state == "other"]:
+        lines += [f"of other settings: {unlike[0].said}", f"    see {unlike[0].log}"]
+        lines.append("    kept, unless the configuration says overwrite: true")
     for entry in grid:
         if entry.state in ("failed", "stopped"):
             lines += [f"{entry.state}: {entry.said}", f"    see {entry.log}"]
@@ -88,36 +94,78 @@ def survey(configuration: Configuration, results: Path) -> tuple[Table, list[str
     for log in others:
         if failure := failed(last_lines(log)):
             lines += [f"failed: {failure}", f"    see {log}"]
+    for other in sorted(results.glob("*/configuration.yaml")):
+        if other.parent != folder:
+            lines.append(f"also there: {other.parent}; make status CONFIG={other}")
     return table(grid), lines, runs["done"] == total
 
 
-def progress(folder: Path, block: Block) -> Progress:
-    """The state of one block, from its files and from the logs of its two jobs."""
-    base, logs = folder / block.path, folder / "logs"
-    below = block.path.relative_to("runs")
-    trained = all(base.with_name(f"{base.name}.{suffix}").is_file() for suffix in TRAINED)
-    log = (logs / ("evaluate" if trained else "train") / below).with_suffix(".log")
-    stacked = logs / "train" / block.mode / f"{block.name}.log"  # one job for all gammas
-    if not trained and stacked.is_file() and not newer(log, stacked):
-        log = stacked
+def progress(configuration: Configuration, folder: Path, block: Block) -> Progress:
+    """The state of one block, from what its files, its checkpoint and its lock say of themselves.
+
+    A log is read for why a job failed, and for the time that a running one has left.
+    """
+    made, chosen = of_block(folder, block), wanted(configuration, block, None)
+    log = log_of(folder, block, trained=made is not None)
     lines = last_lines(log)
     said = lines[-1] if lines else ""
-    steps = None if trained else next(filter(None, map(PROGRESS.match, reversed(lines))), None)
-    share = int(steps[1]) / int(steps[2]) if steps else float(trained)
-    seconds = float(steps[3]) if steps else None
-    if trained and base.with_name(f"{base.name}.evaluation.parquet").is_file():
-        return Progress(block, "done", 1.0, None, said, log)
+    if made is not None:
+        share, seconds = 1.0, None
+        if other := differences(made, chosen):
+            key, have, value = other[0]
+            said = f"{key} is {spell(have)}, the configuration says {spell(value)}"
+            return Progress(block, "other", 0.0, None, said, file_of(folder, block, "json"))
+        if file_of(folder, block, "evaluation.parquet").is_file():
+            return Progress(block, "done", share, None, said, log)
+    else:
+        share = saved(file_of(folder, block, "checkpoint"), chosen)
+        steps = next(filter(None, map(PROGRESS.match, reversed(lines))), None)
+        seconds = float(steps[3]) if steps else None
+        share = max(share, int(steps[1]) / int(steps[2])) if steps else share
+    if held(file_of(folder, block, "lock")):
+        return Progress(block, "running", share, seconds, said or "it said nothing", log)
     if failure := failed(lines):
         return Progress(block, "failed", share, None, failure, log)
     if told_to_end(lines):
         return Progress(block, "stopped", share, None, said, log)
     if not log.is_file():
-        return Progress(block, "missing", share, None, said, log)
-    silent = time.time() - log.stat().st_mtime > SILENT
-    said = said or "it said nothing"
-    if silent:
-        return Progress(block, "stopped", share, None, said, log)
-    return Progress(block, "running", share, seconds, said, log)
+        return Progress(block, "stopped" if share else "missing", share, None, said, log)
+    state: State = "stopped" if time.time() - log.stat().st_mtime > SILENT else "running"
+    left = seconds if state == "running" else None
+    return Progress(block, state, share, left, said or "it said nothing", log)
+
+
+def log_of(folder: Path, block: Block, trained: bool) -> Path:
+    """The log of the block's last job."""
+    logs, below = folder / "logs", block.path.relative_to("runs")
+    log = (logs / ("evaluate" if trained else "train") / below).with_suffix(".log")
+    stacked = logs / "train" / block.mode / f"{block.name}.log"  # one job for all gammas
+    return stacked if not trained and stacked.is_file() and not newer(log, stacked) else log
+
+
+def saved(checkpoint: Path, chosen: Binding) -> float:
+    """The share of the steps that a checkpoint holds; 0 where it is of other settings."""
+    try:
+        about = json.loads((checkpoint / "made.json").read_bytes())
+        if differences(about["made"], chosen):
+            return 0.0
+        return float(
+            max(map(last_step, checkpoint.glob("*.safetensors")), default=0) / about["steps"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def held(lock: Path) -> bool:
+    """Whether a process holds the lock: the block is being trained."""
+    try:
+        with open(lock, "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # not there, or no locks
+        return False
+    return False
 
 
 def newer(one: Path, other: Path) -> bool:

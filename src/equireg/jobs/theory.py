@@ -6,8 +6,11 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from equireg.binding import joined, options, read, with_source
 from equireg.dataset import load_dataset
+from equireg.digest import job_digest
 from equireg.figures.style import check_outputs
+from equireg.files import sha256
 from equireg.runtime import say
 from equireg.settings import NetworkSettings
 from equireg.tables import write_table
@@ -50,6 +53,10 @@ def theory(
     Raises ValueError if the files do not belong together, or for other names.
     """
     check_outputs(list(figures))
+    files = [file for block in blocks for file in (block, block.with_suffix(".safetensors"))]
+    chosen = {**options(network=settings), "data": {"sha256": sha256(data)}}
+    made = joined({**{file: read(file) for file in files}, "the command": chosen})
+    made = with_source(made, "theory", job_digest("theory"))
     dataset = load_dataset(data, settings)
     measured: list[Measurement] = []
     landscapes: list[Landscape] = []
@@ -59,9 +66,9 @@ def theory(
             found, landscape = along_flows(case)
             measured += found
             landscapes.append(landscape)
-    write_table(output, table(measured))
-    write_report(report, measured)
-    draw_figures(landscapes, figures)
+    write_table(output, table(measured), made)
+    write_report(report, measured, made)
+    draw_figures(landscapes, figures, made)
 
 
 def at_points(case: Case) -> Iterator[Measurement]:

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equireg.binding import Binding, joined, options, with_source
 from equireg.dataset import load_dataset
+from equireg.digest import job_digest
 from equireg.files import remove_temporaries, sha256, write_json
 from equireg.processes import Stop, locked
 from equireg.provenance import processor, provenance
@@ -27,7 +29,7 @@ from equireg.training.batches import steps_per_epoch
 from equireg.training.blocks import Blocks
 from equireg.training.checkpoint import Checkpoint
 from equireg.training.network import Network
-from equireg.training.recorder import Recorder, diverged
+from equireg.training.recorder import Recorder, diverged, of_block
 from equireg.training.step import Trainer
 from equireg.weights import load_weights, save_weights
 
@@ -64,46 +66,54 @@ def train(
     epoch = steps_per_epoch(len(dataset.train_labels), training)
     weights, about = load_weights(initial, blocks.seeds, network.spaces)
     trainer = blocks.trainer(network, weights, training, dataset.train_images, device, jobs)
-    origin = {
-        "network": dataclasses.asdict(settings),
-        "training": {
-            k: v for k, v in dataclasses.asdict(training).items() if k not in UNREAD[blocks.mode]
-        },
-        "initialization": about,
-        "data": {"file": data.name, "sha256": sha256(data)},
-    }
+    made = binding_of(blocks, settings, training, {initial: about}, sha256(data))
     name = torch.cuda.get_device_name() if device == "cuda" else processor()
-    made = {
-        "mode": blocks.mode,
-        "seeds": spell_seeds(list(blocks.seeds)),
-        **origin,
+    how = {
         "device": name if device == "cuda" else "cpu",
         "threads": jobs.threads,
         "step": type(trainer).__name__.lower(),
-        **provenance("equireg.jobs.train", "equireg.runtime"),
+        **provenance(),
     }
-    key = checkpoint_key(made, gammas=blocks.gammas, device=device, initial=sha256(initial))
+    key = checkpoint_key(made, how, gammas=blocks.gammas, device=device, initial=sha256(initial))
     steps = epoch * training.epochs
     with hold(outputs, stop):
         checkpoint = Checkpoint(checkpoint_folder(outputs[0]), key, name)
         if state := checkpoint.resume():
             trainer.restore(state)
             say(f"resumed at step {checkpoint.step} of {steps} from {checkpoint.folder}")
-        recorder = Recorder(blocks, outputs, list(network.spaces), steps, checkpoint)
+        write_json(checkpoint.folder / "made.json", {"made": made, "steps": steps})
+        recorder = Recorder(blocks, outputs, list(network.spaces), steps, checkpoint, made)
         labels = dataset.train_labels.to(device)
-        train_to_end(
-            trainer,
-            recorder,
-            blocks.chunks(network.group, labels, training, checkpoint.step),
-            epoch,
-            stop,
-        )
-        write(trainer, recorder, origin, made, time.perf_counter() - began)
+        given = blocks.chunks(network.group, labels, training, checkpoint.step)
+        train_to_end(trainer, recorder, given, epoch, stop)
+        write(trainer, recorder, how, time.perf_counter() - began)
         if stop.asked:  # whoever told it to end may take these files for unfinished ones
             stop.leave(f"ended at step {steps} of {steps}; the same command finishes at once")
         for output in outputs:
             shutil.rmtree(checkpoint_folder(output), ignore_errors=True)
             diverged(output).unlink(missing_ok=True)
+
+
+def binding_of(
+    blocks: Blocks,
+    settings: NetworkSettings,
+    training: TrainingSettings,
+    initial: Mapping[Path | str, Binding],
+    data: str,
+) -> dict[str, Any]:
+    """What makes the runs of these blocks: settings, the data's sum, the code.
+
+    initial: the binding of their initial weights, by its file; data: a SHA-256 sum.
+    """
+    chosen = dataclasses.asdict(training)
+    read = {name: value for name, value in chosen.items() if name not in UNREAD[blocks.mode]}
+    command = {**options(network=settings), "training": read, "data": {"sha256": data}}
+    return with_source(
+        joined({**initial, "the command": command}),
+        "train",
+        job_digest("train"),
+        runs={"mode": blocks.mode, "seeds": spell_seeds(list(blocks.seeds))},
+    )
 
 
 def check_outputs(outputs: Sequence[Path], blocks: int) -> None:
@@ -118,8 +128,7 @@ def check_outputs(outputs: Sequence[Path], blocks: int) -> None:
 def write(
     trainer: Trainer,
     recorder: Recorder,
-    origin: Mapping[str, Any],
-    made: Mapping[str, Any],
+    how: Mapping[str, Any],
     seconds: float,
 ) -> None:
     """Write what the runs became, block by block. Raises FloatingPointError if one diverged."""
@@ -131,14 +140,15 @@ def write(
     for block, (gamma, output) in enumerate(zip(blocks.gammas, recorder.outputs, strict=True)):
         own = slice(block * len(blocks.seeds), (block + 1) * len(blocks.seeds))
         weights = {layer: tensor[own] for layer, tensor in trained.items()}
-        save_weights(output.with_suffix(".safetensors"), blocks.seeds, weights, origin)
+        made = of_block(recorder.made, gamma)
+        save_weights(output.with_suffix(".safetensors"), blocks.seeds, weights, made)
         recorder.write(block, output, recorder.steps)
         story = {
-            "gamma": gamma,
+            "made": made,
             "processes": recorder.checkpoint.processes,
             "wall_seconds": round(seconds, 3),
         }
-        write_json(output.with_suffix(".json"), {**made, **story})
+        write_json(output.with_suffix(".json"), {**how, **story})
 
 
 def checkpoint_folder(output: Path) -> Path:
@@ -146,14 +156,14 @@ def checkpoint_folder(output: Path) -> Path:
     return output.with_suffix(".checkpoint")
 
 
-def checkpoint_key(made: Mapping[str, Any], **more: object) -> str:
+def checkpoint_key(made: Binding, how: Mapping[str, Any], **more: object) -> str:
     """What determines a training's bits on one machine, as a SHA-256 sum.
 
-    made: the provenance of its results. Not the threads, nor paths and names of files.
+    made, how: the binding of its results, and where they came from. Not the threads, nor paths and
+    names of files.
     """
-    same = {name: made[name] for name in ("mode", "seeds", "network", "training", "step", "source")}
-    libraries = {name: made["libraries"][name] for name in ("torch", "numpy")}
-    bits = {**same, **more, "data": made["data"]["sha256"], "libraries": libraries}
+    libraries = {name: how["libraries"][name] for name in ("torch", "numpy")}
+    bits = {**made, **more, "step": how["step"], "libraries": libraries}
     return hashlib.sha256(json.dumps(bits, sort_keys=True).encode()).hexdigest()
 
 

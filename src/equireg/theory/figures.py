@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
+from equireg.binding import Binding
 from equireg.figures.style import COLOURS, PAGE_WIDTH, save, styled
 from equireg.theory.spectrum import Spectrum
 from equireg.theory.theorems import Plateau, Rates, Settled
@@ -40,7 +41,7 @@ class Landscape:
         return f"{network}, {_tex(model.group.name)}"
 
 
-def draw_figures(landscapes: Sequence[Landscape], outputs: Sequence[Path]) -> None:
+def draw_figures(landscapes: Sequence[Landscape], outputs: Sequence[Path], made: Binding) -> None:
     """Draw each output by its name, in the format of its ending.
 
     Raises ValueError for a name that is no figure's.
@@ -54,7 +55,7 @@ def draw_figures(landscapes: Sequence[Landscape], outputs: Sequence[Path]) -> No
         for output in outputs:
             if output.stem not in figures:
                 raise ValueError(f"figure is {output.name}; accepted names: {', '.join(figures)}")
-            save(figures[output.stem](landscapes), output)
+            save(figures[output.stem](landscapes), output, made)
 
 
 def rates_figure(landscapes: Sequence[Landscape]) -> Figure:

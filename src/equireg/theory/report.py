@@ -6,14 +6,14 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from equireg.files import write_text
+from equireg.binding import Binding, write_document
 from equireg.markdown import rows_of
 from equireg.theory.measurement import Measurement
 
 
-def write_report(path: Path, measured: Sequence[Measurement]) -> None:
-    """Write ``report(measured)``."""
-    write_text(path, report(measured))
+def write_report(path: Path, measured: Sequence[Measurement], made: Binding) -> None:
+    """Write ``report(measured)``, and what made it."""
+    write_document(path, report(measured), made)
 
 
 def report(measured: Sequence[Measurement]) -> str:

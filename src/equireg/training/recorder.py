@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from equireg.binding import Binding
 from equireg.files import atomic
 from equireg.runtime import say
 from equireg.spelling import spell_gamma
@@ -27,6 +28,7 @@ class Recorder:
     """The rows of a job's blocks: one per gamma, all of the same seeds; and how far they are.
 
     Runs are sorted by gamma as given, then by seed. ``outputs``: the blocks' trajectory files.
+    ``made``: their binding, but for gamma.
     """
 
     def __init__(
@@ -36,9 +38,10 @@ class Recorder:
         layers: Sequence[str],
         steps: int,
         checkpoint: Checkpoint,
+        made: Binding,
     ) -> None:
         self.blocks, self.outputs = blocks, outputs
-        self.layers, self.steps, self.checkpoint = layers, steps, checkpoint
+        self.layers, self.steps, self.checkpoint, self.made = layers, steps, checkpoint, made
         self.held: list[Tensor] = []  # the rows since the last segment, (runs, steps, columns)
         self.done = self.resumed = checkpoint.step
         self.began = self.said = self.saved = time.perf_counter()
@@ -110,7 +113,8 @@ class Recorder:
         """Write the first ``steps`` steps of a block's trajectories, whole or not at all."""
         schema = trajectory_schema(self.layers)
         columns = ["loss", *distance_columns(self.layers)]
-        with atomic(path) as temporary, parquet_writer(temporary, schema) as writer:
+        made = of_block(self.made, self.blocks.gammas[block])
+        with atomic(path) as temporary, parquet_writer(temporary, schema, made) as writer:
             for i, seed in enumerate(self.blocks.seeds):
                 for first in range(0, steps, GROUP):
                     rows = self._rows(
@@ -130,6 +134,11 @@ class Recorder:
             parts.append(held[run, max(first - at, 0) : max(last - at, 0)])
             at += held.shape[1]
         return torch.cat(parts)
+
+
+def of_block(made: Binding, gamma: float | None) -> dict[str, Any]:
+    """The binding of one of the job's blocks: that of the job, and its gamma."""
+    return {**made, "runs": {**made["runs"], "gamma": gamma}}
 
 
 def diverged(output: Path) -> Path:

@@ -1,0 +1,276 @@
+"""What an experiment's folder holds already, and whether the configuration would make the same.
+
+By content alone: by what each file says of itself (``binding``) and by sums, whatever the times of
+the files are and whoever put them there. What is right is kept; what other code made is to be made
+anew; finished runs of other settings or data are not touched unless the configuration says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from equireg import binding
+from equireg.binding import Binding
+from equireg.config import Configuration, ConfigurationError
+from equireg.digest import job_digest
+from equireg.files import sha256, write_text
+from equireg.plan import Block, blocks, data_files, predicted_seeds
+from equireg.settings import UNREAD
+from equireg.spelling import parse_seeds, spell_seeds
+
+SHIFT = 10**18  # nanoseconds, since 1970 until 2001 and by which files are dated back
+TRAINED = ("parquet", "safetensors", "json")  # what a finished training job leaves of a block
+
+
+@dataclass
+class Inventory:
+    """What is there. Blocks and files that are in none of these are missing."""
+
+    trained: set[Block] = field(default_factory=set)  # and by the code that there is
+    evaluated: set[Block] = field(default_factory=set)  # of those
+    data: bool = False  # the data set is that of the folder, or a download
+    predicted: bool = False
+    outdated: list[Path] = field(default_factory=list)  # made by other code, or of another grid
+    current: list[Path] = field(default_factory=list)  # the other files
+    unlike: list[tuple[Block, str, Any, Any]] = field(default_factory=list)  # key, made, wanted
+
+
+def take(configuration: Configuration, results: Path) -> Inventory:
+    """Look through ``results``; reads headers, and sums the data set and the weights."""
+    found = Inventory()
+    data = results / "data" / f"{configuration.data.name}.safetensors"
+    known = sha256(data) if data.is_file() else None
+    found.data = known is not None and unchanged(configuration, data)
+    if known:
+        (found.current if found.data else found.outdated).append(data)
+    folder = results / configuration.experiment
+    digests = {job: job_digest(job) for job in ("initialize", "train", "evaluate")}
+    sources = {job: digests[job] for job in ("initialize", "train")}
+    for block in blocks(configuration.grid):
+        if (made := of_block(folder, block)) is None:
+            continue
+        other = binding.differences(made, wanted(configuration, block, known))
+        if known and not found.data:
+            other.append(("data", "the files that it was made of", "other files in data.folder"))
+        if other:
+            found.unlike.append((block, *other[0]))
+        files = [file_of(folder, block, suffix) for suffix in TRAINED]
+        if other or made.get("source") != sources:
+            found.outdated += files
+        else:
+            found.trained.add(block)
+            found.current += files
+    for seeds in {block.name for block in blocks(configuration.grid)}:
+        initial = folder / "initial" / f"{seeds}.safetensors"
+        if initial.is_file():
+            right = _initial(configuration, initial, sources)
+            (found.current if right else found.outdated).append(initial)
+    for block in found.trained:
+        file = file_of(folder, block, "evaluation.parquet")
+        if not file.is_file():
+            continue
+        if _evaluated(folder, block, configuration, digests):
+            found.evaluated.add(block)
+            found.current.append(file)
+        else:
+            found.outdated.append(file)
+    _tables(found, configuration, folder, known, digests)
+    return found
+
+
+def check(configuration: Configuration, found: Inventory, results: Path) -> None:
+    """Refuse to replace finished runs of other settings or data, but where the configuration may.
+
+    Raises ConfigurationError: the first of them, the key, both values, and what can be done.
+    """
+    if not found.unlike or configuration.overwrite:
+        return
+    folder = results / configuration.experiment
+    block, key, made, value = found.unlike[0]
+    more = f" and {len(found.unlike) - 1} more" if len(found.unlike) > 1 else ""
+    own = folder / "configuration.yaml"
+    again = f"take its own settings (snakemake --configfile {own} --cores all), "
+    raise ConfigurationError(
+        f"{folder / block.path}{more}: trained with {key} {binding.spell(made)}, not "
+        f"{binding.spell(value)}; give the new runs a name of their own (experiment: another "
+        f"name), {again if own.is_file() else ''}or say overwrite: true, and they are trained anew "
+        "in the place of the old ones"
+    )
+
+
+def begin(configuration: Configuration, results: Path) -> None:
+    """Write the merged configuration into the experiment's folder, if it is not there yet.
+
+    With it the folder says what it is, wherever it is copied to, and can be gone on with.
+    """
+    file = results / configuration.experiment / "configuration.yaml"
+    text = configuration_text(configuration)
+    if not (file.is_file() and file.read_text(encoding="utf-8") == text):
+        write_text(file, text)
+
+
+def configuration_text(configuration: Configuration) -> str:
+    """The whole configuration as YAML; without ``overwrite``, which is said each time."""
+    values = dataclasses.asdict(configuration)
+    del values["overwrite"]
+    file = f"results/{configuration.experiment}/configuration.yaml"
+    return (
+        f"# What made this folder. To go on with it: snakemake --configfile {file} --cores all\n"
+        f"{yaml.safe_dump(_plain(values), sort_keys=False, default_flow_style=None, width=100)}"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Lists in the place of tuples, which YAML has not."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def redate(found: Inventory) -> None:
+    """Date outdated files back by decades, so that whoever compares times makes them anew.
+
+    A file that was dated back, by a dry run say, and is right after all gets its time back.
+    """
+    for file in found.outdated:
+        _shift(file, -SHIFT, when=lambda time: time > SHIFT)
+    for file in found.current:
+        _shift(file, SHIFT, when=lambda time: time < SHIFT)
+
+
+def _shift(file: Path, by: int, when: Callable[[int], bool]) -> None:
+    with contextlib.suppress(OSError):
+        time = file.stat().st_mtime_ns
+        if when(time):
+            os.utime(file, ns=(time + by, time + by))
+
+
+def file_of(folder: Path, block: Block, suffix: str) -> Path:
+    """A file of a block below the experiment's folder."""
+    return folder / block.path.with_name(f"{block.name}.{suffix}")
+
+
+def of_block(folder: Path, block: Block) -> dict[str, Any] | None:
+    """The binding of a block whose training has finished, empty if it has none; None otherwise."""
+    if not all(file_of(folder, block, suffix).is_file() for suffix in TRAINED):
+        return None
+    try:
+        return binding.read(file_of(folder, block, "json"))
+    except ValueError:
+        return {}
+
+
+def last_step(segment: Path) -> int:
+    """The step after those that a segment of a checkpoint holds, from its header."""
+    return int(binding.header(segment)["last"])
+
+
+def wanted(configuration: Configuration, block: Block, data: str | None) -> dict[str, Any]:
+    """The settings, and the data's sum where it is known, that the configuration gives a block."""
+    training = dataclasses.asdict(configuration.training)
+    made = binding.options(
+        network=configuration.network, initialization=configuration.initialization
+    )
+    made["training"] = {k: v for k, v in training.items() if k not in UNREAD[block.mode]}
+    return {**made, "data": {"sha256": data}} if data else made
+
+
+def unchanged(configuration: Configuration, data: Path) -> bool:
+    """Whether the data set's file was made of the files in the folder of the configuration.
+
+    So too where it is a download, or where the folder is not on this machine.
+    """
+    files = data_files(configuration.data)
+    if not files:
+        return True
+    try:
+        made = json.loads(data.with_suffix(".json").read_bytes())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(made == {Path(file).name: sha256(Path(file)) for file in files})
+
+
+def _initial(configuration: Configuration, file: Path, sources: Mapping[str, str]) -> bool:
+    try:
+        made = binding.read(file)
+    except ValueError:
+        return False
+    chosen = binding.options(
+        network=configuration.network, initialization=configuration.initialization
+    )
+    return not binding.differences(
+        made, {**chosen, "source": {"initialize": sources["initialize"]}}
+    )
+
+
+def _evaluated(
+    folder: Path, block: Block, configuration: Configuration, digests: Mapping[str, str]
+) -> bool:
+    """Whether a block's evaluation is that of its weights, and of its twins, by today's code."""
+    file = file_of(folder, block, "evaluation.parquet")
+    weights = file_of(folder, block, "safetensors")
+    sums = {"weights": sha256(weights), "twin": None}
+    if "equivariant" in configuration.grid.modes:
+        twin = file_of(folder, Block("equivariant", None, block.seeds), "safetensors")
+        sums["twin"] = sha256(twin) if twin.is_file() else "missing"
+    try:
+        made = binding.read(file)
+    except ValueError:
+        return False
+    return not binding.differences(made, {"source": digests, "runs": sums})
+
+
+def _tables(
+    found: Inventory,
+    configuration: Configuration,
+    folder: Path,
+    data: str | None,
+    digests: Mapping[str, str],
+) -> None:
+    """Tables, figures and pages: those that other code made, or of another grid, are outdated."""
+    grid = configuration.grid
+    seeds = spell_seeds(parse_seeds(grid.seeds))
+    of_grid = {"modes": sorted(grid.modes), "gammas": sorted(grid.gammas), "seeds": seeds}
+    free = [mode for mode in sorted(grid.modes) if mode != "equivariant"]
+    few = {"modes": free, "gammas": sorted(grid.gammas)}
+    few["seeds"] = spell_seeds(list(predicted_seeds(grid)))
+    common: Binding = {
+        **binding.options(
+            network=configuration.network,
+            initialization=configuration.initialization,
+            training=configuration.training,
+        ),
+        **({"data": {"sha256": data}} if data else {}),
+    }
+    for job, name, more in (
+        ("aggregate", "trajectories.parquet", {"grid": of_grid}),
+        ("aggregate", "summary.parquet", {"grid": of_grid}),
+        ("aggregate", "evaluation.parquet", {"grid": of_grid}),
+        ("predict", "predictions.parquet", {**common, "runs": few}),
+        ("check", "claims.md", {}),
+        ("score", "predictions.md", {}),
+        ("compare", "comparison.md", {}),
+        ("draw", "figures/figure2.png", {}),
+        ("overview", "overview.html", {}),
+    ):
+        file = folder / name
+        if not file.is_file():
+            continue
+        sources = {job: job_digest(job)}
+        if job == "predict":
+            sources["initialize"] = digests["initialize"]
+        try:
+            other = binding.differences(binding.read(file), {**more, "source": sources})
+        except ValueError:
+            other = [("", None, None)]
+        (found.outdated if other else found.current).append(file)
+        found.predicted = found.predicted or (job == "predict" and not other)
