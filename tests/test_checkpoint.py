@@ -29,11 +29,11 @@ from equireg.training import blocks as module
 from equireg.training.checkpoint import Checkpoint
 from equireg.training.step import Trainer
 from equireg.training.trainers import choose_trainer
-from experiment import Jobs
+from experiment import NETWORK, Jobs
 
 HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
 STEPS = {
-    "reference": ["--channels", "3"],  # which the compiled step does not take
+    "reference": NETWORK,
     "compiled": ["--channels", "16"],
 }
 EACH_STEP = [
@@ -252,7 +252,7 @@ def test_another_training_s_checkpoint_is_set_aside(
             *law,
         )
     elif change == "code":
-        jobs.monkeypatch.setattr("equireg.provenance.source_digest", lambda *_: "another")
+        jobs.monkeypatch.setattr(job, "job_digest", lambda *_: "another")
     capsys.readouterr()
     found = jobs.train("a", *block)
     said = capsys.readouterr().err
@@ -272,7 +272,7 @@ def test_a_training_that_is_told_to_end_at_once_touches_nothing(
     before = {file: file.read_bytes() for file in checkpoint.iterdir()}
     with jobs.monkeypatch.context() as patch:
         patch.setattr(jobs, "monkeypatch", patch)
-        patch.setattr("equireg.provenance.source_digest", lambda *_: "another")
+        patch.setattr(job, "job_digest", lambda *_: "another")
         patch.setattr(module, "turned", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         patch.setattr(module, "choose_trainer", lambda *_: None)
         with pytest.raises(RuntimeError, match="130"):
@@ -468,7 +468,7 @@ from equireg.training.recorder import Recorder
 folder, steps = Path({str(tmp_path)!r}), 500_000
 checkpoint = Checkpoint(folder, "", "")
 blocks = Blocks.of("nominal", [0.0], range(10))
-recorder = Recorder(blocks, [folder / "x"], ["a", "b", "c"], steps, checkpoint)
+recorder = Recorder(blocks, [folder / "x"], ["a", "b", "c"], steps, checkpoint, {{}})
 def run(times):
     for _ in range(times):
         recorder.add(torch.rand(10, 5_000, 5))

@@ -290,10 +290,8 @@ def test_in_e(case: str, digits: tuple[Tensor, Tensor]) -> None:
     settings = CASES[case]
     network = Network.of(settings)
     images, labels = digits
-    table, runs = (
-        images_of_size(images, settings.image_size),
-        runs_of(network, "nominal", [0], 1e-2),
-    )
+    table = images_of_size(images, settings.image_size)
+    runs = runs_of(network, "nominal", [0], 1e-2)
     step = Compiled(network, runs, table, 0.5)
     chunk = given(torch.arange(30).view(1, 3, 10), labels, [math.inf], 1e-2)
     step.advance(*chunk)
@@ -547,7 +545,11 @@ REFUSED: dict[str, tuple[Network, str]] = {
 def test_networks_that_it_does_not_take(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     """They are refused with the reason, which the log says, and the reference trains them."""
     network, reason = REFUSED[case]
-    runs = runs_of(network, "nominal", [0], 1e-2).to(torch.float32)
+    inside, outside = (
+        {name: torch.zeros(1, space.dims[i]) for name, space in network.spaces.items()}
+        for i in (0, 1)
+    )
+    runs = Runs(inside, outside)
     channels = 3 if case == "colour" else 1
     pixels = random_images(20, 8, channels)
     with pytest.raises(UnavailableError, match=reason):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ from equireg.figures.figure2 import distance_figure
 from equireg.jobs.aggregate import aggregate
 from equireg.jobs.draw import draw
 from equireg.settings import GridSettings, Mode
+from equireg.tables import write_table
 from synthetic import write_experiment
 
 STEPS = 400
@@ -69,7 +71,9 @@ def test_damaged_tables_are_named(tables: Path, tmp_path: Path, broken: str) -> 
     for name in ("trajectories.parquet", "summary.parquet"):
         content = (tables / name).read_bytes()
         (tmp_path / name).write_bytes(content[:-9] if name == broken else content)
-    with pytest.raises(ValueError, match=f"{broken} is damaged"):
+    with pytest.raises(
+        ValueError, match=f"{broken} does not say what made it, as .* damaged ones do; delete it"
+    ):
         drawn(tmp_path, tmp_path / "figure2.png")
 
 
@@ -94,7 +98,7 @@ def test_tables_of_another_kind_are_refused(
 
 def test_tables_of_different_experiments_are_refused(tables: Path, tmp_path: Path) -> None:
     other = experiment(tmp_path / "other", GridSettings(gammas=(3.0,), seeds="0-1"))
-    words = f"summary.parquet lacks (nominal|augmented) at gamma .*which {tables}"
+    words = rf"grid.gammas is \[3.0\], but \[.*\] in {tables}.*are not mixed: delete the one"
     with pytest.raises(ValueError, match=words):
         draw(tables / "trajectories.parquet", other / "summary.parquet", [tmp_path / "f.pdf"])
 
@@ -187,7 +191,7 @@ def test_files_with_predictions(tables: Path, tmp_path: Path) -> None:
     for name, some in names.items():
         predictions = tmp_path / f"{name}.parquet" if some is not None else None
         if some is not None:
-            some.astype({"mode": "category"}).to_parquet(predictions)
+            write_table(predictions, pa.Table.from_pandas(some, preserve_index=False), {})
         output = tmp_path / f"{name}.svg"
         draw(tables / "trajectories.parquet", tables / "summary.parquet", [output], predictions)
         content[name] = output.read_bytes()
@@ -208,7 +212,8 @@ def test_every_prediction_is_drawn_as_its_own_mode_and_gamma(
         for (mode, gamma), level in levels.items()
     ]
     predictions = tmp_path / "predictions.parquet"
-    pd.concat(frames).astype({"mode": "category"}).to_parquet(predictions)
+    frame = pd.concat(frames)
+    write_table(predictions, pa.Table.from_pandas(frame, preserve_index=False), {})
     outputs = [tmp_path / "figure2.png"]
     draw(tables / "trajectories.parquet", tables / "summary.parquet", outputs, predictions)
     (figure,) = figures

@@ -21,7 +21,6 @@ from equireg.weights import load_weights, save_weights
 from experiment import NETWORK, Jobs
 
 HAS_COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))
-UNCOMPILED = ["--channels", "3"]  # which the compiled step does not take
 
 
 @pytest.fixture
@@ -44,10 +43,10 @@ def test_what_a_block_writes(jobs: Jobs) -> None:
 
     weights = load_file(block.with_suffix(".safetensors"))
     assert weights["seeds"].tolist() == [3, 4]
-    assert weights["conv2"].shape == (2, 4, 4, 3, 3)
+    assert weights["conv2"].shape == (2, 3, 3, 3, 3)
     assert weights["distance"].shape == (2,)
     written = json.loads(block.with_suffix(".json").read_text())
-    assert written["training"]["learning_rate"] == 0.05
+    assert written["made"]["training"]["learning_rate"] == 0.05
     assert written["libraries"]["torch"] == torch.__version__.split("+")[0]
 
 
@@ -66,7 +65,7 @@ def test_equal_bytes_and_independence_of_the_block(jobs: Jobs) -> None:
 @pytest.mark.parametrize(
     "network",
     [
-        UNCOMPILED,
+        NETWORK,
         pytest.param(
             ["--channels", "16"],
             marks=pytest.mark.skipif(not HAS_COMPILER, reason="needs a C++ compiler"),
@@ -86,8 +85,8 @@ def test_all_gammas_at_once(jobs: Jobs, network: list[str]) -> None:
         for story in written:
             del story["wall_seconds"]
         assert written[0] == written[1]
-        assert written[0]["step"] == ("reference" if network == UNCOMPILED else "compiled")
-        if network == UNCOMPILED:
+        assert written[0]["step"] == ("reference" if network == NETWORK else "compiled")
+        if network == NETWORK:
             loss, expected = (pq.read_table(x)["loss"].to_numpy() for x in (together, alone))
             assert np.allclose(loss, expected, rtol=1e-4)
         else:
@@ -115,7 +114,7 @@ def test_the_starting_distance_is_that_of_the_perturbation(jobs: Jobs) -> None:
     """sigma on every entry off E: sigma sqrt(dim), the paper's 0.086 at 1e-3 and 7,392."""
     block = jobs.train("a", "nominal", "0", "0-4", "--perturbation", "1e-2")
     starts = pq.read_table(block, filters=[("step", "=", 0)])["distance"].to_numpy()
-    spaces = Network.of(NetworkSettings(channels=(4, 4))).spaces.values()
+    spaces = Network.of(NetworkSettings(channels=(3, 3))).spaces.values()
     dimension = sum(space.dims[1] for space in spaces)
     assert np.allclose(starts, 1e-2 * np.sqrt(dimension), rtol=0.05)
 
@@ -134,7 +133,7 @@ def test_the_scale_of_the_risk_is_that_of_the_learning_rate(jobs: Jobs) -> None:
 def test_saved_distances_are_those_of_the_saved_weights(jobs: Jobs) -> None:
     weights = load_file(jobs.train("a", "nominal", "1e-2", "0-1").with_suffix(".safetensors"))
     squares = []
-    for name, space in Network.of(NetworkSettings(channels=(4, 4))).spaces.items():
+    for name, space in Network.of(NetworkSettings(channels=(3, 3))).spaces.items():
         outside = space.project_complement(weights[name].double()).flatten(1).norm(dim=1)
         assert torch.allclose(weights[f"distance_{name}"].double(), outside, rtol=1e-4)
         squares.append(outside.square())
@@ -190,7 +189,7 @@ def test_accuracy_is_that_of_the_logits_written_out(jobs: Jobs) -> None:
     row = pq.read_table(output).to_pylist()[0]
     weights = load_file(block.with_suffix(".safetensors"))
     data = load_file(jobs.data)
-    network = Network.of(NetworkSettings(channels=(4, 4)))
+    network = Network.of(NetworkSettings(channels=(3, 3)))
     right, changed, logits, upright = [], [], [], None
     for k in range(4):
         images = torch.rot90(data["test_images"], k, (2, 3))[None] / 255.0
@@ -210,7 +209,7 @@ def test_accuracy_is_that_of_the_logits_written_out(jobs: Jobs) -> None:
 @pytest.mark.parametrize(
     ("made", "used", "message"),
     [
-        ([], ["--channels", "8"], r"conv1 of shape \(4, 1, 3, 3\); expected \(8, 1, 3, 3\)"),
+        ([], ["--channels", "8"], r"conv1 of shape \(3, 1, 3, 3\); expected \(8, 1, 3, 3\)"),
         (["--group", "C2"], [], "weights of conv1 are .* away from E of group C4"),
     ],
 )
@@ -298,9 +297,8 @@ def test_refused(jobs: Jobs, words: list[str], message: str) -> None:
 
 
 def test_a_compiled_step_that_does_not_take_the_network_is_refused(jobs: Jobs) -> None:
-    jobs.network = UNCOMPILED
     message = (
-        r"step is 'compiled', but channels are \[3\], not multiples of \d+; accepted here: auto, "
+        r"step is 'compiled', but channels are \[3, 3\], not multiples of \d+; accepted here: auto, "
         "reference"
     )
     with pytest.raises(RuntimeError, match=message):
