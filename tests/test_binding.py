@@ -145,8 +145,8 @@ def test_figures_and_claims_are_not_made_of_tables_of_different_grids(tmp_path: 
     message = 'grid.seeds is "0-.", but "0-." in '
     with pytest.raises(ValueError, match=message):
         draw(tmp_path / "few/trajectories.parquet", summary, [output.with_suffix(".png")])
+    tables = tmp_path / "all/trajectories.parquet", summary, tmp_path / "few/evaluation.parquet"
     with pytest.raises(ValueError, match=message):
-        tables = tmp_path / "all/trajectories.parquet", summary, tmp_path / "few/evaluation.parquet"
         check(*tables, output.with_suffix(".md"), None, {})
     draw(tmp_path / "all/trajectories.parquet", summary, [output.with_suffix(".png")])
     assert set(read(output.with_suffix(".png"))["source"]) >= {"train", "aggregate", "draw"}

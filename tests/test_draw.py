@@ -191,7 +191,7 @@ def test_files_with_predictions(tables: Path, tmp_path: Path) -> None:
     for name, some in names.items():
         predictions = tmp_path / f"{name}.parquet" if some is not None else None
         if some is not None:
-            write_table(predictions, pa.Table.from_pandas(some, preserve_index=False), {})
+            write_table(predictions, pa.table(some.to_dict("list")), {})
         output = tmp_path / f"{name}.svg"
         draw(tables / "trajectories.parquet", tables / "summary.parquet", [output], predictions)
         content[name] = output.read_bytes()
@@ -213,7 +213,7 @@ def test_every_prediction_is_drawn_as_its_own_mode_and_gamma(
     ]
     predictions = tmp_path / "predictions.parquet"
     frame = pd.concat(frames)
-    write_table(predictions, pa.Table.from_pandas(frame, preserve_index=False), {})
+    write_table(predictions, pa.table(frame.to_dict("list")), {})
     outputs = [tmp_path / "figure2.png"]
     draw(tables / "trajectories.parquet", tables / "summary.parquet", outputs, predictions)
     (figure,) = figures
