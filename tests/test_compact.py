@@ -174,7 +174,9 @@ def test_what_is_no_representation_is_refused(make: object, message: str) -> Non
         make()
 
 
-@pytest.mark.parametrize("rho", [2 * defining(O3) + trivial(O3, 3), defining(SU2)], ids=str)
+@pytest.mark.parametrize(
+    "rho", [2 * defining(O3) + trivial(O3, 3), defining(SU2)], ids=lambda r: r.group.name
+)
 def test_equivariant_maps_commute_with_random_elements(rho: Representation) -> None:
     space = hom(rho, rho)
     x = torch.randn(space.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

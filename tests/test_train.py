@@ -298,8 +298,8 @@ def test_refused(jobs: Jobs, words: list[str], message: str) -> None:
 
 def test_a_compiled_step_that_does_not_take_the_network_is_refused(jobs: Jobs) -> None:
     message = (
-        r"step is 'compiled', but channels are \[3, 3\], not multiples of \d+; accepted here: auto, "
-        "reference"
+        r"step is 'compiled', but channels are \[3, 3\], not multiples of \d+; "
+        "accepted here: auto, reference"
     )
     with pytest.raises(RuntimeError, match=message):
         jobs.train("a", "nominal", "1", "0", "--step", "compiled", "--device", "cpu")

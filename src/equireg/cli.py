@@ -1,4 +1,7 @@
-"""The command line: ``python -m equireg <command>``, a thin layer over ``equireg.jobs``."""
+"""The command line: ``python -m equireg <command>``, a thin layer over ``equireg.jobs``.
+
+It is long because every option of every command stands here, with its help, and nothing else does.
+"""
 
 from __future__ import annotations
 

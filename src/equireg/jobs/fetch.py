@@ -1,6 +1,7 @@
 """Fetch: a data set's four IDX files, from whichever source gives the right ones, as one file.
 
-Every source is read into memory and judged there, so that a wrong file never reaches the disk.
+Every source is read into memory and judged there, so that a wrong file never reaches the disk. The
+module is long because every source has ways of its own to fail, each answered in a line.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 A representation rho of G on R^d assigns to each element an orthogonal matrix with
 rho(g h) = rho(g) rho(h) (section II, Definition 1). ``spaces`` builds E from them: a linear layer
 lives in Hom(rho_in, rho_out), where g acts as A -> rho_out(g) A rho_in(g)^-1, and a convolution's
-kernel is such a map from (input channels * grid of the kernel) to the output channels.
+kernel is such a map from (input channels * grid of the kernel) to the output channels. The module
+is long because it is one notion: what a representation is, how it acts, and how one is made.
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.symmetry.groups import Elements, Group, grid_permutations, permutation_matrices
-
-TOLERANCE = 1e-8  # of orthogonality and of the homomorphism, per matrix entry
+from equireg.symmetry.groups import Elements, Group, permutation_matrices
+from equireg.symmetry.relations import (
+    TOLERANCE,
+    check_algebra,
+    hold_to_relations,
+    orthogonal,
+    permutations_of,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -384,13 +390,13 @@ def from_generators(
             f"matrix for each of the {len(group.generators)} generators of {group.name}"
         )
     if steps.ndim == 3:
-        steps = _orthogonal(steps, name)
+        steps = orthogonal(steps, name)
     if steps.ndim == 2:
-        return Representation(group, name, _permutations(group, steps, name))
+        return Representation(group, name, permutations_of(group, steps, name))
     matrices = group.extend(np.eye(steps.shape[-1]), steps, np.matmul)
     for s, step in enumerate(steps):
         defect = np.abs(step @ matrices - matrices[group.cayley[s]]).max((1, 2))
-        _homomorphism(group, name, s, defect > TOLERANCE * len(step))
+        hold_to_relations(group, name, s, defect > TOLERANCE * len(step))
     return Representation(group, name, dense=matrices)
 
 
@@ -420,7 +426,7 @@ def _with_algebra(
     dense = np.eye(size)[None]
     if len(steps):
         dense = from_generators(components, steps, name).matrices
-    _check_algebra(group, steps, images, name)
+    check_algebra(group, steps, images, name)
     import scipy.linalg
 
     turns = np.tensordot(group.turns, images, 1)
@@ -431,31 +437,6 @@ def _with_algebra(
     frequencies = np.abs(np.linalg.eigvals(turns)).max(initial=0) / (2 * np.pi)
     moving = images if np.abs(images).max(initial=0) > TOLERANCE else None
     return Representation(group, name, None, dense, moving, round(float(frequencies)))
-
-
-def _check_algebra(group: Group, steps: np.ndarray, images: np.ndarray, name: str) -> None:
-    """Raise ValueError unless brackets, and the generators' action, are those of the group."""
-    basis = group.algebra.reshape(len(group.algebra), -1).T
-
-    def image(x: np.ndarray) -> np.ndarray:
-        """d rho(x) for an element x of the Lie algebra."""
-        found: np.ndarray = np.linalg.lstsq(basis, x.ravel(), rcond=None)[0]
-        return np.tensordot(found, images, 1)
-
-    size = images.shape[-1]
-    for x, one in zip(group.algebra, images, strict=True):
-        for y, two in zip(group.algebra, images, strict=True):
-            if not np.allclose(image(x @ y - y @ x), one @ two - two @ one, atol=TOLERANCE * size):
-                raise ValueError(
-                    f"{name} is no representation of {group.name}: d rho([X, Y]) is not "
-                    "[d rho(X), d rho(Y)]"
-                )
-        for s, step in zip(group.generators, steps, strict=True):
-            if not np.allclose(image(s @ x @ s.T), step @ one @ step.T, atol=TOLERANCE * size):
-                raise ValueError(
-                    f"{name} is no representation of {group.name}: d rho(s X s^-1) is not "
-                    "rho(s) d rho(X) rho(s)^-1"
-                )
 
 
 def direct_sum(*parts: Representation, name: str = "") -> Representation:
@@ -494,42 +475,3 @@ def check_one_group(*groups: Group) -> None:
                 f"representations of {one} and of {two} meet; accepted: those of one group: make "
                 "all of them from the same Group, which the group= of Equivariance takes too"
             )
-
-
-def _orthogonal(steps: np.ndarray, name: str) -> np.ndarray:
-    """The matrices, checked; as index arrays if all of them are permutation matrices."""
-    if steps.shape[1] != steps.shape[2]:
-        raise ValueError(f"{name}: matrices of shape {steps.shape[1:]}; accepted: square ones")
-    for s, step in enumerate(steps):
-        defect = np.abs(step @ step.T - np.eye(len(step))).max()
-        if not defect < TOLERANCE:
-            raise ValueError(
-                f"{name}: the matrix of generator {s} is not orthogonal (rho rho^T differs from "
-                f"the identity by {defect:.3g})"
-            )
-    return steps.argmax(2) if np.isin(steps, (0, 1)).all() else steps
-
-
-def _permutations(group: Group, steps: np.ndarray, name: str) -> np.ndarray:
-    """The index arrays of all elements, (order, d), from those of the generators."""
-    identity = np.arange(steps.shape[1])
-    for s, step in enumerate(steps):
-        if not (np.sort(step) == identity).all():
-            raise ValueError(
-                f"{name}: {step.tolist()}, of generator {s}, is no permutation; accepted: each of "
-                f"0 to {len(step) - 1} once"
-            )
-    permutations = group.extend(identity, steps, lambda step, p: p[step])
-    for s, step in enumerate(steps):
-        differs = permutations[:, step] != permutations[group.cayley[s]]
-        _homomorphism(group, name, s, differs.any(1))
-    return permutations
-
-
-def _homomorphism(group: Group, name: str, step: int, differs: np.ndarray) -> None:
-    if differs.any():
-        raise ValueError(
-            f"{name} is no representation of {group.name}: rho(s) rho(g) is not rho(s g) for "
-            f"generator {step} and element {int(differs.argmax())}; accepted: matrices that "
-            "satisfy the relations of the group's generators"
-        )

@@ -1,5 +1,7 @@
 """Theorems 1 to 3 and Remarks 1 and 2, measured on gradient descent and on the Hessian's blocks.
 
+It is long because it goes statement by statement, as the paper does.
+
 Gradient descent with step size s multiplies a direction of eigenvalue h by 1 - s h at each step, so
 that a factor q is the rate (1 - q) / s of the flow, exactly and for any s: rates below are those.
 """

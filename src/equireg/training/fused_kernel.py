@@ -3,7 +3,8 @@
 A step is a row of phases, each spread over the program's threads. What a phase leaves for the next
 lies in the run's own ``scratch``, which the caches hold; a barrier stands between any two phases,
 and within a phase no thread reads what another one writes. A few images at a time go forward and
-backward, so that there is little of it. Sums of products are float32 throughout (``ieee``).
+backward, so that there is little of it. Sums of products are float32 throughout (``ieee``). The
+module is long because a kernel is one: what it calls is compiled into it.
 
 Layouts, the last axis contiguous: images (image, row, column, channel); filters (tap, channel in,
 channel out); the linear layer (pixel, class, channel); coordinates in E (orbit, inner), inner
