@@ -468,7 +468,8 @@ from equireg.training.recorder import Recorder
 folder, steps = Path({str(tmp_path)!r}), 500_000
 checkpoint = Checkpoint(folder, "", "")
 blocks = Blocks.of("nominal", [0.0], range(10))
-recorder = Recorder(blocks, [folder / "x"], ["a", "b", "c"], steps, checkpoint, {{}})
+made = {{"runs": {{}}}}
+recorder = Recorder(blocks, [folder / "x"], ["a", "b", "c"], steps, checkpoint, made)
 def run(times):
     for _ in range(times):
         recorder.add(torch.rand(10, 5_000, 5))

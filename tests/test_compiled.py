@@ -488,6 +488,7 @@ class Stranger(PooledConvolution):
 
 C4 = point_group("C4")
 ONE, FOUR, EIGHT, CLASSES = (trivial(C4, size) for size in (1, 4, 8, 5))
+FIELDS = 2 * regular(C4)
 MIXED = 4 * ONE + 2 * regular(C4)  # channels of two kinds: E falls into blocks of different orbits
 REFUSED: dict[str, tuple[list[Layer], str]] = {
     "colour": (
@@ -517,6 +518,14 @@ REFUSED: dict[str, tuple[list[Layer], str]] = {
     "channels that do not follow": (
         [PooledConvolution("conv", ONE, FOUR, 3), Linear("linear", EIGHT, CLASSES, 4)],
         "the channels of its layers do not follow on each other",
+    ),
+    "channels that are sorted otherwise": (
+        [PooledConvolution("conv", ONE, FIELDS, 3), Linear("linear", EIGHT, CLASSES, 4)],
+        "the channels of its layers do not follow on each other",
+    ),
+    "outputs in fields": (
+        [PooledConvolution("conv", ONE, FOUR, 3), Linear("linear", FOUR, FIELDS, 4)],
+        "its outputs are fields of several numbers",
     ),
     "channels of two kinds": (
         [PooledConvolution("conv", ONE, MIXED, 3), Linear("linear", MIXED, CLASSES, 4)],
@@ -551,6 +560,33 @@ def test_images_that_it_cannot_read() -> None:
     network = Network.of(NetworkSettings())
     with pytest.raises(UnavailableError, match="it runs on CPUs, not on meta"):
         Compiled(network, runs_of(network, "nominal", [0]), random_images(20, 28).to("meta"), 1.0)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("pixels", "what"),
+    [
+        (random_images(20, 12), r"images are \(1, 12, 12\) of torch.uint8, not \(1, 8, 8\)"),
+        (random_images(20, 8).float(), r"images are \(1, 8, 8\) of torch.float32, not"),
+    ],
+)
+def test_images_that_it_would_read_as_others(pixels: Tensor, what: str) -> None:
+    """Pointers know neither shapes nor types: a wrong loss, or the end of the process."""
+    network = Network.of(NetworkSettings(image_size=8, channels=(4,), classes=5))
+    runs = runs_of(network, "nominal", [0])
+    with pytest.raises(UnavailableError, match=what):
+        Compiled(network, runs, pixels, 1.0)
+    forward = CompiledForward(network, runs.weights(network.spaces), random_images(20, 8))
+    with pytest.raises(UnavailableError, match=what):
+        forward(pixels)
+    rows = torch.arange(10, dtype=torch.int32).view(1, 1, 10)
+    found, expected = (
+        Compiled(network, runs, random_images(20, 8), 1.0).advance(
+            some, some % 5, *steady(some, [0.0], 0.1)
+        )
+        for some in (rows, rows.long())
+    )
+    assert torch.equal(found, expected)
 
 
 @needs_compiler

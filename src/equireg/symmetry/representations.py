@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.symmetry.groups import Elements, Group, permutation_matrices
+from equireg.symmetry.groups import Elements, Group, grid_permutations, permutation_matrices
 from equireg.symmetry.relations import (
     TOLERANCE,
     check_algebra,

@@ -76,7 +76,8 @@ def pixelwise(model: Model) -> dict[str, Callable[[Tensor], Tensor]]:
 
 def commutator(model: Model, operation: Callable[[Tensor], Tensor]) -> float:
     """The largest entry of op(rho(g) x) - rho(g) op(x), relative, on random images."""
-    side = round(model.input.size**0.5)
+    channels = model.spaces["conv1"].axes[1].size
+    side = round((model.input.size / channels) ** 0.5)
     images = random_tensor("images", 2, side * side)
     moved = operation(model.orbit(images).view(-1, 1, side, side))
     whole = operation(images.view(-1, 1, side, side))

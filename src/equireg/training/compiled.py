@@ -19,7 +19,14 @@ from torch import Tensor
 from equireg import native
 from equireg.native import UnavailableError
 from equireg.training.network import Network
-from equireg.training.packed import Lines, Packed, Sizes, pack_weights, with_total
+from equireg.training.packed import (
+    Lines,
+    Packed,
+    Sizes,
+    check_images,
+    pack_weights,
+    with_total,
+)
 from equireg.training.step import Runs
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -44,7 +51,7 @@ class Compiled(Packed):
 
     def advance(self, rows: Tensor, targets: Tensor, gammas: Tensor, rates: Tensor) -> Tensor:
         runs, steps, batch = rows.shape
-        rows, targets = rows.contiguous(), targets.contiguous()
+        rows, targets = rows.long().contiguous(), targets.long().contiguous()
         gammas, rates = gammas.float().contiguous(), rates.float().contiguous()
         recorded = torch.empty(runs, steps, 1 + len(self.orbits))
         spaces = (_Space * len(self.orbits))(*(orbits.space for orbits in self.orbits))
@@ -78,13 +85,14 @@ class CompiledForward:
         self, network: Network, weights: Mapping[str, Tensor], images: Tensor, threads: int = 1
     ) -> None:
         self.library = library_for(network, images)
-        self.classes, self.threads = Sizes.of(network).classes, threads
+        self.sizes, self.threads = Sizes.of(network), threads
         self.whole = pack_weights(network, weights)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Every run's logits of images (count, 1, side, side): (runs, count, classes)."""
+        check_images(images, self.sizes)
         images = images.contiguous()
-        logits = torch.empty(len(self.whole), len(images), self.classes)
+        logits = torch.empty(len(self.whole), len(images), self.sizes.classes)
 
         def run(i: int) -> None:
             pointers = self.whole[i].data_ptr(), logits[i].data_ptr()
@@ -99,7 +107,9 @@ def library_for(network: Network, images: Tensor) -> ctypes.CDLL:
     """The library for this network if its images lie where it can read them."""
     if images.device.type != "cpu":
         raise UnavailableError(f"it runs on CPUs, not on {images.device.type}")
-    return library(Sizes.of(network))
+    sizes = Sizes.of(network)
+    check_images(images, sizes)
+    return library(sizes)
 
 
 class _Space(ctypes.Structure):

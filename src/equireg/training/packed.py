@@ -7,6 +7,7 @@ field's entry first, by the field second: then a line runs over the fields.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,11 +46,30 @@ class Sizes(NamedTuple):
             raise UnavailableError(f"filters have sides {[shape[-1] for shape in filters]}")
         if filters[0][1] != 1:
             raise UnavailableError(f"images have {filters[0][1]} channels, not 1")
-        ends = [1, *(shape[0] for shape in filters)]
-        if ends != [shape[1] for shape in (*filters, last)]:
+        fields = [(_fields(space, 0), _fields(space, 1)) for space in network.spaces.values()]
+        if any(rows != columns for (rows, _), (_, columns) in itertools.pairwise(fields)):
             raise UnavailableError("the channels of its layers do not follow on each other")
+        if fields[-1][0][1] != 1:
+            raise UnavailableError("its outputs are fields of several numbers")
         side = last[-1] * POOLING ** len(filters)
-        return cls(tuple(ends[1:]), side, filters[0][-1], last[0])
+        return cls(tuple(shape[0] for shape in filters), side, filters[0][-1], last[0])
+
+
+def check_images(images: Tensor, network: Sizes) -> None:
+    """Raise UnavailableError for images that a compiled step would read as something else."""
+    wanted = 1, network.side, network.side
+    if images.shape[1:] != wanted or images.dtype != torch.uint8:
+        raise UnavailableError(
+            f"images are {tuple(images.shape[1:])} of {images.dtype}, not {wanted} of torch.uint8"
+        )
+
+
+def _fields(space: Space, axis: int) -> tuple[int, int]:
+    """How the channels of an axis are sorted: so many fields of so many channels each."""
+    if len(space.blocks) > 1:
+        raise UnavailableError("E is not spanned by orbits of the weights")
+    block = space.blocks[0]
+    return block.copies[axis], block.summands[axis].size
 
 
 def packing_of(layer: Layer) -> Packing:
