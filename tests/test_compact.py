@@ -9,6 +9,7 @@ import pytest
 import scipy.linalg
 import torch
 
+from equireg.library.equivariance import Equivariance
 from equireg.symmetry.compact import (
     SPACE,
     angular_momentum,
@@ -23,9 +24,12 @@ from equireg.symmetry.representations import (
     Representation,
     defining,
     from_generators,
+    grid,
+    regular,
     trivial,
 )
 from equireg.symmetry.spaces import Space, hom
+from equireg.training.network import Network
 
 SO2, O2, SO3, O3, SU2 = rotations(2), orthogonal(2), rotations(3), orthogonal(3), unitary()
 PAIR = product(SO2, O3)
@@ -186,3 +190,34 @@ def test_equivariant_maps_commute_with_random_elements(rho: Representation) -> N
     moved = rho.act_each(elements, y)
     assert torch.allclose(moved @ a.mT, rho.act_each(elements, y @ a.mT), atol=1e-12)
     assert torch.allclose(space.weight(*space.coordinates(x)), x, atol=1e-12)
+
+
+def test_what_acts_on_grids_and_on_functions_is_finite() -> None:
+    """Elements of the components alone would leave everything equivariant."""
+    with pytest.raises(ValueError, match=r"SO\(2\) does not map grids to themselves"):
+        grid(SO2, 3)
+    with pytest.raises(ValueError, match=r"SO\(2\) has infinitely many elements"):
+        regular(SO2)
+    with pytest.raises(ValueError, match=r"S3 leaves pixels as they are"):
+        grid(symmetric(3), 3)
+    with pytest.raises(ValueError, match=r"C3 is finite and has no Lie algebra"):
+        from_generators(cyclic(3), [[1, 2, 0]], "turns", np.zeros((0, 3, 3)))
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4))
+    with pytest.raises(ValueError, match=r"O\(3\) has infinitely many elements"):
+        Equivariance(model, O3, torch.rand(2, 3), input=defining(O3))
+    with pytest.raises(ValueError, match=r"SO\(2\) is not finite; accepted: finite groups"):
+        Network(SO2, [])
+
+
+def test_a_group_of_somebody_elses_goes_into_representations() -> None:
+    """It need not say which turns are full; then it is not known what is no representation."""
+    own = Group("turns", SO2.elements, SO2.generators, algebra=SO2.algebra)
+    assert from_generators(own, [], "turn", 3 * own.algebra).size == 2
+    with pytest.raises(TypeError, match="group 'turns' is a Group; accepted: Compact"):
+        product(SO2, own).sample(1, np.random.default_rng(0))
+
+
+def test_a_frequency_of_zero_is_trivial() -> None:
+    assert frequency(SO2, 0).is_trivial
+    assert angular_momentum(SO3, 0).is_trivial
+    assert not angular_momentum(O3, 0, -1).is_trivial

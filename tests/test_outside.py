@@ -213,3 +213,14 @@ def test_initial_weights_are_in_e() -> None:
     for name, weight in initial(here, [0]).items():
         assert here.spaces[name].coordinates(weight)[1].norm() < 1e-12
     assert grid(here.group, 3).dimension == 3
+
+
+def test_layers_of_another_group_and_single_pixels_are_refused() -> None:
+    c4, d4 = point_group("C4"), point_group("D4")
+    with pytest.raises(ValueError, match=r"representations of C4 .* and of D4 .* meet"):
+        Network(c4, [Linear("linear", trivial(d4), trivial(d4, 2), 3)])
+    two = [PooledConvolution(f"conv{i}", trivial(c4), trivial(c4), 3) for i in (1, 2)]
+    here = Network(c4, [*two, Linear("linear", trivial(c4), trivial(c4, 2), 1)])
+    inputs = torch.rand(1, 2, 1, 4, 4, dtype=torch.float64)
+    with pytest.raises(ValueError, match="conv2 leaves a single pixel, which is always 0"):
+        here.forward(initial(here, [0]), inputs)

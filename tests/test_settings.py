@@ -1,12 +1,24 @@
-"""How values are spelled."""
+"""How values are spelled, and which are taken: a limit holds whoever makes a section."""
 
 from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from equireg.settings import (
+    ORDERS,
+    DataSettings,
+    GridSettings,
+    NetworkSettings,
+    TrainingSettings,
+)
 from equireg.spelling import parse_seeds, spell_gamma, spell_seeds
+from equireg.symmetry.groups import GENERATORS, point_group
 
 
 @pytest.mark.parametrize(
@@ -52,3 +64,34 @@ def test_seeds_that_are_none(text: str) -> None:
 def test_repeated_seeds() -> None:
     with pytest.raises(ValueError, match="seed 3 is repeated"):
         parse_seeds("1-4,3")
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: NetworkSettings(image_size=4), "image_size is 4; accepted: multiples of 4 from 8"),
+        (lambda: NetworkSettings(image_size="28"), "image_size is '28'; accepted: 1 to 1024"),
+        (lambda: NetworkSettings(image_size=28.0), "image_size is 28.0; accepted: 1 to 1024"),
+        (lambda: TrainingSettings(batch_size=1.5), "batch_size is 1.5; accepted: 1 to 1000000"),
+        (lambda: TrainingSettings(learning_rate=0.0), "learning_rate is 0.0; accepted: finite num"),
+        (lambda: GridSettings(gammas=(-1.0,)), "gammas is -1.0; accepted: finite numbers, 0 and"),
+        (lambda: GridSettings(seeds="3-1"), "seeds is '3-1'; accepted: numbers and ranges"),
+        (lambda: DataSettings(name="mine"), "name is 'mine'; accepted without data.folder: mnist"),
+        (lambda: dataclasses.replace(NetworkSettings(), kernel_size=2), "kernel_size is 2; accep"),
+    ],
+)
+def test_limits(make: Callable[[], object], line: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(line)):
+        make()
+
+
+def test_a_gamma_that_float32_takes_for_infinite_is_unstable() -> None:
+    """Infinity means in E."""
+    (mistake,) = TrainingSettings(learning_rate=1e-39).unstable((1e39,))
+    assert mistake.value == 1e39
+    assert not [*TrainingSettings().unstable((0.0, 1.0, 2000.0))]
+    assert [*TrainingSettings().unstable((2001.0,))]
+
+
+def test_the_orders_are_those_of_the_groups() -> None:
+    assert {name: point_group(name).order for name in GENERATORS} == ORDERS

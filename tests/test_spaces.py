@@ -220,3 +220,22 @@ def test_acting_on_a_sum_is_acting_on_its_parts() -> None:
         assert torch.allclose(rho.act(element, x, 1), expected)
     each = rho.act_each(torch.tensor([1, 3]), x.mT)
     assert torch.allclose(each[1], rho.act(3, x, 1)[1].mT)
+
+
+def test_integers_and_other_shapes_are_refused() -> None:
+    """They would be truncated, broadcast or cut off without a word."""
+    space = filters("C4", "full", 3)
+    with pytest.raises(ValueError, match=r"weights are of torch.int64; accepted: floating-point"):
+        space.project(torch.arange(9).view(1, 1, 3, 3))
+    with pytest.raises(ValueError, match=r"weights have shape \(4, 2\); accepted: \(2, 4\)"):
+        hom(trivial(C4, 4), trivial(C4, 2)).project(torch.ones(4, 2))
+    with pytest.raises(ValueError, match="there are 5 and 6 coordinates; accepted: 3 and 6"):
+        space.weight(torch.ones(5), torch.ones(6))
+
+
+def test_long_orbits_that_the_support_cuts_all() -> None:
+    long = Orbitwise(grid(C4, 20), np.arange(400) == 7)
+    x = torch.randn(2, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a, b = long.coordinates(x)
+    assert (a.shape, b.shape) == ((2, 0), (2, 1))
+    assert torch.equal(long.combine(a, b)[:, 7], x[:, 7])

@@ -88,6 +88,17 @@ def assert_held(measured: list[Measurement]) -> None:
     assert [(m.quantity, m.value) for m in measured if not m.held] == []
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("group", ["C4", "D4"])
+def test_representations_of_fields_and_of_colours(group: str, channels: int) -> None:
+    """Channels that the group moves too, and images of several."""
+    settings = dataclasses.replace(
+        SMALL, group=group, representation="regular", channels=(8, 8), image_channels=channels
+    )
+    model = convolutional(settings)
+    assert_held([*representations(model), *projections(model)])
+
+
 def test_statements_at_a_point(model: Model) -> None:
     risk = small_risk(model)
     measured = [*representations(model), *projections(model)]

@@ -33,6 +33,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 ORDERS = {"C1": 1, "C2": 2, "C4": 4, "D1": 2, "D2": 4, "D4": 8}
 DOWNLOADED = ("mnist", "fashion-mnist", "kmnist")  # the data sets that need no folder
 MOST_GAMMAS = 1000
+MOST_GAMMA = 1e30  # in float32, much larger ones are infinite, which means in E
 
 
 class Mistake(NamedTuple):
@@ -52,7 +53,9 @@ class Accepted(NamedTuple):
 
 def between(least: int, most: int) -> Accepted:
     """Numbers that are larger than any machine's memory or patience end here, not in a job."""
-    return Accepted(lambda value: least <= value <= most, f"{least} to {most}")
+    return Accepted(
+        lambda value: isinstance(value, int) and least <= value <= most, f"{least} to {most}"
+    )
 
 
 def one_of(values: tuple[str, ...]) -> Accepted:
@@ -90,10 +93,10 @@ class Section:
             value = getattr(self, entry.name)
             for holds, text in entry.metadata.get("accepted", ()):
                 items = value if isinstance(value, tuple) else (value,)
-                found = next((item for item in items if not holds(item)), None)
-                if found is not None:  # a line is enough for a value
+                found = [item for item in items if not _holds(holds, item)]
+                if found:  # a line is enough for a value
                     wrong = True
-                    yield Mistake(entry.name, found, f"accepted: {text}")
+                    yield Mistake(entry.name, found[0], f"accepted: {text}")
                     break
         if not wrong:
             yield from self._misfits()
@@ -101,6 +104,13 @@ class Section:
     def _misfits(self) -> Iterator[Mistake]:
         """Values that do not go together, once each is sound by itself."""
         yield from ()
+
+
+def _holds(condition: Callable[[Any], bool], value: Any) -> bool:
+    try:
+        return condition(value)
+    except TypeError:  # of another type
+        return False
 
 
 def show(value: Any) -> str:
@@ -235,7 +245,7 @@ class TrainingSettings(Section):
     def unstable(self, gammas: tuple[float, ...]) -> Iterator[Mistake]:
         """Penalties at which explicit steps of this size grow without bound."""
         for gamma in gammas:
-            if not 0 <= gamma * self.learning_rate <= 2:
+            if not (0 <= gamma <= MOST_GAMMA and gamma * self.learning_rate <= 2):
                 yield Mistake(
                     "gammas",
                     gamma,

@@ -144,9 +144,9 @@ def product(first: Group, second: Group) -> Group:
         return components
     algebra = [beside(x, 0 * ones[1]) for x in first.algebra]
     algebra += [beside(0 * ones[0], x) for x in second.algebra]
-    turns = np.zeros((len(first.turns) + len(second.turns), len(algebra)))
-    turns[: len(first.turns), : len(first.algebra)] = first.turns
-    turns[len(first.turns) :, len(first.algebra) :] = second.turns
+    turns = np.zeros((len(first.full_turns) + len(second.full_turns), len(algebra)))
+    turns[: len(first.full_turns), : len(first.algebra)] = first.full_turns
+    turns[len(first.full_turns) :, len(first.algebra) :] = second.full_turns
 
     def draw(count: int, random: np.random.Generator) -> np.ndarray:
         return np.hstack([_identity_part(group).draw(count, random) for group in (first, second)])
@@ -164,6 +164,8 @@ def _identity_part(group: Group) -> Compact:
     """The identity's component: of a finite group, the identity alone."""
     if isinstance(group, Compact):
         return group
+    if len(group.algebra):
+        raise TypeError(f"group {group.name!r} is a {type(group).__name__}; accepted: Compact")
     one = _finite("1", np.zeros((0, 1, 1)))
     return Compact.of(
         "1",

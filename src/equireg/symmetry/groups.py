@@ -89,6 +89,11 @@ class Group:
     turns: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
+    def full_turns(self) -> np.ndarray:
+        """``turns``, (any, k), none where they were not given."""
+        return self.turns if self.turns.size else np.zeros((0, len(self.algebra)))
+
+    @property
     def order(self) -> int:
         """The number of ``elements``."""
         return len(self.elements)

@@ -163,7 +163,12 @@ class _Held:
         self._tensors: dict[Any, Tensor] = {}
 
     def held(self, name: str, like: Tensor) -> Tensor:
-        """An attribute, floating or of indices, as a tensor beside ``like``."""
+        """An attribute, floating or of indices, as a tensor beside ``like``.
+
+        Raises ValueError for integers, which projections would truncate.
+        """
+        if not like.is_floating_point() and not like.is_complex():
+            raise ValueError(f"weights are of {like.dtype}; accepted: floating-point tensors")
         key = (name, like.device, like.dtype)
         found = self._tensors.get(key)
         if found is None:
@@ -243,7 +248,7 @@ class Orbitwise(_Held):
         return x.index_select(-1, members.flatten()).view(*x.shape[:-1], *members.shape)
 
     def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = [], []
+        a, b = [x[..., :0]], list[Tensor]()
         for length in self.lengths:
             turned = self._members(x, length) @ self.held(f"contrasts{length}", x).mT
             a.append(turned[..., 0])

@@ -232,6 +232,7 @@ class Representation:
                 -1,
             )
         if isinstance(elements, Elements) and self.algebra is not None:
+            self.tensor(x)  # refuses integers
             each = torch.from_numpy(self.matrices_of(elements)).to(x)
         else:
             index = torch.from_numpy(elements.index) if isinstance(elements, Elements) else elements
@@ -329,6 +330,11 @@ def _one(group: Group) -> Representation:
 
 def regular(group: Group) -> Representation:
     """G on functions on G: (rho(g) f)(h) = f(g^-1 h), with entries in the order of the elements."""
+    if len(group.algebra):
+        raise ValueError(
+            f"{group.name} has infinitely many elements, and functions on them have no end; "
+            "accepted: finite groups"
+        )
     if not len(group.generators):
         return trivial(group)
     steps = np.argsort(group.cayley, axis=1)
@@ -350,13 +356,21 @@ def grid(group: Group, shape: int | Sequence[int]) -> Representation:
     shape: pixels per axis, or the side of a square or a cube. Entries in row-major order. Raises
     ValueError if the group does not map this grid to itself.
     """
+    if len(group.algebra):
+        raise ValueError(f"{group.name} does not map grids to themselves; accepted: finite groups")
     axes = group.elements.shape[-1]
     sides = tuple(np.atleast_1d(shape).tolist()) * (1 if np.ndim(shape) else axes)
     name = f"grid {' x '.join(map(str, sides))}"
     try:
-        return Representation(group, name, grid_permutations(group.elements, sides))
+        permutations = grid_permutations(group.elements, sides)
     except ValueError as error:
         raise ValueError(f"{group.name}: {error}") from None
+    if not group.moves_pixels:
+        raise ValueError(
+            f"{group.name} leaves pixels as they are; accepted: groups of point_group, or of "
+            "generate with moves_pixels"
+        )
+    return Representation(group, name, permutations)
 
 
 def from_generators(
@@ -383,6 +397,8 @@ def from_generators(
     """
     if len(group.algebra):
         return _with_algebra(group, generators, name, algebra)
+    if algebra is not None:
+        raise ValueError(f"{name}: {group.name} is finite and has no Lie algebra; accepted: None")
     steps = np.asarray(generators)
     if len(steps) != len(group.generators) or steps.ndim not in (2, 3) or not steps.size:
         raise ValueError(
@@ -429,13 +445,15 @@ def _with_algebra(
     check_algebra(group, steps, images, name)
     import scipy.linalg
 
-    turns = np.tensordot(group.turns, images, 1)
+    turns = np.tensordot(group.full_turns, images, 1)
     if np.abs(scipy.linalg.expm(turns) - np.eye(size)).max(initial=0) > TOLERANCE * size:
         raise ValueError(
             f"{name} is no representation of {group.name}: a full turn is not the identity"
         )
     frequencies = np.abs(np.linalg.eigvals(turns)).max(initial=0) / (2 * np.pi)
     moving = images if np.abs(images).max(initial=0) > TOLERANCE else None
+    if moving is None and np.allclose(dense, np.eye(size), atol=TOLERANCE):
+        return Representation(group, name, trivial(group, size).permutations)
     return Representation(group, name, None, dense, moving, round(float(frequencies)))
 
 
@@ -464,6 +482,7 @@ def check_one_group(*groups: Group) -> None:
         if group is not groups[0] and not (
             np.array_equal(group.elements, groups[0].elements)
             and np.array_equal(group.algebra, groups[0].algebra)
+            and np.array_equal(group.full_turns, groups[0].full_turns)
             and group.moves_pixels == groups[0].moves_pixels
         ):
             one, two = (

@@ -197,6 +197,11 @@ class Space:
 
     def weight(self, inside: Tensor, outside: Tensor) -> Tensor:
         """The weight with these coordinates; the inverse of ``coordinates`` on TL."""
+        if (inside.shape[-1], outside.shape[-1]) != self.dims:
+            raise ValueError(
+                f"there are {inside.shape[-1]} and {outside.shape[-1]} coordinates; accepted: "
+                f"{self.dims[0]} and {self.dims[1]}"
+            )
         rows = []
         for block in self.blocks:
             sizes = [block.count * n for n in block.inside.dims]
@@ -281,6 +286,11 @@ class Space:
 
     def _axes(self, weight: Tensor) -> Tensor:
         """(..., *shape) -> (..., *sizes)."""
+        if tuple(weight.shape[max(weight.ndim - len(self.shape), 0) :]) != self.shape:
+            raise ValueError(
+                f"weights have shape {tuple(weight.shape)}; accepted: {self.shape}, after axes of "
+                "runs"
+            )
         if self.shape == self.sizes:
             return weight
         lead = weight.shape[: weight.ndim - len(self.shape)]

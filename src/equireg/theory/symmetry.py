@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equireg.randomness import generator
-from equireg.symmetry.groups import grid_permutations
-from equireg.symmetry.representations import Representation
+from equireg.symmetry.representations import Representation, grid
 from equireg.symmetry.spaces import Space
 from equireg.theory.measurement import Measurement
 from equireg.theory.models import Model
@@ -41,8 +40,9 @@ def representations(model: Model) -> Iterator[Measurement]:
     turned = (logits - logits[:, :1]).abs().max() / logits.abs().max()
     yield measured("Phi_A(rho(g) x) - Phi_A(x), relative, A in E", float(turned))
     if model.network == "convolutional":
-        for name, operation in pixelwise(model).items():
-            yield measured(f"{name} commutes with rho(g)", commutator(model, operation))
+        for name, (operation, channels) in pixelwise(model).items():
+            defect = commutator(model, operation, channels)
+            yield measured(f"{name} commutes with rho(g)", defect)
 
 
 def homomorphism_defect(rho: Representation) -> float:
@@ -62,29 +62,46 @@ def orthogonality_defect(rho: Representation) -> float:
     return float(np.abs(np.sort(rho.permutations) - np.arange(rho.size)).max())
 
 
-def pixelwise(model: Model) -> dict[str, Callable[[Tensor], Tensor]]:
-    """What the paper's network does between its layers, and a filter in E with its pooling."""
-    space = model.spaces["conv1"]
+def pixelwise(model: Model) -> dict[str, tuple[Callable[[Tensor], Tensor], Representation]]:
+    """What the paper's network does between its layers, and a filter in E with its pooling.
+
+    With each, how the group acts on the channels that come out.
+    """
+    space = next(iter(model.spaces.values()))
     kernel = space.project(random_tensor("kernel", *space.shape))
+    rho_out, rho_in, _ = space.axes
     return {
-        "tanh": torch.tanh,
-        "average pooling": lambda x: F.avg_pool2d(x, 2),
-        "layer normalization": lambda x: F.layer_norm(x, x.shape[-2:]),
-        "a convolution in E with its pooling": lambda x: pooled_convolution(x, kernel, groups=1),
+        "tanh": (torch.tanh, rho_in),
+        "average pooling": (lambda x: F.avg_pool2d(x, 2), rho_in),
+        "layer normalization": (lambda x: F.layer_norm(x, x.shape[-2:]), rho_in),
+        "a convolution in E with its pooling": (
+            lambda x: pooled_convolution(x, kernel, groups=1),
+            rho_out,
+        ),
     }
 
 
-def commutator(model: Model, operation: Callable[[Tensor], Tensor]) -> float:
-    """The largest entry of op(rho(g) x) - rho(g) op(x), relative, on random images."""
-    channels = model.spaces["conv1"].axes[1].size
-    side = round((model.input.size / channels) ** 0.5)
-    images = random_tensor("images", 2, side * side)
-    moved = operation(model.orbit(images).view(-1, 1, side, side))
-    whole = operation(images.view(-1, 1, side, side))
-    size = whole.shape[-1]
-    permutations = torch.from_numpy(grid_permutations(model.group.elements, size))
-    expected = whole.flatten(-2)[..., permutations]  # (images, channels, order, pixels)
-    found = moved.flatten(-2).view(2, model.group.order, -1, size * size).transpose(1, 2)
+def commutator(
+    model: Model, operation: Callable[[Tensor], Tensor], channels: Representation
+) -> float:
+    """The largest entry of op(rho(g) x) - rho(g) op(x), relative, on random images.
+
+    channels: how the group acts on those that come out; it leaves the images' as they are.
+    """
+    count = next(iter(model.spaces.values())).axes[1].size
+    side = round((model.input.size / count) ** 0.5)
+    images = random_tensor("images", 2, count * side * side)
+    moved = operation(model.orbit(images).view(-1, count, side, side))
+    whole = operation(images.view(-1, count, side, side))
+    pixels = grid(model.group, whole.shape[-1])
+    expected = torch.stack(
+        [
+            channels.act(element, pixels.act(element, whole.flatten(-2)), 1)
+            for element in range(model.group.order)
+        ],
+        1,
+    )
+    found = moved.flatten(-2).view(expected.shape)
     return float((found - expected).abs().max() / expected.abs().max())
 
 
@@ -113,7 +130,7 @@ def projections(model: Model) -> Iterator[Measurement]:
             yield measured(f"Pi_E by averaging - Pi_E by null space, {name}", defect)
     for name, space in model.spaces.items():
         defect = commutator_of_projections(space)
-        lopsided = model.support == "lopsided" and name != "linear"
+        lopsided = model.support == "lopsided" and space.trained is not None
         yield Measurement(
             "Compatibility condition" if not lopsided else "Compatibility condition is violated",
             "II-C, (b)",
@@ -165,8 +182,9 @@ def commutator_of_projections(space: Space) -> float:
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """|found - expected| / |expected|."""
-    return float((found - expected).norm() / expected.norm())
+    """|found - expected| / |expected|; the numerator alone where there is nothing to expect."""
+    size = float(expected.norm())
+    return float((found - expected).norm()) / (size or 1.0)
 
 
 def random_tensor(role: str, *shape: int) -> Tensor:

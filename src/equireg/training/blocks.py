@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equireg.settings import JobSettings, Mode, TrainingSettings
+from equireg.settings import MODES, JobSettings, Mode, TrainingSettings
 from equireg.spelling import spell_gamma
 from equireg.symmetry.groups import Group
 from equireg.training.batches import batches, elements, steps_per_epoch, turned
@@ -39,6 +39,8 @@ class Blocks:
 
         Raises ValueError for gammas that the mode does not take.
         """
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}; accepted: {', '.join(MODES)}")
         if (mode == "equivariant") != (not gammas):
             needs = "no gamma: it has no penalty" if mode == "equivariant" else "a gamma, 0 or more"
             given = ", ".join(map(spell_gamma, gammas)) or "none"

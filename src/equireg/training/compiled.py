@@ -30,7 +30,7 @@ from equireg.training.packed import (
 from equireg.training.step import Runs
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-LANES = 4  # channels come in multiples of so many; more are taken side by side where they fit
+MULTIPLE = 4  # channels come in multiples of so many; more are taken side by side where they fit
 # Multiplications and additions may be fused; a NaN stays one: a run that diverges must be seen to.
 FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 
@@ -45,8 +45,8 @@ class Compiled(Packed):
         self, network: Network, runs: Runs, images: Tensor, scale: float, threads: int = 1
     ) -> None:
         self.library = library_for(network, images)
-        super().__init__(network, runs)
-        self.images, self.threads, self.scale = images.contiguous(), threads, scale
+        super().__init__(network, runs, images, scale)
+        self.threads = threads
         self.orbits = [_Orbits(lines) for lines in self.lines.values()]
 
     def advance(self, rows: Tensor, targets: Tensor, gammas: Tensor, rates: Tensor) -> Tensor:
@@ -56,14 +56,13 @@ class Compiled(Packed):
         recorded = torch.empty(runs, steps, 1 + len(self.orbits))
         spaces = (_Space * len(self.orbits))(*(orbits.space for orbits in self.orbits))
         state = self.inside, self.outside, self.whole, self.squares
-        scale = float(np.float32(self.scale) / np.float32(batch))  # of an image's risk
 
         def run(i: int) -> None:
             self.library.train(
                 *(x.data_ptr() for x in (self.images, rows[i], targets[i])),
                 *(steps, batch, spaces),
                 *(x[i].data_ptr() for x in state),
-                scale,
+                self.scale_of_an_image(batch),
                 *(x[i].data_ptr() for x in (rates, gammas, recorded)),
             )
 
@@ -139,8 +138,10 @@ def library(network: Sizes) -> ctypes.CDLL:
 
     Raises UnavailableError, saying why, if there is no compiler or the network does not fit.
     """
-    if any(width % LANES for width in network.channels):
-        raise UnavailableError(f"channels are {list(network.channels)}, not multiples of {LANES}")
+    if any(width % MULTIPLE for width in network.channels):
+        raise UnavailableError(
+            f"channels are {list(network.channels)}, not multiples of {MULTIPLE}"
+        )
     loaded = declared(native.library(SOURCE, macros(network), FLAGS))
     lanes = ctypes.c_int.in_dll(loaded, "lanes").value
     if not compiled_is_faster(lanes, network.channels):

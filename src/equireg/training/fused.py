@@ -17,7 +17,7 @@ from torch import Tensor
 
 from equireg.native import UnavailableError
 from equireg.training.network import Network
-from equireg.training.packed import Packed, Sizes, check_images, lines_of, with_total
+from equireg.training.packed import Packed, Sizes, lines_of, with_total
 from equireg.training.step import Reference, Runs
 
 IMAGES = 8  # at most so many go through at a time; a power of two
@@ -34,9 +34,7 @@ class Fused(Packed):
     """
 
     def __init__(self, network: Network, runs: Runs, images: Tensor, scale: float) -> None:
-        super().__init__(network, runs)
-        check_images(images, self.sizes)
-        self.images, self.scale = images.contiguous(), scale
+        super().__init__(network, runs, images, scale)
         self.constants, table = plan(network)
         self.table = torch.from_numpy(table).to(images.device)
         self.gradient = torch.empty_like(self.whole)
@@ -55,9 +53,9 @@ class Fused(Packed):
             *(self.images, rows.contiguous(), targets.contiguous()),
             *(steps, batch, math.ceil(batch / math.ceil(batch / IMAGES))),
             *(self.table, *(x.float().contiguous() for x in (gammas, rates))),
-            *self._held().values(),
+            *(self.inside, self.outside, self.whole, self.squares),
             *(self.gradient, self.scratch, recorded),
-            float(self.scale / batch),
+            self.scale_of_an_image(batch),
             **self.constants,
             **self.options,
         )

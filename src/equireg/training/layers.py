@@ -95,6 +95,11 @@ class PooledConvolution:
         weight, runs = weights[self.name], len(x)
         x = x.transpose(0, 1).flatten(1, 2)  # runs side by side as channels: one convolution
         x = torch.tanh(pooled_convolution(x, weight.flatten(0, 1), groups=runs))
+        if x.shape[-2:] == (1, 1):
+            raise ValueError(
+                f"{self.name} leaves a single pixel, which is always 0 after the normalization; "
+                "accepted: larger images, or fewer layers"
+            )
         x = F.layer_norm(x, x.shape[-2:])
         return x.view(len(x), runs, -1, *x.shape[2:]).transpose(0, 1)
 

@@ -15,7 +15,12 @@ from torch import Tensor
 
 from equireg.settings import Distribution, NetworkSettings
 from equireg.symmetry.groups import Group, point_group
-from equireg.symmetry.representations import Representation, regular, trivial
+from equireg.symmetry.representations import (
+    Representation,
+    check_one_group,
+    regular,
+    trivial,
+)
 from equireg.symmetry.spaces import Space
 from equireg.training.layers import POOLING, Layer, Linear, PooledConvolution
 
@@ -28,11 +33,14 @@ class Network:
     """
 
     def __init__(self, group: Group, layers: Sequence[Layer]) -> None:
+        if len(group.algebra):
+            raise ValueError(f"{group.name} is not finite; accepted: finite groups")
         self.group, self.layers = group, tuple(layers)
         self.spaces: dict[str, Space] = {}
         for layer in self.layers:
             if twice := self.spaces.keys() & layer.spaces.keys():
                 raise ValueError(f"two layers have a parameter {min(twice)}; accepted: one each")
+            check_one_group(group, *(space.group for space in layer.spaces.values()))
             self.spaces |= layer.spaces
 
     @classmethod
@@ -89,10 +97,5 @@ def features(group: Group, settings: NetworkSettings, width: int) -> Representat
     elements, each by the regular representation."""
     if settings.representation == "trivial":
         return trivial(group, width)
-    if width % group.order:
-        raise ValueError(
-            f"channels are {list(settings.channels)}; accepted with representation regular: "
-            f"multiples of {group.order}, the order of {group.name}"
-        )
     field = regular(group)
     return field if width == group.order else (width // group.order) * field

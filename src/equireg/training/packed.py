@@ -158,11 +158,13 @@ class Packed:
     """What the compiled trainers hold, float32: see ``step.Trainer`` for the calls.
 
     inside: coordinates in E; outside: the part outside E itself; whole: the weights; (runs, any)
-    each; squares: (runs, parameters), the squared distances to E.
+    each; squares: (runs, parameters), the squared distances to E; scale: of the risk.
     """
 
-    def __init__(self, network: Network, runs: Runs) -> None:
+    def __init__(self, network: Network, runs: Runs, images: Tensor, scale: float) -> None:
         self.sizes = Sizes.of(network)
+        check_images(images, self.sizes)
+        self.images, self.scale = images.contiguous(), scale
         self.network, self.lines = network, lines_of(network)
         whole, outside, inside = [], [], []
         for name, lines in self.lines.items():
@@ -178,6 +180,10 @@ class Packed:
             torch.cat(parts, 1).contiguous() for parts in (outside, whole, inside)
         )
         self.squares = runs.distances()[:, 1:].square().float().contiguous()
+
+    def scale_of_an_image(self, batch: int) -> float:
+        """By which an image's gradient counts: the batch's mean, times the scale of the risk."""
+        return float(np.float32(self.scale) / np.float32(batch))
 
     def weights(self) -> dict[str, Tensor]:
         parts = self.whole.split([line.count * line.width for line in self.lines.values()], 1)

@@ -24,6 +24,8 @@ def constant(value: float) -> Schedule:
     >>> constant(0.5)(np.arange(3), 100).tolist()
     [0.5, 0.5, 0.5]
     """
+    if not value >= 0:
+        raise ValueError(f"value is {value}; accepted: 0 or more")
     return lambda steps, total: np.full(len(steps), float(value))
 
 
@@ -39,8 +41,9 @@ def piecewise(knots: Sequence[tuple[float, float]]) -> Schedule:
     >>> piecewise([(0, math.inf), (0.5, 0)])(np.array([0, 49, 50, 99]), 100).tolist()
     [inf, inf, 0.0, 0.0]
     """
-    shares, values = np.array(knots, float).T
-    if shares[0] != 0 or (np.diff(shares) <= 0).any() or shares[-1] > 1 or (values < 0).any():
+    shares, values = np.array(knots, float).reshape(-1, 2).T
+    sound = len(shares) > 0 and bool((values >= 0).all())
+    if not sound or shares[0] != 0 or (np.diff(shares) <= 0).any() or shares[-1] > 1:
         raise ValueError(
             f"knots are {[tuple(knot) for knot in knots]}; accepted: (share, value), shares "
             "ascending from 0 to at most 1, values 0 or more"

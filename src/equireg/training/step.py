@@ -77,7 +77,7 @@ def training_step(
     with torch.no_grad():
         recorded = torch.cat([loss.unsqueeze(1), runs.distances()], 1)
         half = len(gradients) // 2
-        in_e, rate = gamma.isinf().unsqueeze(1), rate.unsqueeze(1)
+        in_e, rate = gamma.isposinf().unsqueeze(1), rate.unsqueeze(1)
         gamma = gamma.unsqueeze(1).masked_fill(in_e, 0)
         for a, gradient in zip(leaves[:half], gradients[:half], strict=True):
             a.requires_grad_(False).sub_(rate * gradient)
