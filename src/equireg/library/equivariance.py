@@ -11,11 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from equireg.library.features import Action
 from equireg.library.tracing import (
     Features,
     Pair,
     Space,
     Trace,
+    Unknown,
     evaluating,
     on_grid,
     trace,
@@ -157,6 +159,15 @@ class Equivariance:
                 "network symmetric:\n" + "\n".join(lines) + f"\n{remedy}",
                 stacklevel=2,
             )
+        if found.asymmetric:
+            lines = [f"  {layer}: {why}" for layer, why in found.asymmetric.items()]
+            warnings.warn(
+                "symmetric weights do not make this model symmetric: functions do not commute with "
+                "the group:\n" + "\n".join(lines),
+                stacklevel=2,
+            )
+        elif found.broken:
+            pass
         elif None not in given.values() and (failure := self._failure(bare, example, found)):
             warnings.warn(
                 "symmetric weights do not make this model symmetric: a copy with projected weights "
@@ -171,7 +182,7 @@ class Equivariance:
 
         Tried on a copy and on random samples, for the generators: they imply the group.
         """
-        if not isinstance(self.output, Features):
+        if isinstance(self.output, Unknown):
             return ""
         kept = [self.group, self.input, self.output, *(s.action for s in self._spaces)]
         device, two = example.device, (min(len(example), 2), *example.shape[1:])
@@ -367,7 +378,7 @@ class Equivariance:
 
     def _compare(self, elements: Sequence[int], batch: Tensor) -> Error:
         """The error over these elements."""
-        if not isinstance(self.output, Features):
+        if isinstance(self.output, Unknown):
             raise ValueError(
                 f"it is not known what acts on the model's output after {self.output.function}; "
                 'pass it as representations={"": (None, ...)}, a Representation or "trivial"'
@@ -388,7 +399,9 @@ class Equivariance:
         norm = len(elements) * float(plain.double().square().sum())
         return Error(math.sqrt(squared / norm) if norm else 0.0, largest, changed / predictions)
 
-    def _act(self, features: Features, elements: Tensor | int, batch: Tensor) -> Tensor:
+    def _act(self, features: Features | Action, elements: Tensor | int, batch: Tensor) -> Tensor:
+        if isinstance(features, Action):
+            return features.act(elements, batch)
         if isinstance(elements, int):
             elements = torch.full((len(batch),), elements)
         elements, channels = elements.to(batch.device), features.channels
@@ -399,8 +412,10 @@ class Equivariance:
         moved = channels.act_each(elements, moved.mT).mT
         return moved.reshape(batch.shape)
 
-    def _shaped(self, features: Features, batch: Tensor, what: str) -> Tensor:
+    def _shaped(self, features: Features | Action, batch: Tensor, what: str) -> Tensor:
         """The batch as (samples, channels, *pixels), of any size unless it is flattened."""
+        if isinstance(features, Action):
+            return batch
         size, space = features.channels.size, features.space
         if batch.ndim == 2 + len(space) and batch.shape[1] == size:
             return batch

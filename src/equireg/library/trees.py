@@ -1,0 +1,51 @@
+"""Tensors in dicts, tuples, lists and dataclasses, by the names that lead to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in ``tree``, named such as ``logits`` or ``heads.0``; one alone is ``""``."""
+    if isinstance(tree, Tensor):
+        yield path, tree
+        return
+    for key, item in _items(tree):
+        yield from leaves(item, f"{path}.{key}" if path else key)
+
+
+def mapped(function: Callable[[str, Tensor], Any], tree: Any, path: str = "") -> Any:
+    """The same tree with ``function(path, tensor)`` in place of each tensor."""
+    if isinstance(tree, Tensor):
+        return function(path, tree)
+    items = {
+        key: mapped(function, item, f"{path}.{key}" if path else key) for key, item in _items(tree)
+    }
+    if isinstance(tree, Mapping):
+        values = zip(tree, items.values(), strict=True)
+        if not isinstance(tree, dict):
+            return dict(values)
+        new = tree.copy()
+        new.update(values)
+        return new
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return dataclasses.replace(tree, **items)
+    if isinstance(tree, tuple):
+        return type(tree)(*items.values()) if hasattr(tree, "_fields") else tuple(items.values())
+    return list(items.values()) if isinstance(tree, list) else tree
+
+
+def _items(tree: Any) -> list[tuple[str, Any]]:
+    if isinstance(tree, Mapping):
+        return [(str(key), item) for key, item in tree.items()]
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return [(field.name, getattr(tree, field.name)) for field in dataclasses.fields(tree)]
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return list(zip(tree._fields, tree, strict=True))
+    if isinstance(tree, (tuple, list)):
+        return [(str(i), item) for i, item in enumerate(tree)]
+    return []
