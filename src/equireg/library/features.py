@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.library.blocks import acts_on_grids, factor, on_grid, product, reordered
+from equireg.library.blocks import acts_on_grids, components, factor, on_grid, product, reordered
 from equireg.symmetry.groups import Group
 from equireg.symmetry.representations import Representation, check_one_group, trivial
 
@@ -261,6 +261,31 @@ class Action:
         bent: called where a block is no grid that can be split in this way, although a grid of its
         sizes could be; it is then taken for that grid.
         """
+        try:
+            return self._reshape(shape, bent)
+        except Lost:
+            return self.coalesced()._reshape(shape, bent)
+
+    def coalesced(self) -> Action:
+        """The same with one atom per axis that moves: blocks that share an axis become one."""
+        count = len(self.axes)
+        linked = np.zeros((count, count), bool)
+        held = [{block for block, _ in axis if block.rho is not None} for axis in self.axes]
+        for i in range(count):
+            for j in range(count):
+                linked[i, j] = bool(held[i] & held[j])
+        axes = list(self.axes)
+        for places in components(linked):
+            if any(held[place] for place in places):
+                part = self.take(places)
+                new = moving(part.representation(), part.shape)
+                for place, axis in zip(places, new, strict=True):
+                    axes[place] = axis
+        return replace(self, axes=tuple(axes))
+
+    def _reshape(
+        self, shape: Sequence[int], bent: Callable[[Representation], None] | None
+    ) -> Action:
         atoms = list(_joined([atom for axis in self.axes for atom in axis]))
         origin: dict[Block, Block] = {}
         axes: list[list[Atom]] = []

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from equireg.library.blocks import acts_on_grids, on_grid, resized
+from equireg.library.blocks import acts_on_grids, resized
 from equireg.library.call import Call
 from equireg.library.features import Action, Axis, Lost, Unknown, moving, still
-from equireg.library.functions import moves
+from equireg.library.functions import numbered
+from equireg.library.functions.grids import not_symmetric
 from equireg.library.registry import follows
-from equireg.library.trials import commutes
 
 
 def follow(call: Call) -> list[Action | Unknown]:
@@ -35,9 +34,9 @@ def _result(call: Call, number: int, result: Tensor) -> Action | Unknown:
     if all(tag.is_trivial for tag in inputs):
         return call.trivial(result)
     if len(inputs) == 1 and not call.parameters:
-        source = moves.sources(call, call.data[0], number)
+        source = numbered.sources(call, call.data[0], number)
         if source is not None:
-            return moves.follow(call, inputs[0], source)
+            return numbered.follow(call, inputs[0], source)
     found = _guess(call, inputs, result)
     if found is None or not result.is_floating_point():
         return Unknown(call.name)
@@ -91,43 +90,3 @@ def unpooled(call: Call) -> Action | Unknown:
     if not isinstance(found, Action):
         return found if isinstance(found, Unknown) else Unknown(call.name)
     return _guess(call, [found], call.results[0]) or Unknown(call.name)
-
-
-def not_symmetric(
-    call: Call, before: Sequence[int], after: Sequence[int], works: list[int] | None = None
-) -> str:
-    """That these pixels do not become those, with sizes near by for which they would."""
-    found = call.of(call.data[0])
-    features = found.features() if isinstance(found, Action) else None
-    if works is None:
-        works = []
-    if not works and len(call.data) == 1 and features and features.space == tuple(before):
-        works = call.sizes_that_work(lambda side: pixels_commute(call, side), max(before))
-    return (
-        f"{times(before)} to {times(after) or 'no'} pixels is not symmetric under "
-        f"{call.group.name}"
-        + (f"; here {', '.join(map(str, works))} would be" if works else "")
-    )
-
-
-def pixels_commute(call: Call, side: int) -> bool:
-    """Whether the function commutes with the group on square images of this side."""
-    group, source = call.group, call.data[0]
-    space = (side,) * (source.ndim - 2)
-    images = torch.empty(1, source.shape[1], *space, device=source.device)
-    axes = tuple(range(2, source.ndim))
-    before = Action.on(group, images.shape, {axes: on_grid(group, space)})
-
-    def run(inputs: list[Tensor]) -> Tensor:
-        return call.run({id(source): inputs[0]})
-
-    out = run([images.zero_()])
-    after = Action.trivial(group, out.shape)
-    if out.ndim == source.ndim:
-        after = Action.on(group, out.shape, {axes: on_grid(group, tuple(out.shape[2:]))})
-    return commutes(group, run, [before], after, [images])
-
-
-def times(space: Sequence[int]) -> str:
-    """A grid in words."""
-    return " x ".join(map(str, space))

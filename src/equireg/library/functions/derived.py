@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from equireg.library.call import Call
-from equireg.library.functions.moves import sources
+from equireg.library.functions.numbered import sources
 from equireg.library.functions.pointwise import COPIES, POINTWISE
 from equireg.library.parameters import Derived, Held
 

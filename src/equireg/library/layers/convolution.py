@@ -15,7 +15,7 @@ from torch import Tensor
 from equireg.library.blocks import acts_on_grids, on_grid
 from equireg.library.call import Call
 from equireg.library.features import Action, Axis, Lost, Unknown, moving, still
-from equireg.library.functions.defaults import not_symmetric, times
+from equireg.library.functions.grids import not_symmetric, times
 from equireg.library.parameters import Derived, pieces_of
 from equireg.library.registry import follows
 from equireg.library.trials import commutes
