@@ -160,6 +160,9 @@ class Call:
         if not isinstance(action, Action):
             action = _action(self.group, tuple(tensor.shape), list(action))
         spaces = required(found, action)
+        if isinstance(spaces, Held) and found.opaque:
+            self.asymmetric("with what layers make of constants; their weights are left as they are")
+            spaces = required(found, Action.trivial(self.group, tensor.shape))
         if isinstance(spaces, Held):
             raise self.refusal(spaces.tensor)
         for one, space in spaces.items():

@@ -306,9 +306,9 @@ class Action:
             if block not in origin or block.rho is None:
                 continue
             rho, first = block.rho, origin[block].shape
-            if len(factor(rho, block.shape)) == 1 and acts_on_grids(self.group, first):
-                straight = on_grid(self.group, first)
-                if bent and len(factor(straight, block.shape)) > 1:
+            if bent and len(factor(rho, block.shape)) == 1:
+                straight = _grid(self.group, first)
+                if straight is not None and len(factor(straight, block.shape)) > 1:
                     bent(rho)
                     rho = straight
             for place, atom_axis in enumerate(moving(rho, block.shape)):
@@ -394,6 +394,14 @@ class Action:
         except ValueError:
             return None
         return Features(channels, space) if pixels.equals(standard) else None
+
+
+def _grid(group: Group, space: tuple[int, ...]) -> Representation | None:
+    """What acts on the pixels of a grid that the group moves, if there is such a grid."""
+    try:
+        return on_grid(group, space) if acts_on_grids(group, space) else None
+    except ValueError:
+        return None
 
 
 def _flat(whole: Action) -> Features | None:

@@ -27,6 +27,7 @@ MAKES_CONSTANTS = {
     *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
     *("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "randint_like"),
 }
+HIDING = {"from_numpy", "tensor", "as_tensor", "asarray", "frombuffer", "from_dlpack"}
 
 
 class Follower(TorchFunctionMode):
@@ -51,6 +52,7 @@ class Follower(TorchFunctionMode):
         self._model, self._held = model, holders(model)
         self._parameters = {id(parameter) for parameter in model.parameters()}
         self._running: list[tuple[str, nn.Module]] = []
+        self._constants: dict[int, Tensor] = {}
         self._made: dict[int, str] = {}
         self._whole = 0  # modules that are followed as a whole and run now
         self._tags: dict[int, tuple[Tensor, Tag]] = {}  # keeps ids from reuse
@@ -122,6 +124,9 @@ class Follower(TorchFunctionMode):
                 self._assigned(args)
             return out
         call = Call(self, name, func, args, kwargs, out)
+        if not (call.data or call.parameters) and name not in HIDING:
+            if all(self._is_constant(x) for x in tensors((args, kwargs))):
+                self._constants |= {id(x): x for x in call.results}
         if (call.data or call.parameters) and call.results:
             found = self._follow(call)
             each = found if isinstance(found, list) else [found] * len(call.results)
@@ -130,6 +135,17 @@ class Follower(TorchFunctionMode):
                     self.tag(result, one)
                     self._made[id(result)] = name
         return out
+
+    def _is_constant(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a buffer, or made from nothing but buffers and numbers."""
+        key = id(tensor)
+        return key in self._constants or (key in self._held and key not in self._parameters)
+
+    def _on_constants(self, call: Call) -> bool:
+        """Whether a layer runs on constants, or on what layers made of constants."""
+        x = next(tensors((call.args, call.kwargs)))
+        tag = self.tag_of(x)
+        return tag.opaque if isinstance(tag, Derived) else tag is None and self._is_constant(x)
 
     def _assigned(self, args: Any) -> None:
         """Parts of a tensor were set: nothing is known of what shares its memory."""
@@ -145,7 +161,8 @@ class Follower(TorchFunctionMode):
     def _follow(self, call: Call) -> Any:
         rule = FUNCTIONS.get(call.name)
         try:
-            if not call.data and (rule is None or not getattr(rule, "settles", False)):
+            settles = getattr(rule, "settles", False)
+            if not call.data and (not settles or self._on_constants(call)):
                 return derive(call)
             found = None if rule is None else rule(call)
             if found is None:

@@ -56,12 +56,13 @@ class Derived:
 
     sources: for each parameter, which of its entries each entry comes from, -1 for none; None if
     that is not known. replay: computes it anew from other values. exact: whether entries were only
-    moved.
+    moved. opaque: whether layers ran on constants, such as positions, to compute it.
     """
 
     sources: Mapping[Held, np.ndarray | None]
     replay: Callable[[Mapping[Held, Tensor]], Tensor]
     exact: bool
+    opaque: bool = False
 
     @classmethod
     def direct(cls, held: Held) -> Derived:
@@ -95,8 +96,9 @@ def required(derived: Derived, action: Action) -> dict[Held, TensorProduct] | He
             held: TensorProduct(trivial(group, held.tensor.numel())) for held in derived.sources
         }
     for held, source in derived.sources.items():
-        if source is None:
-            return held
+        if source is None:  # nothing need act on it, if that holds when it is tried
+            found[held] = TensorProduct(trivial(group, held.tensor.numel()))
+            continue
         pieces = _carried_back(held, source, action)
         if pieces is None:
             return held
@@ -112,10 +114,41 @@ def _carried_back(held: Held, source: np.ndarray, action: Action) -> list[Repres
     try:
         if len(entries) == size and np.array_equal(entries, np.arange(size)):
             return action.pieces()
-        whole = pulled_back(action.representation(), entries, size, held.owners[0].parameter)
+        rho = action.representation()
     except Lost:
         return None
-    return None if whole is None else pieces_of(whole, tuple(held.tensor.shape))
+    shape = tuple(held.tensor.shape)
+    return _of_parts(held, rho, entries, shape) or _of_all(held, rho, entries, shape)
+
+
+def _of_all(
+    held: Held, rho: Representation, entries: np.ndarray, shape: tuple[int, ...]
+) -> list[Representation] | None:
+    whole = pulled_back(rho, entries, held.tensor.numel(), held.owners[0].parameter)
+    return None if whole is None else pieces_of(whole, shape)
+
+
+def _of_parts(
+    held: Held, rho: Representation, entries: np.ndarray, shape: tuple[int, ...]
+) -> list[Representation] | None:
+    """The same where a part of some first axes is used, such as one head's: all of them alike."""
+    if (entries < 0).any() or len(shape) < 2:
+        return None
+    indices = np.unravel_index(entries, shape)
+    used = [len(np.unique(index)) == n for index, n in zip(indices, shape, strict=True)]
+    first = next((axis for axis, all_of_it in enumerate(used) if all_of_it), 0)
+    if not first or not all(used[first:]):
+        return None
+    rest = shape[first:]
+    inner = pulled_back(
+        rho,
+        np.ravel_multi_index(indices[first:], rest),
+        int(np.prod(rest)),
+        held.owners[0].parameter,
+    )
+    if inner is None:
+        return None
+    return [trivial(rho.group, int(np.prod(shape[:first]))), *pieces_of(inner, rest)]
 
 
 def pieces_of(rho: Representation, shape: tuple[int, ...]) -> list[Representation]:

@@ -46,13 +46,12 @@ def invariant(tensor: Tensor, action: Action) -> bool:
     if action.is_trivial or not tensor.numel():
         return True
     x = tensor.detach()
-    if not (x.is_floating_point() or action.permutes):
-        x = x.double()
+    x = x if x.is_floating_point() else x.double()
     finite = x[torch.isfinite(x)] if x.is_floating_point() else x
     bound = 1e-5 * float(finite.abs().max()) if finite.numel() else 0.0
     for step in action.group.cayley[:, 0].tolist():
         moved = action.act(step, x)
-        if not torch.allclose(moved * 1.0, x * 1.0, rtol=0, atol=bound, equal_nan=True):
+        if not torch.allclose(moved, x, rtol=0, atol=bound, equal_nan=True):
             return False
     return True
 

@@ -13,6 +13,9 @@ from equireg.library.functions.pointwise import COPIES, POINTWISE
 from equireg.library.parameters import Derived, Held
 
 
+LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
+
+
 def derive(call: Call) -> list[Derived]:
     """For each result, from which entries of which parameters it is computed."""
     return [_derived(call, number, result) for number, result in enumerate(call.results)]
@@ -40,7 +43,8 @@ def _derived(call: Call, number: int, result: Tensor) -> Derived:
                 new = np.where(came < 0, -1, source.reshape(-1)[came]) if source.size else came
             if found.get(held) is None:
                 found[held] = new
-    return Derived(found, replay, exact)
+    opaque = call.name in LAYERS or any(tag.opaque for _, tag in tags)
+    return Derived(found, replay, exact, opaque)
 
 
 def _spread(x: Tensor, result: Tensor) -> np.ndarray | None:

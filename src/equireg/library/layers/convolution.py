@@ -41,10 +41,13 @@ def convolution(call: Call) -> Action | Unknown | None:
     batched = x.ndim == 2 + dims
     shape = tuple(x.shape) if batched else (1, *x.shape)
     after_shape = tuple(result.shape) if batched else (1, *result.shape)
-    known = _standard(call, found, shape) if batched else None
-    if isinstance(found, Action) and not batched:
-        known = _standard(call, Action(call.group, ((), *found.axes)), shape)
     kernel = tuple(weight.shape[2:])
+    single = set(kernel) == {1} and shape[2:] == after_shape[2:]  # of each pixel alone
+    known = found if isinstance(found, Action) else None
+    if known and not batched:
+        known = Action(call.group, ((), *known.axes))
+    if known and not single:
+        known = _standard(call, known, shape)
     samples = known.axes[0] if known and known.closed([0]) else still(shape[0])
     left_out = call.left_out(layer)
     if left_out:
@@ -55,7 +58,7 @@ def convolution(call: Call) -> Action | Unknown | None:
         if rho_found is None and not call.says_input(layer):
             raise call.lost(shape[1], found, layer)
         rho_out = call.chosen(layer, 1, after_shape[1])
-    pixels = _pixels(call, layer, kernel, shape[2:], left_out)
+    pixels = _pixels(call, layer, kernel, shape[2:], left_out or single)
     if not left_out:
         rows, columns = (rho_in, rho_out) if transposed else (rho_out, rho_in)
         pieces = _pieces(call, layer, rows, columns, pixels, groups)
@@ -63,19 +66,22 @@ def convolution(call: Call) -> Action | Unknown | None:
         if bias is not None:
             call.place(bias, [rho_out], layer=layer)
         product = TensorProduct(*pieces)
-        if acts_on_grids(call.group, shape[2:]) and (not known or not known.is_trivial):
+        if acts_on_grids(call.group, shape[2:]) and not single:
             _try(call, product, (rho_in, rho_out), shape, after_shape)
-    axes: tuple[Axis, ...] = (samples, *moving(rho_out, after_shape[1:2]), *_grid(call, after_shape[2:]))
+    if single and known:
+        space = known.replaced({1: moving(rho_out, after_shape[1:2])[0]}).axes[2:]
+        samples = known.axes[0]
+    else:
+        space = tuple(_grid(call, after_shape[2:]))
+    axes: tuple[Axis, ...] = (samples, *moving(rho_out, after_shape[1:2]), *space)
     return Action(call.group, axes if batched else axes[1:])
 
 
 convolution.settles = True  # type: ignore[attr-defined]
 
 
-def _standard(call: Call, found: object, shape: tuple[int, ...]) -> Action | None:
+def _standard(call: Call, found: Action, shape: tuple[int, ...]) -> Action | None:
     """What acts on the input, if its pixels are those of a grid, or are taken for one."""
-    if not isinstance(found, Action):
-        return None
     places = tuple(range(2, len(shape)))
     try:
         standard = Action.on(
