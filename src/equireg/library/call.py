@@ -134,11 +134,17 @@ class Call:
     # What acts on parameters
 
     def place(
-        self, tensor: Tensor, action: Action | Sequence[Representation], *, layer: str | None = None
+        self,
+        tensor: Tensor,
+        action: Action | Sequence[Representation],
+        *,
+        layer: str | None = None,
+        lenient: bool = False,
     ) -> None:
         """Say what acts on a parameter, a buffer, or what is computed from parameters.
 
-        Raises ValueError, naming the parameter, if that cannot be.
+        Raises ValueError, naming the parameter, if that cannot be; lenient: for what is added or
+        multiplied and computed from parameters, such as resized positions, note it instead.
         """
         layer = self.layer_of(tensor) if layer is None else layer
         found = self.of(tensor)
@@ -160,8 +166,14 @@ class Call:
         if not isinstance(action, Action):
             action = _action(self.group, tuple(tensor.shape), list(action))
         spaces = required(found, action)
-        if isinstance(spaces, Held) and found.opaque:
-            self.asymmetric("with what layers make of constants; their weights are left as they are")
+        if isinstance(spaces, Held) and (found.opaque or lenient):
+            names = {owner.parameter for one in found.sources for owner in one.owners[:1]}
+            self.asymmetric(
+                "with what layers make of constants; their weights are left as they are"
+                if found.opaque
+                else f"with what is computed from {', '.join(sorted(names))}, which no action on "
+                "it moves as it should; left as it is"
+            )
             spaces = required(found, Action.trivial(self.group, tensor.shape))
         if isinstance(spaces, Held):
             raise self.refusal(spaces.tensor)
@@ -275,7 +287,7 @@ class Call:
                     needed = restricted(self.group, known, labels, x.shape)
                 except Lost:
                     raise self.refusal(x) from None
-                self.place(x, needed)
+                self.place(x, needed, lenient=True)
             else:
                 self._constant(x, labels, known)
         sizes = {label: n for x, ls in operands for label, n in zip(ls, x.shape, strict=True) if n > 1}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equireg.library.blocks import factor, product, pulled_back
+from equireg.library.blocks import factor, indices_of, product, pulled_back
 from equireg.library.features import Action, Lost
 from equireg.symmetry.groups import Group
 from equireg.symmetry.representations import Representation, TensorProduct, trivial
@@ -134,7 +134,7 @@ def _of_parts(
     """The same where a part of some first axes is used, such as one head's: all of them alike."""
     if (entries < 0).any() or len(shape) < 2:
         return None
-    indices = np.unravel_index(entries, shape)
+    indices = indices_of(entries, shape)
     used = [len(np.unique(index)) == n for index, n in zip(indices, shape, strict=True)]
     first = next((axis for axis, all_of_it in enumerate(used) if all_of_it), 0)
     if not first or not all(used[first:]):

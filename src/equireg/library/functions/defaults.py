@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from equireg.library.blocks import acts_on_grids, resized
+from equireg.library.blocks import acts_on_grids, on_grid, resized
 from equireg.library.call import Call
 from equireg.library.features import Action, Axis, Lost, Unknown, moving, still
 from equireg.library.functions import numbered
 from equireg.library.functions.grids import not_symmetric
 from equireg.library.registry import follows
+from equireg.symmetry.representations import Representation
 
 
 def follow(call: Call) -> list[Action | Unknown]:
@@ -73,7 +75,7 @@ def _guess(call: Call, inputs: Sequence[Action], result: Tensor) -> Action | Non
         axes = [i for i, axis in enumerate(largest.axes) if any(b in blocks for b, _ in axis)]
         space = tuple(shape[i] for i in axes)
         part = largest.take(axes)
-        rho = resized(part.representation(), part.shape, space)
+        rho = resized(part.representation(), part.shape, space) or _tokens(part, space)
         if rho is None:
             return None
         new |= dict(zip(axes, moving(rho, space), strict=True))
@@ -81,6 +83,37 @@ def _guess(call: Call, inputs: Sequence[Action], result: Tensor) -> Action | Non
         return largest.replaced(new)
     except Lost:
         return None
+
+
+def _tokens(part: Action, space: Sequence[int]) -> Representation | None:
+    """What acts on fewer tokens of an image, in the order of its pixels, if they make a square."""
+    side = math.isqrt(space[0])
+    atoms = part.axes[0]
+    if len(space) != 1 or side * side != space[0] or len(atoms) != 2:
+        return None
+    whole = tuple(block.shape[place] for block, place in atoms)
+    if not acts_on_grids(part.group, whole):
+        return None
+    if resized(part.representation(), whole, whole) is None:
+        return None
+    return on_grid(part.group, (side, side))
+
+
+@follows("fold")
+def folded(call: Call) -> Action | Unknown:
+    """Overlapping patches summed up to an image: the inverse of unfold's rule."""
+    found = call.of(call.data[0])
+    if not isinstance(found, Action):
+        return found if isinstance(found, Unknown) else Unknown(call.name)
+    shape = tuple(call.results[0].shape)
+    inner = found.reshape((*found.shape[:1], shape[1], -(-found.shape[1] // shape[1]), found.shape[2]))
+    space = moving(on_grid(call.group, shape[2:]), shape[2:])
+    result = Action(call.group, (*inner.axes[:2], *space))
+    if not inner.closed([0, 1]):
+        raise Lost
+    if not call.commutes(0, result):
+        call.broken(not_symmetric(call, (found.shape[2],), shape[2:]))
+    return result
 
 
 @follows("max_unpool1d", "max_unpool2d", "max_unpool3d")

@@ -71,8 +71,8 @@ def joined(call: Call) -> Found | None:
     axis = call.argument(1, "dim", "axis", default=0)
     if call.unknown:
         return call.unknown
-    parts = [x for x in parts if x.numel() or x.ndim > 1]
     axis %= call.results[0].ndim
+    parts = [x for x in parts if x.ndim == call.results[0].ndim and x.shape[axis]]
     rest = [i for i in range(call.results[0].ndim) if i != axis]
     others = call.joined([(x, _labels(x, axis, k)) for k, x in enumerate(parts)])
     if isinstance(others, Unknown):

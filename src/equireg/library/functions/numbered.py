@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.library.blocks import agrees, components, moved_along, on_grid, resized
+from equireg.library.blocks import acts_on_grids, agrees, components, indices_of, moved_along, on_grid, resized
 from equireg.library.call import Call
 from equireg.library.features import Action, Atom, Axis, Lost, moving, size_of, still
 from equireg.library.functions.grids import not_symmetric
@@ -64,7 +64,7 @@ def _by_blocks(call: Call, action: Action, source: np.ndarray, lines: int) -> Ac
         line = numbering.indices(_lines(source, axis, lines))
         on = _varies(line, line[0].ndim - 1)
         parts = [size]
-        crossed = {owners[i] for i in np.flatnonzero(on)}
+        crossed = {owners[i] for i in np.flatnonzero(on)} - {None}
         if len(crossed) > 1 and any(moving_atoms[i] for i in np.flatnonzero(on)):
             parts = _cut(line, owners, size) or parts
         halves = [index.reshape(*index.shape[:-1], *parts) for index in line]
@@ -73,7 +73,7 @@ def _by_blocks(call: Call, action: Action, source: np.ndarray, lines: int) -> Ac
         cuts.append(len(parts))
     groups = _groups(np.array(linked).reshape(len(shape), len(owners)), owners)
     whole = source.reshape(shape)
-    first = np.unravel_index(int(np.argmax(source >= 0)), shape)
+    first = [int(i) for i in indices_of(np.argmax(source >= 0), shape)]
     pieces = [_piece(whole, group, len(owners), first) for group in groups]
     if not numbering.agrees(whole, groups, pieces, len(owners)):
         return None
@@ -105,24 +105,24 @@ class _Numbering:
     def __init__(self, sizes: list[int], has_constants: bool) -> None:
         self.sizes, self.has_constants = sizes or [1], has_constants
         self.count = len(sizes)
+        self.strides = np.cumprod([1, *self.sizes[:0:-1]])[::-1].tolist()
 
     def indices(self, numbers: np.ndarray) -> list[np.ndarray]:
         """One array per index, -1 for constants."""
-        found = list(np.unravel_index(np.where(numbers < 0, 0, numbers), self.sizes))[: self.count]
-        found = [np.where(numbers < 0, -1, index) for index in found]
+        found = [np.where(numbers < 0, -1, index) for index in indices_of(numbers, self.sizes)]
+        found = found[: self.count]
         return [*found, (numbers >= 0) + 0] if self.has_constants else found or [0 * numbers]
 
     def agrees(
         self, source: np.ndarray, groups: list[list[int]], pieces: list[np.ndarray], count: int
     ) -> bool:
         """Whether the pieces make up the whole."""
-        strides = np.cumprod([1, *self.sizes[:0:-1]])[::-1]
         total, kept = np.zeros((1,) * source.ndim, np.int64), np.ones((1,) * source.ndim, bool)
         for group, piece in zip(groups, pieces, strict=True):
             inside = self.indices(piece)
             for i in group:
                 if i < self.count:
-                    total = total + inside[i] * strides[i]
+                    total = total + inside[i] * self.strides[i]
                 elif i < count:
                     kept = piece >= 0
         return np.array_equal(
@@ -157,7 +157,7 @@ def _cut(line: Sequence[np.ndarray], owners: Sequence[object], size: int) -> lis
         parts = [size // fast, fast]
         halves = [index.reshape(*index.shape[:-1], *parts) for index in line]
         on = [_varies(halves, axis) for axis in (-2, -1)]
-        if all(len({owners[i] for i in np.flatnonzero(half)}) < 2 for half in on):
+        if all(len({owners[i] for i in np.flatnonzero(half)} - {None}) < 2 for half in on):
             return parts
     return None
 
@@ -174,7 +174,7 @@ def _groups(linked: np.ndarray, owners: Sequence[object]) -> list[list[int]]:
 
 
 def _piece(
-    source: np.ndarray, group: Sequence[int], count: int, first: Sequence[np.intp]
+    source: np.ndarray, group: Sequence[int], count: int, first: Sequence[int]
 ) -> np.ndarray:
     """The sources along the axes of a group, the others at those of one entry."""
     along = {i - count for i in group if i >= count}
@@ -218,9 +218,14 @@ def _moved(call: Call, part: Action, numbers: np.ndarray) -> list[Axis]:
     found = moved_along(rho, entries)
     if found is not None:
         return moving(found, shape)
-    for guess in _guesses(group, shape):
-        if agrees(rho, entries, guess):
-            return moving(guess, shape)
+    if is_grid and shape == part.shape:
+        call.broken(not_symmetric(call, part.shape, shape))
+        return list(part.axes)
+    guesses = _guesses(group, shape) if is_grid else []
+    for guess in guesses:
+        if not agrees(rho, entries, guess):
+            call.broken(not_symmetric(call, part.shape, shape))
+        return moving(guess, shape)
     raise Lost
 
 
@@ -229,7 +234,9 @@ def _guesses(group: Group, shape: Sequence[int]) -> list[Representation]:
     sides = [math.isqrt(n) for n in shape]
     if len(shape) != 2 or any(a * a != n for a, n in zip(sides, shape, strict=True)):
         return []
-    one, two = sides
-    return [on_grid(group, (one, one)) * on_grid(group, (two, two))]
+    grids = [(side, side) for side in sides]
+    if not all(acts_on_grids(group, space) for space in grids):
+        return []
+    return [on_grid(group, grids[0]) * on_grid(group, grids[1])]
 
 
