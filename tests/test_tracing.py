@@ -32,8 +32,10 @@ def images(channels: int = 3, side: int = 8) -> Features:
 
 
 def example(features: Known) -> Tensor:
-    shape = features.shape if isinstance(features, Action) else (
-        (2, features.channels.size, *features.space)
+    shape = (
+        features.shape
+        if isinstance(features, Action)
+        else ((2, features.channels.size, *features.space))
     )
     return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -90,7 +92,9 @@ def C4_or(known: Mapping[str, Known]) -> Group:  # noqa: N802
 class Through(nn.Module):
     """A convolution, a function, and layers after it."""
 
-    def __init__(self, function: Callable[..., Tensor], *last: nn.Module, channels: int = 4) -> None:
+    def __init__(
+        self, function: Callable[..., Tensor], *last: nn.Module, channels: int = 4
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, channels, 3, padding=1)
         self.function, self.last = function, nn.ModuleList(last)
@@ -134,9 +138,7 @@ MOVED: dict[str, Callable[[], nn.Module]] = {
         lambda x: torch.cat([a * b for a, b in (x.chunk(2, 1), x.split(2, 1))], 1),
         nn.Conv2d(4, 2, 3),
     ),
-    "stacked": lambda: Through(
-        lambda x: torch.stack([x, x.relu()], 1).mean(1), nn.Conv2d(4, 2, 3)
-    ),
+    "stacked": lambda: Through(lambda x: torch.stack([x, x.relu()], 1).mean(1), nn.Conv2d(4, 2, 3)),
     "shuffled pixels": lambda: Through(
         lambda x: F.pixel_shuffle(F.pixel_unshuffle(x, 2).tanh(), 2), nn.Conv2d(4, 2, 3)
     ),
@@ -164,9 +166,9 @@ MOVED: dict[str, Callable[[], nn.Module]] = {
         nn.Conv2d(3, 2, 3),
     ),
     "attention by hand": lambda: Through(
-        lambda x: torch.einsum(
-            "bcn,bcm->bnm", x.flatten(2), x.flatten(2)
-        ).softmax(-1) @ x.flatten(2).mT,
+        lambda x: (
+            torch.einsum("bcn,bcm->bnm", x.flatten(2), x.flatten(2)).softmax(-1) @ x.flatten(2).mT
+        ),
         nn.Linear(4, 2),
     ),
     "attention": lambda: Through(
@@ -424,7 +426,9 @@ def registered() -> Iterator[None]:
     @registry.follows(Strange)
     def strange(call: Call) -> Action:
         found = call.input
-        call.place(call.module.get_parameter("points"), [trivial(C4, 3), *found.take([2, 3]).pieces()])
+        call.place(
+            call.module.get_parameter("points"), [trivial(C4, 3), *found.take([2, 3]).pieces()]
+        )
         return Action(found.group, (*found.axes[:2], *Action.trivial(C4, (3,)).axes))
 
     yield

@@ -61,7 +61,7 @@ def resized(
 def indices_of(numbers: np.ndarray, shape: Sequence[int]) -> list[np.ndarray]:
     """The index along each axis of entries that are numbered in row-major order.
 
-    Not by ``np.unravel_index``, which was seen to be wrong on arrays of some 50,000 numbers (2.4.6).
+    Not by ``np.unravel_index``, seen to be wrong on some arrays of several axes (numpy 2.4.6).
     """
     strides = np.cumprod([1, *shape[:0:-1]])[::-1].tolist()
     return [numbers // stride % size for stride, size in zip(strides, shape, strict=True)]
@@ -120,7 +120,9 @@ def _factor_matrices(
     fixed = list[int]()
     for axis in range(count):
         moved = np.moveaxis(matrices, (1 + axis, 1 + count + axis), (1, 2))
-        off = moved * (1 - np.eye(shape[axis])).reshape(1, *(shape[axis],) * 2, *(1,) * (moved.ndim - 3))
+        off = moved * (1 - np.eye(shape[axis])).reshape(
+            1, *(shape[axis],) * 2, *(1,) * (moved.ndim - 3)
+        )
         same = np.einsum("gii...->gi...", moved)
         if not np.abs(off).any() and np.allclose(same, same[:, :1], rtol=0, atol=1e-12):
             fixed.append(axis)
@@ -180,7 +182,7 @@ def moved_along(
 
 
 def agrees(rho: Representation, source: np.ndarray, other: Representation) -> bool:
-    """Whether y = x[source] is moved by ``other`` where x is moved by rho; -1 stands for one value."""
+    """Whether y = x[source] is moved by ``other`` where rho moves x; -1 stands for one value."""
     if rho.permutations is None or other.permutations is None:
         return False
     for p, q in zip(steps(rho), steps(other), strict=True):
@@ -189,7 +191,9 @@ def agrees(rho: Representation, source: np.ndarray, other: Representation) -> bo
     return True
 
 
-def pulled_back(rho: Representation, source: np.ndarray, size: int, name: str) -> Representation | None:
+def pulled_back(
+    rho: Representation, source: np.ndarray, size: int, name: str
+) -> Representation | None:
     """What must act on ``size`` entries x so that rho acts on y = x[source]; None: nothing can.
 
     source: (rho.size,), any entry of x any number of times; -1 for constants, which must then be

@@ -76,7 +76,7 @@ class Call:
 
     @property
     def input(self) -> Action:
-        """What acts on the first argument that comes from the inputs. Raises ValueError if unknown."""
+        """What acts on the first argument that comes from the inputs; ValueError if unknown."""
         found = self.of(self.data[0]) if self.data else None
         if not isinstance(found, Action):
             raise self.lost(0, found)
@@ -115,7 +115,9 @@ class Call:
         self, layer: str, end: int, size: int, found: Representation | None = None
     ) -> Representation:
         """The representation on a layer's input (0) or output (1): given, found or trivial."""
-        return chosen(self.group, layer, self._follower.given.get(layer, (None, None)), end, size, found)
+        return chosen(
+            self.group, layer, self._follower.given.get(layer, (None, None)), end, size, found
+        )
 
     def lost(self, size: int, found: Any, layer: str | None = None) -> ValueError:
         """What to say where it is not known what acts on a layer's input."""
@@ -148,10 +150,7 @@ class Call:
         """
         layer = self.layer_of(tensor) if layer is None else layer
         found = self.of(tensor)
-        if isinstance(action, Action):
-            pieces = action.pieces
-        else:
-            pieces = functools.partial(list, action)
+        pieces = action.pieces if isinstance(action, Action) else functools.partial(list, action)
         if isinstance(found, Action):  # computed from the inputs: it must be moved like that
             if not isinstance(action, Action) or not found.equals(action):
                 raise self.refusal(tensor, layer)
@@ -290,7 +289,9 @@ class Call:
                 self.place(x, needed, lenient=True)
             else:
                 self._constant(x, labels, known)
-        sizes = {label: n for x, ls in operands for label, n in zip(ls, x.shape, strict=True) if n > 1}
+        sizes = {
+            label: n for x, ls in operands for label, n in zip(ls, x.shape, strict=True) if n > 1
+        }
         shape = [sizes.get(label, 1) for label in out]
         return restricted(self.group, known, out, shape)
 
@@ -345,7 +346,7 @@ def _in_single(run: Run) -> Run:
 def restricted(
     group: Group, known: Mapping[Hashable, Axis], labels: Sequence[Hashable], shape: Sequence[int]
 ) -> Action:
-    """What acts on these labels alone, for a tensor of this shape. Raises Lost if it cuts a block."""
+    """What acts on these labels alone, for this shape. Raises Lost if it cuts a block."""
     chosen = {label for label, n in zip(labels, shape, strict=True) if n > 1}
     within = {block for label in chosen for block, _ in known.get(label, ())}
     for label, axis in known.items():

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -48,11 +49,11 @@ class Unknown:
     function: str
 
 
-class Apart(ValueError):
+class Apart(ValueError):  # noqa: N818
     """Tensors meet that are moved otherwise; holds the names of what acts on both."""
 
 
-class Lost(ValueError):
+class Lost(ValueError):  # noqa: N818
     """An operation cuts through a block, so that nothing acts on its result."""
 
 
@@ -186,7 +187,10 @@ class Action:
         chosen = {axis % len(self.axes) for axis in axes}
         within = {b for i, axis in enumerate(self.axes) for b, _ in axis if i in chosen}
         return not any(
-            block in within for i, axis in enumerate(self.axes) if i not in chosen for block, _ in axis
+            block in within
+            for i, axis in enumerate(self.axes)
+            if i not in chosen
+            for block, _ in axis
         )
 
     def fresh(self) -> Action:
@@ -205,9 +209,7 @@ class Action:
         if not self.closed([*new]):
             raise Lost
         places = {axis % len(self.axes): atoms for axis, atoms in new.items()}
-        return replace(
-            self, axes=tuple(places.get(i, axis) for i, axis in enumerate(self.axes))
-        )
+        return replace(self, axes=tuple(places.get(i, axis) for i, axis in enumerate(self.axes)))
 
     def pieces(self) -> list[Representation]:
         """The representations whose tensor product acts on the entries in row-major order.
@@ -327,11 +329,12 @@ class Action:
         if self.is_trivial or other.is_trivial:
             return self.is_trivial and other.is_trivial
         try:
-            sizes = [size for pair in zip(self.axes, other.axes, strict=True) for size in _cuts(*pair)]
+            sizes = [
+                size for pair in zip(self.axes, other.axes, strict=True) for size in _cuts(*pair)
+            ]
             one, two = self.reshape(sizes), other.reshape(sizes)
             return one._blocks() == two._blocks() and all(
-                a.equals(b)
-                for a, b in zip(one._ordered(), two._ordered(), strict=True)
+                a.equals(b) for a, b in zip(one._ordered(), two._ordered(), strict=True)
             )
         except Lost:
             pass
@@ -390,7 +393,9 @@ class Action:
         except Lost:
             return None
         try:
-            standard = Action.on(self.group, space, {tuple(range(len(space))): on_grid(self.group, space)})
+            standard = Action.on(
+                self.group, space, {tuple(range(len(space))): on_grid(self.group, space)}
+            )
         except ValueError:
             return None
         return Features(channels, space) if pixels.equals(standard) else None
@@ -409,14 +414,18 @@ def _flat(whole: Action) -> Features | None:
     pieces = whole.pieces()
     blocks = list(dict.fromkeys(block for axis in whole.axes for block, _ in axis))
     last = blocks[-1] if blocks else None
-    if last is not None and last.rho is not None and acts_on_grids(whole.group, last.shape):
-        if pieces[-1].equals(on_grid(whole.group, last.shape)):
-            return Features(product(whole.group, pieces[:-1]), last.shape)
+    grid = None if last is None or last.rho is None else _grid(whole.group, last.shape)
+    if last is not None and grid is not None and pieces[-1].equals(grid):
+        return Features(product(whole.group, pieces[:-1]), last.shape)
     return Features(product(whole.group, pieces), ())
 
 
 def _split(
-    atoms: list[Atom], axes: list[list[Atom]], axis: list[Atom], size: int, origin: dict[Block, Block]
+    atoms: list[Atom],
+    axes: list[list[Atom]],
+    axis: list[Atom],
+    size: int,
+    origin: dict[Block, Block],
 ) -> None:
     """Cut the first of ``atoms`` into ``size`` times the rest, in all lists that hold its block."""
     block, place = atoms[0]
@@ -427,9 +436,7 @@ def _split(
     new = Block(block.rho, (*block.shape[:place], size, rest, *block.shape[place + 1 :]))
     origin[new] = origin.get(block, block)
     for held in (atoms, axis, *axes):
-        held[:] = [
-            (new, i + (i > place)) if b is block and i != place else (b, i) for b, i in held
-        ]
+        held[:] = [(new, i + (i > place)) if b is block and i != place else (b, i) for b, i in held]
     atoms[:1] = [(new, place), (new, place + 1)]
 
 
@@ -442,9 +449,9 @@ def _cuts(one: Axis, two: Axis) -> list[int]:
             stride *= size_of(atom)
             strides.add(stride)
     ordered = sorted(strides, reverse=True)
-    if any(a % b for a, b in zip(ordered, ordered[1:], strict=False)):
+    if any(a % b for a, b in pairwise(ordered)):
         raise Lost
-    return [a // b for a, b in zip(ordered, ordered[1:], strict=False)]
+    return [a // b for a, b in pairwise(ordered)]
 
 
 def _name(atom: Atom) -> str:

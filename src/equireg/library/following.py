@@ -99,7 +99,7 @@ class Follower(TorchFunctionMode):
             return
         key = (id(held.tensor), owner.parameter)
         first = self.spaces.setdefault(key, Space(*owner, action))
-        if first.action.equals(action) or first.action.is_trivial and action.is_trivial:
+        if first.action.equals(action) or (first.action.is_trivial and action.is_trivial):
             return
         if first.layer == owner.layer:
             raise ValueError(f"layer {owner.layer!r} runs twice, on different representations")
@@ -119,14 +119,14 @@ class Follower(TorchFunctionMode):
         if self._whole:
             return out
         name = name_of(func)
-        if name in MAKES_CONSTANTS or not (isinstance(out, Tensor) or isinstance(out, (tuple, list))):
+        if name in MAKES_CONSTANTS or not isinstance(out, (Tensor, tuple, list)):
             if name == "setitem":
                 self._assigned(args)
             return out
         call = Call(self, name, func, args, kwargs, out)
-        if not (call.data or call.parameters) and name not in HIDING:
-            if all(self._is_constant(x) for x in tensors((args, kwargs))):
-                self._constants |= {id(x): x for x in call.results}
+        made = not (call.data or call.parameters) and name not in HIDING
+        if made and all(self._is_constant(x) for x in tensors((args, kwargs))):
+            self._constants |= {id(x): x for x in call.results}
         if (call.data or call.parameters) and call.results:
             found = self._follow(call)
             each = found if isinstance(found, list) else [found] * len(call.results)
@@ -213,9 +213,9 @@ class Follower(TorchFunctionMode):
                 self.tag(result, one)
         elif name in self.given and self.given[name] and results and not _own(module):
             self._say(name, results[0])
-        if isinstance(out, Tensor) and isinstance(found := self.tag_of(out), Action):
-            if features := found.features():
-                self.outputs[name] = features
+        tag = self.tag_of(out) if isinstance(out, Tensor) else None
+        if isinstance(tag, Action) and (features := tag.features()):
+            self.outputs[name] = features
 
     def _say(self, name: str, result: Tensor) -> None:
         """The user says what acts on the output of a module without parameters, or of the model."""

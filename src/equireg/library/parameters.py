@@ -167,17 +167,16 @@ def _holds(derived: Derived, found: Mapping[Held, TensorProduct], action: Action
     """Whether moved parameters give the moved result, for random ones."""
     generator = torch.Generator().manual_seed(0)
     plain = {
-        held: torch.randn(held.tensor.shape, generator=generator, dtype=torch.float64)
-        .to(held.tensor)
+        held: torch.randn(held.tensor.shape, generator=generator, dtype=torch.float64).to(
+            held.tensor
+        )
         for held in found
     }
     group: Group = action.group
     before = derived.replay(plain)
     bound = 1e-4 * float(before.abs().max())
     for step in group.cayley[:, 0].tolist():
-        moved = {
-            held: product_act(found[held], step, value) for held, value in plain.items()
-        }
+        moved = {held: product_act(found[held], step, value) for held, value in plain.items()}
         after = derived.replay(moved)
         if not torch.allclose(after, action.act(step, before), rtol=0, atol=bound):
             return False

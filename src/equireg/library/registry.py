@@ -14,7 +14,6 @@ from torch import nn
 
 if TYPE_CHECKING:
     from equireg.library.call import Call
-    from equireg.library.features import Action, Unknown
 
 Found = "Action | Unknown | list[Action | Unknown] | None"
 Rule = Callable[["Call"], Any]

@@ -64,7 +64,10 @@ def summed(call: Call) -> Action | Unknown:
         out = _labels(right, call.results[0].ndim)
     else:
         once = sorted((x for x in set(every) if every.count(x) == 1), key=str)
-        out = [*dict.fromkeys(x for x in every if isinstance(x, int)), *(x for x in once if isinstance(x, str))]
+        out = [
+            *dict.fromkeys(x for x in every if isinstance(x, int)),
+            *(x for x in once if isinstance(x, str)),
+        ]
     return call.contract(list(zip(operands, labels, strict=True)), out)
 
 

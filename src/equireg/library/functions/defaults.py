@@ -106,7 +106,9 @@ def folded(call: Call) -> Action | Unknown:
     if not isinstance(found, Action):
         return found if isinstance(found, Unknown) else Unknown(call.name)
     shape = tuple(call.results[0].shape)
-    inner = found.reshape((*found.shape[:1], shape[1], -(-found.shape[1] // shape[1]), found.shape[2]))
+    inner = found.reshape(
+        (*found.shape[:1], shape[1], -(-found.shape[1] // shape[1]), found.shape[2])
+    )
     space = moving(on_grid(call.group, shape[2:]), shape[2:])
     result = Action(call.group, (*inner.axes[:2], *space))
     if not inner.closed([0, 1]):

@@ -12,7 +12,6 @@ from equireg.library.functions.numbered import sources
 from equireg.library.functions.pointwise import COPIES, POINTWISE
 from equireg.library.parameters import Derived, Held
 
-
 LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
 
 

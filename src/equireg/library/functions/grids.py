@@ -25,8 +25,7 @@ def not_symmetric(
         works = call.sizes_that_work(lambda side: pixels_commute(call, side), max(before))
     return (
         f"{times(before)} to {times(after) or 'no'} pixels is not symmetric under "
-        f"{call.group.name}"
-        + (f"; here {', '.join(map(str, works))} would be" if works else "")
+        f"{call.group.name}" + (f"; here {', '.join(map(str, works))} would be" if works else "")
     )
 
 

@@ -73,20 +73,22 @@ def joined(call: Call) -> Found | None:
         return call.unknown
     axis %= call.results[0].ndim
     parts = [x for x in parts if x.ndim == call.results[0].ndim and x.shape[axis]]
-    rest = [i for i in range(call.results[0].ndim) if i != axis]
     others = call.joined([(x, _labels(x, axis, k)) for k, x in enumerate(parts)])
     if isinstance(others, Unknown):
         return others
     shape = call.results[0].shape
     along = list[Representation]()
-    for k, x in enumerate(parts):
+    for x in parts:
         tag = call.of(x)
         if not isinstance(tag, Action):
             sizes = [n if i != axis else 1 for i, n in enumerate(x.shape)]
-            one = Action(call.group, tuple(
-                others.get(i, still(n)) if i != axis else still(x.shape[axis])
-                for i, n in enumerate(sizes)
-            ))
+            one = Action(
+                call.group,
+                tuple(
+                    others.get(i, still(n)) if i != axis else still(x.shape[axis])
+                    for i, n in enumerate(sizes)
+                ),
+            )
             call.place(x, one)
             tag = one
         if not tag.closed([axis]):
@@ -98,7 +100,6 @@ def joined(call: Call) -> Found | None:
         new = moving(direct_sum(*along), [shape[axis]])[0]
     axes = [others.get(i, still(shape[i])) for i in range(len(shape))]
     axes[axis] = new
-    assert rest is not None
     return Action(call.group, tuple(axes))
 
 

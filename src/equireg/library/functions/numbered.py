@@ -14,7 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.library.blocks import acts_on_grids, agrees, components, indices_of, moved_along, on_grid, resized
+from equireg.library.blocks import (
+    acts_on_grids,
+    agrees,
+    components,
+    indices_of,
+    moved_along,
+    on_grid,
+    resized,
+)
 from equireg.library.call import Call
 from equireg.library.features import Action, Atom, Axis, Lost, moving, size_of, still
 from equireg.library.functions.grids import not_symmetric
@@ -85,11 +93,11 @@ def _by_blocks(call: Call, action: Action, source: np.ndarray, lines: int) -> Ac
         along = [i - len(owners) for i in group if i >= len(owners)]
         one = piece.reshape([shape[axis] for axis in along])
         inside = numbering.indices(np.where(one < 0, 0, one))
-        numbers = np.ravel_multi_index(
-            [inside[i] for i in held], [size_of(atoms[i]) for i in held]
-        )
+        numbers = np.ravel_multi_index([inside[i] for i in held], [size_of(atoms[i]) for i in held])
         part = _part(action, [atoms[i] for i in held])
-        for axis, new in zip(along, _moved(call, part, np.where(one < 0, -1, numbers)), strict=True):
+        for axis, new in zip(
+            along, _moved(call, part, np.where(one < 0, -1, numbers)), strict=True
+        ):
             axes[axis] = new
     merged, i = list[Axis](), 0
     for count in cuts:
@@ -125,9 +133,7 @@ class _Numbering:
                     total = total + inside[i] * self.strides[i]
                 elif i < count:
                     kept = piece >= 0
-        return np.array_equal(
-            np.where(np.broadcast_to(kept, source.shape), total, -1), source
-        )
+        return np.array_equal(np.where(np.broadcast_to(kept, source.shape), total, -1), source)
 
 
 def _lines(source: np.ndarray, axis: int, lines: int) -> np.ndarray:
@@ -150,7 +156,7 @@ def _varies(indices: Sequence[np.ndarray], axis: int) -> np.ndarray:
 
 
 def _cut(line: Sequence[np.ndarray], owners: Sequence[object], size: int) -> list[int] | None:
-    """Two sizes into which to cut an axis so that no two blocks depend on one; None: there are none."""
+    """Two sizes to cut an axis into so that no two blocks depend on one, or None."""
     for fast in range(2, size):
         if size % fast:
             continue
@@ -238,5 +244,3 @@ def _guesses(group: Group, shape: Sequence[int]) -> list[Representation]:
     if not all(acts_on_grids(group, space) for space in grids):
         return []
     return [on_grid(group, grids[0]) * on_grid(group, grids[1])]
-
-

@@ -42,7 +42,9 @@ def multi_head(call: Call) -> list[Action | Unknown]:
     columns = [tag.take([-1]).pieces() for tag in found]
     call.chosen(layer, 0, given["query"].shape[-1], query.take([-1]).representation())
     if isinstance(given["in_proj_weight"], Tensor):
-        if not (query.take([-1]).equals(key.take([-1])) and query.take([-1]).equals(value.take([-1]))):
+        if not (
+            query.take([-1]).equals(key.take([-1])) and query.take([-1]).equals(value.take([-1]))
+        ):
             raise Lost
         rows = trivial(call.group, 3 * inner.size)
         call.place(given["in_proj_weight"], [rows, *columns[0]], layer=layer)
@@ -57,8 +59,12 @@ def multi_head(call: Call) -> list[Action | Unknown]:
     if isinstance(given["out_proj_bias"], Tensor):
         call.place(given["out_proj_bias"], [rho_out])
     _check_masks(call, given, query, key)
-    tokens = join([(key.take(range(key_axes := len(key.axes) - 1)), range(key_axes)),
-                   (value.take(range(key_axes)), range(key_axes))])
+    tokens = join(
+        [
+            (key.take(range(key_axes := len(key.axes) - 1)), range(key_axes)),
+            (value.take(range(key_axes)), range(key_axes)),
+        ]
+    )
     assert tokens is not None
     result = query.replaced({-1: moving(rho_out, (rho_out.size,))[0]})
     weights: list[Action | Unknown] = [Unknown("attention's weights")] * (len(call.results) - 1)

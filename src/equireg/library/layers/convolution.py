@@ -186,6 +186,7 @@ def _try(
     if key not in tried:
         tried[key] = _commutes(call, product, ends, shape[2:], plain)
     if not tried[key]:
+
         def works(side: int) -> bool:
             return _commutes(call, product, ends, (side,) * (len(shape) - 2), plain)
 

@@ -62,5 +62,7 @@ def _columns(call: Call, layer: str, found: object, size: int) -> list[Represent
 
 def _left_out(call: Call, found: object, result: Tensor) -> Action:
     if isinstance(found, Action) and found.closed([-1]):
-        return found.replaced({-1: moving(trivial(call.group, result.shape[-1]), result.shape[-1:])[0]})
+        return found.replaced(
+            {-1: moving(trivial(call.group, result.shape[-1]), result.shape[-1:])[0]}
+        )
     return call.trivial(result)
