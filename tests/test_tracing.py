@@ -71,7 +71,7 @@ def error(model: nn.Module, known: Any, found: Trace) -> float:
     model.eval()
     x = mapped_example(known)
     known = known if isinstance(known, dict) else {"": known}
-    run = (lambda y: model(**y)) if isinstance(x, dict) else model
+    run: Callable[[Any], Any] = (lambda y: model(**y)) if isinstance(x, dict) else model
     plain, worst = dict(leaves(run(x))), 0.0
     assert plain.keys() == found.leaves.keys()
     for step in C4_or(known).cayley[:, 0].tolist():
@@ -236,6 +236,7 @@ class Table(nn.Module):
         self.table = nn.Parameter(torch.zeros(25, 2))
         grid = torch.stack(torch.meshgrid(*[torch.arange(3)] * 2, indexing="ij")).flatten(1)
         shift = (grid[:, :, None] - grid[:, None] + 2).long()
+        self.index: Tensor
         self.register_buffer("index", shift[0] * 5 + shift[1])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -243,7 +244,7 @@ class Table(nn.Module):
         q, k = self.query(x).view(-1, 9, 2, 2, 2).permute(2, 0, 3, 1, 4).unbind(0)
         bias = self.table[self.index.view(-1)].view(9, 9, 2).permute(2, 0, 1)
         x = (q @ k.transpose(-2, -1) + bias).softmax(-1) @ x.unsqueeze(1)
-        return x.unflatten(0, (-1, 9))
+        return torch.as_tensor(torch.unflatten(x, 0, (-1, 9)))
 
 
 def test_tables_of_relative_positions() -> None:
@@ -310,7 +311,7 @@ class Points(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shift = x[:, :, None] - x[:, None]
         weights = self.weigh(shift.norm(dim=-1, keepdim=True))
-        return self.mix(x + (weights * shift).mean(2))
+        return torch.as_tensor(self.mix(x + (weights * shift).mean(2)))
 
 
 def test_points_with_a_group_on_the_last_axis() -> None:
@@ -332,7 +333,7 @@ class Set(nn.Module):
         self.first, self.last = nn.Linear(2, 4), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.first(x).tanh().mean(1))
+        return torch.as_tensor(self.last(self.first(x).tanh().mean(1)))
 
 
 def test_which_axis_moves_is_no_guess() -> None:
@@ -384,7 +385,9 @@ BREAKS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     ),
     "sums along rows": (lambda x: x.cumsum(-1), "does not commute with C4"),
     "a causal mask": (
-        lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT] * 3, is_causal=True),
+        lambda x: F.scaled_dot_product_attention(
+            x.flatten(2).mT, x.flatten(2).mT, x.flatten(2).mT, is_causal=True
+        ),
         "is causal",
     ),
     "a causal mask by hand": (

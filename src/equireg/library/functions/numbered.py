@@ -81,7 +81,7 @@ def _by_blocks(call: Call, action: Action, source: np.ndarray, lines: int) -> Ac
         cuts.append(len(parts))
     groups = _groups(np.array(linked).reshape(len(shape), len(owners)), owners)
     whole = source.reshape(shape)
-    first = [int(i) for i in indices_of(np.argmax(source >= 0), shape)]
+    first = [int(i) for i in indices_of(np.array(np.argmax(source >= 0)), shape)]
     pieces = [_piece(whole, group, len(owners), first) for group in groups]
     if not numbering.agrees(whole, groups, pieces, len(owners)):
         return None
@@ -163,7 +163,7 @@ def _cut(line: Sequence[np.ndarray], owners: Sequence[object], size: int) -> lis
         parts = [size // fast, fast]
         halves = [index.reshape(*index.shape[:-1], *parts) for index in line]
         on = [_varies(halves, axis) for axis in (-2, -1)]
-        if all(len({owners[i] for i in np.flatnonzero(half)} - {None}) < 2 for half in on):
+        if all(len({owners[int(i)] for i in np.flatnonzero(half)} - {None}) < 2 for half in on):
             return parts
     return None
 

@@ -24,7 +24,7 @@ EUCLIDEAN = ("norm", "vector_norm", "normalize")
 def reduced(call: Call) -> Action | Unknown | list[Action | Unknown]:
     """The other axes stay as they are; blocks must be reduced whole."""
     if isinstance(call.argument(1, "other"), Tensor):
-        return entries(call)
+        return _entries(call)
     found = call.of(call.data[0])
     if not isinstance(found, Action):
         return found if isinstance(found, Unknown) else Unknown(call.name)
@@ -39,8 +39,16 @@ def reduced(call: Call) -> Action | Unknown | list[Action | Unknown]:
     result = found.replaced(dict.fromkeys(axes, ())) if kept else found.take(rest)
     if call.name in BY_NUMBER and not inside.is_trivial:
         number = Unknown(call.name)
-        return number if call.name.startswith("arg") else [result, number][: len(call.results)]
+        if call.name.startswith("arg"):
+            return number
+        both: list[Action | Unknown] = [result, number]
+        return both[: len(call.results)]
     return result
+
+
+def _entries(call: Call) -> Action | Unknown:
+    found: Action | Unknown = entries(call)
+    return found
 
 
 def _axes(call: Call, found: Action, place: int) -> list[int]:
