@@ -6,6 +6,7 @@ The judge is the projected model itself, in double precision on moved inputs.
 from __future__ import annotations
 
 import dataclasses
+import doctest
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import equireg.library.features as features_module
 from equireg.library import registry
 from equireg.library.call import Call
 from equireg.library.features import Action, Features, Unknown
@@ -471,3 +473,13 @@ def test_actions_on_axes() -> None:
     with pytest.raises(ValueError, match="defining acts on 3 entries; axes 1 of shape"):
         Action.on(shift, (2, 4), {1: defining(shift)})
     assert str(Action.on(D4, (2, 5, 5), {})) == "(2, 5, 5)"
+
+
+def test_doctests() -> None:
+    held = dict(registry.MODULES)
+    for module in (features_module, registry):
+        found = doctest.testmod(module)
+        assert found.attempted
+        assert not found.failed
+    for kind in registry.MODULES.keys() - held:
+        del registry.MODULES[kind]
