@@ -17,7 +17,7 @@ from equireg.library.construction import Construction, unwrapped
 from equireg.library.measures import Error, Symmetrized
 from equireg.library.outputs import Wanted
 from equireg.library.subgroups import subgroups_of
-from equireg.library.tracing import Features, acts_on_grids
+from equireg.library.tracing import Features, Known, acts_on_grids
 from equireg.library.trees import leaves
 from equireg.library.trial import trial
 from equireg.library.untouched import untouched
@@ -292,7 +292,7 @@ class Equivariance:
             return measures.compare(model, {"": self.input}, self._outputs, elements, batch)
 
     @property
-    def _outputs(self) -> Mapping[str, Features]:
+    def _outputs(self) -> Mapping[str, Known]:
         return self._subject.outputs
 
     def _unknown_output(self) -> str:
