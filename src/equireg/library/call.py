@@ -311,6 +311,9 @@ class Call:
         try:
             return join(pairs)
         except Apart as apart:
+            if _differ_in_pixels(pairs):
+                self.asymmetric("puts pixels together that the group moves otherwise")
+                return join(pairs[:1])
             raise ValueError(
                 f"{self.where} puts {apart.args[1]} and {apart.args[0]} together; pass the same "
                 "output representation for the layers before it"
@@ -333,6 +336,19 @@ class Call:
         action = restricted(self.group, known, [*more, *mine], kept.shape)
         if not invariant(kept, action):
             self.asymmetric("with constants that the group moves")
+
+
+def _differ_in_pixels(pairs: Sequence[tuple[Action, Sequence[Hashable]]]) -> bool:
+    """Whether tensors of one shape are moved alike but for their axes after the channels."""
+    (first, labels), *others = pairs
+    return all(
+        list(names) == list(labels)
+        and one.shape == first.shape
+        and one.closed([0, 1])
+        and first.closed([0, 1])
+        and one.take([0, 1]).equals(first.take([0, 1]))
+        for one, names in others
+    )
 
 
 def _in_single(run: Run) -> Run:

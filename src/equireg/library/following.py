@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
-from equireg.library.call import ACCEPTED, Call, chosen, tensors
+from equireg.library.call import ACCEPTED, Call, chosen, swapped, tensors
 from equireg.library.features import Action, Apart, Features, Lost, Unknown
 from equireg.library.functions import defaults
 from equireg.library.functions.derived import derive
@@ -28,6 +28,7 @@ MAKES_CONSTANTS = {
     *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
     *("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "randint_like"),
 }
+LIKE = {"to", "type_as", "view_as", "reshape_as", "expand_as"}  # what follows is a model for these
 HIDING = {"from_numpy", "tensor", "as_tensor", "asarray", "frombuffer", "from_dlpack"}
 
 
@@ -124,6 +125,8 @@ class Follower(TorchFunctionMode):
             if name == "setitem":
                 self._assigned(args)
             return out
+        if name in LIKE:
+            args, kwargs = self._first(args, kwargs)
         call = Call(self, name, func, args, kwargs, out)
         made = not (call.data or call.parameters) and name not in HIDING
         if made and all(self._is_constant(x) for x in tensors((args, kwargs))):
@@ -136,6 +139,18 @@ class Follower(TorchFunctionMode):
                     self.tag(result, one)
                     self._made[id(result)] = name
         return out
+
+    def _first(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments with constants in place of all tensors but the first."""
+
+        def plain(x: Tensor) -> Tensor:
+            if x is args[0]:
+                return x
+            stand_in: Tensor = x.new_empty(()).expand(x.shape)
+            self._constants[id(stand_in)] = stand_in
+            return stand_in
+
+        return swapped(plain, args), swapped(plain, kwargs)
 
     def _is_constant(self, tensor: Tensor) -> bool:
         """Whether a tensor is a buffer, or made from nothing but buffers and numbers."""
