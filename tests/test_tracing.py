@@ -173,6 +173,13 @@ MOVED: dict[str, Callable[[], nn.Module]] = {
         ),
         nn.Linear(4, 2),
     ),
+    "constants like it": lambda: Through(
+        lambda x: (
+            x * (x.new_ones(1, 4, 1, 1) + 1).to(x).expand_as(x) / torch.tensor(2.0).type_as(x)
+            + torch.ones(2, 256).view_as(x)
+        ),
+        nn.Conv2d(4, 2, 3),
+    ),
     "attention": lambda: Through(
         lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT] * 3), nn.Linear(4, 2)
     ),
@@ -272,6 +279,25 @@ class Scaled(nn.Conv2d):
 def test_parameters_that_a_subclass_adds() -> None:
     found = follow(model := Scaled(), images())
     assert {s.parameter for s in found.spaces} == {"weight", "bias", "map"}
+    assert error(model, images(), found) < 1e-9
+
+
+class Widened(nn.Module):
+    """A parameter in the shape and type of what it is added to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.map = nn.Conv2d(3, 4, 3), nn.Parameter(torch.ones(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return torch.as_tensor(x + self.map.type_as(x).expand_as(x))
+
+
+def test_parameters_in_the_shape_of_features() -> None:
+    found = follow(model := Widened(), images())
+    assert not found.asymmetric
+    assert {s.parameter: s.action.dimension for s in found.spaces}["map"] == 9
     assert error(model, images(), found) < 1e-9
 
 
@@ -385,6 +411,7 @@ BREAKS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         lambda x: torch.cat([x, torch.linspace(0, 1, 8).expand(len(x), 1, 8, 8)], 1),
         "with constants that the group moves",
     ),
+    "shifted neighbours": (lambda x: x + x.roll(1, 3), "pixels together that the group moves"),
     "sums along rows": (lambda x: x.cumsum(-1), "does not commute with C4"),
     "a causal mask": (
         lambda x: F.scaled_dot_product_attention(
@@ -445,6 +472,39 @@ def test_a_layer_of_the_users_own(registered: None) -> None:
     found = follow(model, images())
     assert not found.unused
     assert error(model, images(), found) < 1e-9
+
+
+class Stranger(Strange):
+    """A subclass that does something else with its points."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).cumsum(1)
+
+
+def test_a_rule_is_not_that_of_subclasses_with_another_function(registered: None) -> None:
+    assert registry.of_module(Strange(64)) is not None
+    assert registry.of_module(Stranger(64)) is None
+    with pytest.raises(ValueError, match=r"layer 'last.0': .* points of a Stranger, in cdist"):
+        follow(Through(lambda x: x, Stranger(64)), images())
+
+
+def test_modules_that_run_on_what_is_moved_otherwise_have_no_one_output() -> None:
+    """Or a trial of the model would take one of them for broken."""
+
+    class Reused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.bend = nn.Tanh()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.as_tensor(self.bend(self.two(self.bend(self.one(x)))))
+
+    given = {"one": (None, "regular"), "two": (None, None)}
+    found = follow(Reused(), images(), given)
+    assert list(found.outputs) == ["one", "two", ""]
+    found = follow(Reused(), images(), {**given, "two": (None, "regular")})
+    assert list(found.outputs) == ["one", "two", "bend", ""]
 
 
 def test_a_layer_that_no_rule_knows() -> None:

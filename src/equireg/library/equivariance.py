@@ -313,6 +313,11 @@ def _input(
         group = point_group(group, len(space))
     if not isinstance(group, Group):
         raise ValueError(f"group is {group!r}; accepted: the name of a point group, or a Group")
+    if len(group.algebra):
+        raise ValueError(
+            f"group is {group.name}, which is not finite; accepted: finite groups, such as cyclic "
+            "ones in it"
+        )
     check_given("input", input, group, example)
     if isinstance(input, str):
         raise ValueError(f"input is {input!r}; accepted: a Representation")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
@@ -37,7 +38,7 @@ class Follower(TorchFunctionMode):
 
     spaces: the action on each parameter. broken, asymmetric: per layer, how its function breaks
     the symmetry of the grid, or otherwise does not commute with the group. outputs: what acts on
-    the outputs of modules.
+    the outputs of modules, where it is the same at every call.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Follower(TorchFunctionMode):
         self._running: list[tuple[str, nn.Module]] = []
         self._constants: dict[int, Tensor] = {}
         self._made: dict[int, str] = {}
+        self._several: set[str] = set()  # modules whose outputs are moved otherwise at each call
         self._whole = 0  # modules that are followed as a whole and run now
         self._tags: dict[int, tuple[Tensor, Tag]] = {}  # keeps ids from reuse
 
@@ -142,11 +144,12 @@ class Follower(TorchFunctionMode):
 
     def _first(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """The arguments with constants in place of all tensors but the first."""
+        first: Tensor = args[0]
 
         def plain(x: Tensor) -> Tensor:
-            if x is args[0]:
+            if x is first:
                 return x
-            stand_in: Tensor = x.new_empty(()).expand(x.shape)
+            stand_in = torch.empty((), dtype=x.dtype, device=x.device).expand(x.shape)
             self._constants[id(stand_in)] = stand_in
             return stand_in
 
@@ -230,8 +233,13 @@ class Follower(TorchFunctionMode):
         elif name in self.given and self.given[name] and results and not _own(module):
             self._say(name, results[0])
         tag = self.tag_of(out) if isinstance(out, Tensor) else None
-        if isinstance(tag, Action) and (features := tag.features()):
-            self.outputs[name] = features
+        features = tag.features() if isinstance(tag, Action) else None
+        if features and name not in self._several:
+            known = self.outputs.pop(name, features)
+            if known.channels.equals(features.channels) and len(known.space) == len(features.space):
+                self.outputs[name] = features
+            else:
+                self._several.add(name)
 
     def _say(self, name: str, result: Tensor) -> None:
         """The user says what acts on the output of a module without parameters, or of the model."""
