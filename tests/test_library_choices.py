@@ -162,7 +162,6 @@ def test_what_is_refused(model: Any, example: Any, options: dict[str, Any], mess
         Equivariance(model, "C4", example, **options)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 def test_groups_that_are_not_finite_are_refused() -> None:
     """Their elements cannot all be tried, nor averaged over."""
     plane = rotations(2)
@@ -171,6 +170,7 @@ def test_groups_that_are_not_finite_are_refused() -> None:
         Equivariance(model, plane, torch.zeros(2, 2), input=defining(plane))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is not supported")
 def test_scripted_modules_are_refused() -> None:
     model = nn.Sequential(small(), torch.jit.script(nn.Linear(7, 7)))

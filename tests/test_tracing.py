@@ -22,7 +22,7 @@ from equireg.library.features import Action, Features, Unknown
 from equireg.library.tracing import Trace, trace
 from equireg.library.trees import leaves, mapped
 from equireg.symmetry.groups import Group, cyclic, point_group, symmetric
-from equireg.symmetry.representations import defining, from_generators, regular, trivial
+from equireg.symmetry.representations import defining, from_generators, grid, regular, trivial
 
 C4, D4, S4 = point_group("C4"), point_group("D4"), symmetric(4)
 TURN = from_generators(C4, [[[0, -1], [1, 0]]], "turn")
@@ -434,6 +434,24 @@ def test_what_does_not_commute_is_said(name: str) -> None:
     model = Through(lambda x: function(x.float()).double())
     found = trace(model.double(), example(images()), images(), {})
     assert any(why in line for line in found.asymmetric.values()), found.asymmetric
+
+
+def test_pixels_that_a_layer_leaves_are_not_added_to_those_that_move() -> None:
+    """As in an MLP over pixels: it is the user who says that it makes pixels again."""
+
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(64, 64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.as_tensor(x.flatten(2) + self.mix(x.flatten(2)))
+
+    with pytest.raises(ValueError, match=r"add puts .*pass the same output representation"):
+        follow(Mixer(), images())
+    found = follow(model := Mixer(), images(), {"mix": (None, grid(C4, 8))})
+    assert not found.asymmetric
+    assert error(model, images(), found) < 1e-9
 
 
 def test_what_cuts_through_pixels_is_refused() -> None:

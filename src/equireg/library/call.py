@@ -339,15 +339,19 @@ class Call:
 
 
 def _differ_in_pixels(pairs: Sequence[tuple[Action, Sequence[Hashable]]]) -> bool:
-    """Whether tensors of one shape are moved alike but for their axes after the channels."""
-    (first, labels), *others = pairs
+    """Whether tensors of one shape have the same channels, on pixels that all move, but not alike.
+
+    Pixels that do not move are a layer's output that the user may have to name.
+    """
+    first, labels = pairs[0]
+    rest = range(2, len(first.axes))
     return all(
         list(names) == list(labels)
         and one.shape == first.shape
         and one.closed([0, 1])
-        and first.closed([0, 1])
+        and not one.take(rest).is_trivial
         and one.take([0, 1]).equals(first.take([0, 1]))
-        for one, names in others
+        for one, names in pairs
     )
 
 
