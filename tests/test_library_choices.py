@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from equireg.library.equivariance import Equivariance
 from equireg.representations import vectors
+from equireg.symmetry.compact import rotations
 from equireg.symmetry.groups import Group, cyclic, point_group, symmetric
 from equireg.symmetry.representations import defining, grid, regular
 
@@ -161,6 +162,14 @@ def test_what_is_refused(model: Any, example: Any, options: dict[str, Any], mess
         Equivariance(model, "C4", example, **options)
 
 
+def test_groups_that_are_not_finite_are_refused() -> None:
+    """Their elements cannot all be tried, nor averaged over."""
+    plane = rotations(2)
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"group is SO\(2\), which is not finite; accepted"):
+        Equivariance(model, plane, torch.zeros(2, 2), input=defining(plane))
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is not supported")
 def test_scripted_modules_are_refused() -> None:
@@ -200,26 +209,46 @@ class Prediction:
 
 
 class Predicts(nn.Module):
-    def __init__(self) -> None:
+    """Channels last; ``hidden``: after a function that is not followed, which changes nothing."""
+
+    def __init__(self, *, hidden: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, 8, 3)
+        self.conv, self.hidden = nn.Conv2d(1, 8, 3), hidden
 
     def forward(self, x: Tensor) -> Prediction:
-        return Prediction(self.conv(x).permute(0, 2, 3, 1))
+        x = self.conv(x).permute(0, 2, 3, 1)
+        return Prediction(torch.fft.ifft(torch.fft.fft(x)).real if self.hidden else x)
 
 
 def test_advice_on_outputs_that_are_not_tensors_can_be_followed() -> None:
-    layers = {"conv": (None, "regular")}
+    layers, model = {"conv": (None, "regular")}, Predicts(hidden=True)
     with pytest.warns(UserWarning, match=r"outputs field; pass output=\{'field': \"trivial\"\}"):
-        eq = Equivariance(Predicts(), "C4", SQUARE, layers)
+        eq = Equivariance(model, "C4", SQUARE, layers)
     with pytest.raises(ValueError, match=r"outputs field; pass output=\{'field': \"trivial\"\}"):
         eq.error(BATCH)
     with pytest.raises(ValueError, match="output field: C4: a grid of 7 x 8 pixels is not mapped"):
-        Equivariance(Predicts(), "C4", SQUARE, layers, output={"field": "trivial"})
+        Equivariance(model, "C4", SQUARE, layers, output={"field": "trivial"})
     pixels_first = grid(C4, 7) * (2 * regular(C4))
-    eq = Equivariance(Predicts(), "C4", SQUARE, layers, output={"field": pixels_first})
+    eq = Equivariance(model, "C4", SQUARE, layers, output={"field": pixels_first})
     eq.project_()
     assert eq.error(BATCH).relative < 1e-5
+
+
+def test_outputs_that_are_followed_need_no_word() -> None:
+    """Channels last and regular: measured, moved and averaged like any other, for any samples."""
+    model = Predicts(hidden=False)
+    eq = Equivariance(model, "C4", SQUARE, {"conv": (None, "regular")})
+    assert eq.error(BATCH).relative > 1e-2
+    assert eq.error(BATCH, eq.symmetrized()).relative < 1e-5
+    eq.project_()
+    assert eq.error(BATCH).relative < 1e-5
+    for batch in (BATCH[:3], BATCH[:1]):
+        elements = torch.tensor([3, 1, 2])[: len(batch)]
+        out = eq.act(elements, model(batch), of="output").field
+        assert torch.allclose(model(eq.act(elements, batch)).field, out, atol=1e-5)
+        assert not torch.allclose(model(batch).field, out, atol=1e-2)
+    with pytest.raises(ValueError, match=r"has shape \(1, 9, 9, 8\); accepted: \(samples, 7, 7, 8"):
+        eq.act(1, Prediction(torch.zeros(1, 9, 9, 8)), of="output")
 
 
 def test_sizes_that_work_are_found_where_there_are_some() -> None:

@@ -99,12 +99,6 @@ class Residual(nn.Module):
         return torch.as_tensor(self.head(x.mean((2, 3))))
 
 
-def with_masked() -> nn.Module:
-    model = Deep()
-    model.convs[1] = Masked(4, 4, 3, padding=1)
-    return model
-
-
 def with_zero_head(function: Callable[[Tensor], Tensor]) -> nn.Module:
     model = Deep(function)
     nn.init.zeros_(model.head.weight)
@@ -121,7 +115,6 @@ HIDDEN: dict[str, Callable[[], nn.Module]] = {
     "deep": lambda: Deep(ramp),
     "rolled": lambda: Deep(lambda x: x.roll(1, 2)),
     "coordinates": Coordinates,
-    "masked": with_masked,
     "zero head": lambda: with_zero_head(ramp),
     "large biases": lambda: with_large_biases(ramp),
     "zero residual": lambda: Residual(lambda x: torch.relu(ramp(x))),
@@ -146,6 +139,13 @@ def test_what_breaks_the_symmetry_is_seen(name: str) -> None:
                 module.bias.zero_()
     eq.project_()
     assert eq.error(torch.randn(8, 1, 9, 9)).deviating > 1e-3
+
+
+def test_weights_that_a_mask_makes_asymmetric_are_refused() -> None:
+    model = Deep()
+    model.convs[1] = Masked(4, 4, 3, padding=1)
+    with pytest.raises(ValueError, match=r"layer 'convs.1': .* weight of a Masked, in conv2d"):
+        Equivariance(model, "C4", SQUARE)
 
 
 @pytest.mark.parametrize(
@@ -220,22 +220,22 @@ def test_layers_left_out_are_tried_as_if_they_were_symmetric() -> None:
     assert BROKEN in warned(Deep(ramp), {"convs.1": None})[0]
 
 
-class Scaled(Deep):
-    """Holds a layer that is not followed."""
+class Distances(nn.Module):
+    """Not followed: how the group is to act on its points is not known."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.mixing = nn.Bilinear(3, 3, 3)
+        self.points = nn.Parameter(torch.randn(5, 81))
 
-    def forward(self, x: Tensor) -> Any:
-        x = super().forward(x)
-        return self.mixing(x, x)
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cdist(x.flatten(2), self.points)
 
 
 def test_what_could_not_be_tried_is_said_with_its_reason() -> None:
-    (text,) = warned(Scaled(), {"mixing": None})
+    layers = nn.Conv2d(1, 4, 3, padding=1), Distances(), nn.Flatten(), nn.Linear(20, 3)
+    (text,) = warned(nn.Sequential(*layers), {"1": None, "3": ("trivial", None)})
     assert UNTRIED in text
-    assert "of the layers left out, mixing" in text
+    assert "of the layers left out, 1" in text
 
     def fails(x: Tensor) -> Tensor:
         if x.abs().max() > 1:  # not so on the example
@@ -249,22 +249,26 @@ def test_what_could_not_be_tried_is_said_with_its_reason() -> None:
 
 def test_outputs_that_cannot_be_told_are_said_and_can_be_given() -> None:
     class Fields(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
             super().__init__()
-            self.conv = nn.Conv2d(1, 2, 3, padding=1)
+            self.conv, self.function = nn.Conv2d(1, 2, 3, padding=1), function
 
         def forward(self, x: Tensor) -> dict[str, Any]:
-            return {"field": self.conv(x).permute(0, 2, 3, 1).permute(0, 3, 1, 2)}
+            return {"field": self.function(self.conv(x))}
+
+    def hidden(x: Tensor) -> Tensor:
+        return torch.as_tensor(torch.fft.ifft2(torch.fft.fft2(x)).real)
 
     layers = {"conv": (None, TURN)}
-    (text,) = warned(Fields(), layers)
+    assert warned(Fields(lambda x: x.permute(0, 2, 3, 1).permute(0, 3, 1, 2)), layers) == []
+    (text,) = warned(Fields(hidden), layers)
     assert UNTRIED in text
     assert "outputs field; pass output={'field': \"trivial\"}" in text
-    eq = Equivariance(Fields(), "C4", SQUARE, layers, output={"field": TURN})
+    eq = Equivariance(Fields(hidden), "C4", SQUARE, layers, output={"field": TURN})
     eq.project_()
     assert eq.error(torch.randn(3, 1, 9, 9)).relative < 1e-5
     with pytest.raises(ValueError, match=r"output: the model returns no 'fields'; accepted: 'fi"):
-        Equivariance(Fields(), "C4", SQUARE, layers, output={"fields": TURN})
+        Equivariance(Fields(hidden), "C4", SQUARE, layers, output={"fields": TURN})
 
 
 def test_a_layer_without_equivariant_weights_is_said() -> None:

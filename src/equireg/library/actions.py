@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.library.tracing import Features, acts_on_grids, on_grid
+from equireg.library.features import Action
+from equireg.library.tracing import Features, Known, acts_on_grids, on_grid
 from equireg.library.trees import mapped
 from equireg.symmetry.groups import Group
 from equireg.symmetry.representations import trivial
 
 
 def act(
-    features: Mapping[str, Features],
+    features: Mapping[str, Known],
     elements: Tensor | int,
     batch: Any,
     *,
@@ -44,13 +45,16 @@ def act(
     return mapped(one, batch)
 
 
-def act_on_targets(features: Features, elements: Tensor | int, batch: Tensor) -> Tensor:
+def act_on_targets(features: Known, elements: Tensor | int, batch: Tensor) -> Tensor:
     """rho_out(g) y, also on class labels, maps of classes and masks of one channel.
 
     These stand for channels that the group leaves as they are: labels (samples,), maps (samples,
     *pixels) and masks (samples, 1, *pixels). Raises ValueError for other shapes.
     """
-    if features.channels.is_trivial:
+    if isinstance(features, Action):
+        if batch.ndim == 1 and features.is_trivial:
+            return batch.clone()
+    elif features.channels.is_trivial:
         if batch.ndim == 1 and not features.space:
             return batch.clone()
         axes = batch.ndim - len(features.space)
@@ -82,9 +86,9 @@ def act_on_pixels(group: Group, elements: Tensor | int, batch: Tensor, axes: int
     return move(features, elements, channels).reshape(batch.shape)
 
 
-def move(features: Features, elements: Tensor | int, batch: Tensor) -> Tensor:
-    """rho(g) x on (samples, channels, *pixels), each sample by its element or all by one."""
-    channels, group = features.channels, features.channels.group
+def move(features: Known, elements: Tensor | int, batch: Tensor) -> Tensor:
+    """rho(g) x on what ``shaped`` returns, each sample by its element or all by one."""
+    group = features.group
     numbers = torch.as_tensor(elements, device=batch.device)
     if numbers.is_floating_point() or numbers.shape not in ((), (len(batch),)):
         raise ValueError(
@@ -96,17 +100,30 @@ def move(features: Features, elements: Tensor | int, batch: Tensor) -> Tensor:
             f"elements are from {int(numbers.min())} to {int(numbers.max())}; accepted: 0 to "
             f"{group.order - 1}, the elements of {group.name}"
         )
-    numbers = numbers.expand(len(batch))
+    if isinstance(features, Action):
+        one = not numbers.ndim or len(batch) == 1
+        each = int(numbers.reshape(-1)[0]) if one else numbers
+        return features.of_samples(len(batch)).act(each, batch)
+    channels, numbers = features.channels, numbers.expand(len(batch))
     moved = batch.flatten(2) if features.space else batch.unsqueeze(2)
     moved = on_grid(group, tuple(batch.shape[2:])).act_each(numbers, moved)
     return channels.act_each(numbers, moved.mT).mT.reshape(batch.shape)
 
 
-def shaped(features: Features, batch: Tensor, what: str, *, flattened: bool = False) -> Tensor:
+def shaped(features: Known, batch: Tensor, what: str, *, flattened: bool = False) -> Tensor:
     """The batch as (samples, channels, *pixels), of any number of pixels.
 
-    flattened: whether (samples, channels * pixels) and such are accepted, of the known number.
+    For an ``Action``, of the example's shape but for the number of samples. flattened: whether
+    (samples, channels * pixels) and such are accepted, of the known number.
     """
+    if isinstance(features, Action):
+        rest = features.shape[1:]
+        if batch.ndim and tuple(batch.shape[1:]) == rest:
+            return batch
+        raise ValueError(
+            f"{what} has shape {tuple(batch.shape)}; accepted: (samples, "
+            f"{', '.join(map(str, rest))})"
+        )
     size, space = features.channels.size, features.space
     if batch.ndim == 2 + len(space) and batch.shape[1] == size:
         return batch

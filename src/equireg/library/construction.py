@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from equireg.library.choices import all_refusals
 from equireg.library.normalization import FieldBatchNorm
-from equireg.library.outputs import Seen, Wanted, candidates, known_outputs, seeing
+from equireg.library.outputs import Wanted, candidates, known_outputs
 from equireg.library.sizes import working_size
 from equireg.library.subgroups import common, restricted
-from equireg.library.tracing import Features, Pair, Trace, Unknown, trace
+from equireg.library.tracing import Features, Known, Pair, Trace, Unknown, trace
+from equireg.library.trees import leaves
 from equireg.library.trial import CONSTANT, Subject, Verdict, trial
 from equireg.library.untouched import untouched
 from equireg.symmetry.groups import Group
@@ -29,8 +30,7 @@ class Construction:
     given: dict[str, Pair]
     subgroups: Mapping[str, Group]
     found: Trace
-    seen: Seen
-    outputs: dict[str, Features]
+    outputs: dict[str, Known]
 
     @classmethod
     def of(
@@ -43,23 +43,27 @@ class Construction:
         subgroups: Mapping[str, Group],
     ) -> Construction:
         """Follow the example through the model. Raises ValueError for what cannot be followed."""
-        with untouched(model), seeing(model) as seen:
+        with untouched(model):
             found = all_refusals(lambda said: _traced(model, example, input, said), given)
-        group = input.channels.group
-        outputs = known_outputs(found, seen, wanted, group)
-        seen.forget()
+        group = input.group
+        outputs = known_outputs(found, wanted, group)
         found = restricted(found, group, subgroups)
-        return cls(model, example, input, given, subgroups, found, seen, outputs)
+        return cls(model, example, input, given, subgroups, found, outputs)
 
     @property
     def elements(self) -> list[int]:
         """The group's elements that are in all subgroups, the identity first."""
-        return common(self.input.channels.group, self.subgroups)
+        return common(self.input.group, self.subgroups)
+
+    @property
+    def _tensors(self) -> dict[str, Tensor]:
+        """The output's tensors by name; one alone is ""."""
+        return dict(leaves(self.found.returned))
 
     @property
     def advice(self) -> str:
         """What to pass where it is not known what acts on the output."""
-        names = [name for name in self.seen.tensors if name]
+        names = [name for name in self._tensors if name]
         if not names:
             return (
                 'pass it as representations={"": (None, ...)} or output=, a Representation or '
@@ -70,14 +74,22 @@ class Construction:
     def findings(self) -> tuple[list[str], Subject]:
         """What there is to warn of, and what was tried, with the outputs that are known now."""
         found, said = self.found, list[str]()
-        if found.unused:
-            said.append(
-                f"layers that did not run on the example are left out: {', '.join(found.unused)}"
-            )
+        modules = dict(self.model.named_modules())
+        layers = [name for name in found.unused if name in modules]
+        single = [name for name in found.unused if name not in modules]
+        for what, names in (("layers", layers), ("parameters", single)):
+            if names:
+                said.append(
+                    f"{what} that did not run on the example are left out: {', '.join(names)}"
+                )
         constants = self._constants()
         said += constants + self._statistics()
         if found.broken:
-            return [*said, self._broken()], self._subject(found, self.outputs)
+            said.append(self._broken())
+        if found.asymmetric:
+            said.append(self._asymmetric())
+        if found.broken or found.asymmetric:
+            return said, self._subject(found, self.outputs)
         whole, reason = self._whole()
         subject = self._complete(self._subject(whole, self.outputs))
         verdict = trial(subject, self.example)
@@ -104,7 +116,7 @@ class Construction:
             else "look at eq.error after eq.project_(), on a copy of the model"
         )
 
-    def _subject(self, found: Trace, outputs: Mapping[str, Features]) -> Subject:
+    def _subject(self, found: Trace, outputs: Mapping[str, Known]) -> Subject:
         unknown = self._unknown(outputs)
         return Subject(
             self.model,
@@ -119,17 +131,17 @@ class Construction:
     @property
     def _tried(self) -> list[int]:
         """Elements that imply the others."""
-        group, elements = self.input.channels.group, self.elements
+        group, elements = self.input.group, self.elements
         return list(group.cayley[:, 0]) if len(elements) == group.order else elements[1:]
 
-    def _unknown(self, outputs: Mapping[str, Features]) -> str:
+    def _unknown(self, outputs: Mapping[str, Known]) -> str:
         """Why it is not known what acts on the outputs; "" if it is of all of them."""
-        tensors = self.seen.tensors
+        tensors = self._tensors
         lost = [path for path in tensors if path not in outputs]
         if not lost and tensors:
             return ""
         if not tensors:
-            return f"the model returns a {type(self.seen.output).__name__} without tensors"
+            return f"the model returns a {type(self.found.returned).__name__} without tensors"
         if lost == [""] and isinstance(self.found.output, Unknown):
             return (
                 "it is not known what acts on the model's output after "
@@ -140,8 +152,8 @@ class Construction:
     def _complete(self, subject: Subject) -> Subject:
         """The same with outputs that a trial shows to be left as they are, or moved as pixels."""
         outputs = dict(subject.outputs)
-        group = self.input.channels.group
-        for path, tensor in self.seen.tensors.items():
+        group = self.input.group
+        for path, tensor in self._tensors.items():
             if path in outputs:
                 continue
             for features in candidates(tensor, len(self.example), group):
@@ -166,7 +178,7 @@ class Construction:
                 whole = trace(self.model, self.example, self.input, said, sizes=False)
         except Exception as error:
             return self.found, f"of the layers left out, {names}, {error}"
-        whole = restricted(whole, self.input.channels.group, self.subgroups)
+        whole = restricted(whole, self.input.group, self.subgroups)
         if whole.broken:
             return self.found, f"the layers left out, {names}, break the symmetry of the grid"
         return whole, ""
@@ -190,7 +202,7 @@ class Construction:
         layers = []
         for name, module in self.model.named_modules():
             features = self.found.outputs.get(name)
-            if features is None or features.channels.is_trivial:
+            if not isinstance(features, Features) or features.channels.is_trivial:
                 continue
             batch = isinstance(module, nn.modules.batchnorm._BatchNorm)
             if batch and not isinstance(module, FieldBatchNorm):
@@ -222,14 +234,22 @@ class Construction:
             f"network symmetric:\n{lines}\n{remedy}"
         )
 
+    def _asymmetric(self) -> str:
+        """What to say of functions that do not commute with the group."""
+        lines = "\n".join(f"  {layer}: {why}" for layer, why in self.found.asymmetric.items())
+        return (
+            "symmetric weights do not make this model symmetric: functions do not commute with the "
+            f"group:\n{lines}"
+        )
+
     def _works(self, resized: Tensor) -> bool:
         """Whether no layer breaks the grid of such a batch, and the model is symmetric there."""
         there = Features(self.input.channels, tuple(resized.shape[2:]))
         found = trace(self.model, resized, there, self.given, sizes=False)
-        if found.broken:
+        if found.broken or found.asymmetric:
             return False
-        found = restricted(found, self.input.channels.group, self.subgroups)
-        outputs = {} if isinstance(found.output, Unknown) else {"": found.output}
+        found = restricted(found, self.input.group, self.subgroups)
+        outputs = known_outputs(found, None, self.input.group)
         subject = replace(self._subject(found, outputs), inputs={"": there}, unknown="")
         left_out = None in self.given.values()
         return left_out or not trial(subject, resized).failure

@@ -17,7 +17,7 @@ from equireg.library.construction import Construction, unwrapped
 from equireg.library.measures import Error, Symmetrized
 from equireg.library.outputs import Wanted
 from equireg.library.subgroups import subgroups_of
-from equireg.library.tracing import Features, acts_on_grids
+from equireg.library.tracing import Features, Known, acts_on_grids
 from equireg.library.trees import leaves
 from equireg.library.trial import trial
 from equireg.library.untouched import untouched
@@ -292,7 +292,7 @@ class Equivariance:
             return measures.compare(model, {"": self.input}, self._outputs, elements, batch)
 
     @property
-    def _outputs(self) -> Mapping[str, Features]:
+    def _outputs(self) -> Mapping[str, Known]:
         return self._subject.outputs
 
     def _unknown_output(self) -> str:
@@ -315,8 +315,8 @@ def _input(
         raise ValueError(f"group is {group!r}; accepted: the name of a point group, or a Group")
     if len(group.algebra):
         raise ValueError(
-            f"{group.name} has infinitely many elements, over which a model is not tried yet; "
-            "accepted: finite groups"
+            f"group is {group.name}, which is not finite; accepted: finite groups, such as cyclic "
+            "ones in it"
         )
     check_given("input", input, group, example)
     if isinstance(input, str):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from equireg.library.actions import act, inverses, move, shaped
-from equireg.library.tracing import Features
+from equireg.library.tracing import Known
 from equireg.library.trees import leaves, mapped
 
 BLIND = 1e-9  # outputs that vary less, relative to their size, are constant
@@ -35,8 +35,8 @@ class Error(NamedTuple):
 
 def compare(
     function: Callable[..., Any],
-    inputs: Mapping[str, Features],
-    outputs: Mapping[str, Features],
+    inputs: Mapping[str, Known],
+    outputs: Mapping[str, Known],
     elements: Sequence[int],
     batch: Any,
 ) -> Error:
@@ -68,8 +68,8 @@ def compare(
     )
 
 
-def _known(outputs: Mapping[str, Features], output: Any) -> dict[str, Tensor]:
-    """The output's tensors as (samples, channels, *pixels), those that are in ``outputs``."""
+def _known(outputs: Mapping[str, Known], output: Any) -> dict[str, Tensor]:
+    """The output's tensors as ``shaped``, those that are in ``outputs``."""
     return {
         path: shaped(outputs[path], tensor.clone(), "the model's output", flattened=True)
         for path, tensor in leaves(output)
@@ -95,8 +95,8 @@ class Symmetrized(nn.Module):
     def __init__(
         self,
         elements: Sequence[int],
-        inputs: Mapping[str, Features],
-        outputs: Mapping[str, Features],
+        inputs: Mapping[str, Known],
+        outputs: Mapping[str, Known],
         models: Iterable[nn.Module],
     ) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Symmetrized(nn.Module):
         return mapped(lambda path, x: total[path] / count if path in total else x, first)
 
     def _each(self, batch: Any) -> Iterator[Any]:
-        inverse = inverses(next(iter(self._inputs.values())).channels.group)
+        inverse = inverses(next(iter(self._inputs.values())).group)
         for element in self._elements:
             for model in self.models:
                 moved = act(self._inputs, element, mapped(lambda _, x: x.clone(), batch))
@@ -132,7 +132,7 @@ class Symmetrized(nn.Module):
 
 def group_mean(
     elements: Sequence[int],
-    inputs: Mapping[str, Features],
+    inputs: Mapping[str, Known],
     loss: Callable[[Any], Tensor],
     batch: Any,
 ) -> Tensor:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from equireg.library.tracing import Features, Given, Trace, acts_on_grids
+from equireg.library.features import Action
+from equireg.library.tracing import Features, Given, Known, Trace, Unknown, acts_on_grids
 from equireg.library.trees import leaves
 from equireg.symmetry.groups import Group
 from equireg.symmetry.representations import Representation, regular, trivial
@@ -17,65 +15,18 @@ from equireg.symmetry.representations import Representation, regular, trivial
 Wanted = Given | Mapping[str, Given]  # what a user says of outputs, by name where there are several
 
 
-@dataclass
-class Seen:
-    """The output's tensors of the last run by name, and the modules that returned just these."""
-
-    output: Any = None
-    _made: dict[int, tuple[str, Tensor]] = field(default_factory=dict)
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """By name; one tensor alone is ""."""
-        return dict(leaves(self.output))
-
-    def maker(self, tensor: Tensor) -> str:
-        """The module that returned this tensor, "" if none did."""
-        return self._made.get(id(tensor), ("", tensor))[0]
-
-    def forget(self) -> None:
-        """Keep the output alone, and free what modules returned."""
-        self._made.clear()
-
-    def hook(self, name: str) -> Callable[..., None]:
-        """A forward hook for the module of this name; "" is the model."""
-
-        def note(module: Any, args: Any, out: Any) -> None:
-            if not name:
-                self.output = out
-            elif isinstance(out, Tensor):
-                self._made[id(out)] = name, out
-
-        return note
-
-
-@contextmanager
-def seeing(model: nn.Module) -> Iterator[Seen]:
-    """Note what ``model`` returns."""
-    seen = Seen()
-    hooks = [
-        module.register_forward_hook(seen.hook(name)) for name, module in model.named_modules()
-    ]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def known_outputs(found: Trace, seen: Seen, wanted: Wanted, group: Group) -> dict[str, Features]:
+def known_outputs(found: Trace, wanted: Wanted, group: Group) -> dict[str, Known]:
     """What acts on the outputs that are known: by the user's word, or followed.
 
     Raises ValueError for names that the output does not have, and for sizes that do not fit.
     """
-    tensors = seen.tensors
-    known = dict[str, Features]()
-    for path, tensor in tensors.items():
-        made = found.outputs.get(seen.maker(tensor))
-        if not path and isinstance(found.output, Features):
-            known[path] = found.output
-        elif path and made is not None:
-            known[path] = made
+    tensors = dict(leaves(found.returned))
+    known = dict[str, Known]()
+    for path, one in found.leaves.items():
+        if isinstance(one, Action) and len(one.axes) == 1:  # a number per sample
+            one = Features(trivial(group), ())
+        if not isinstance(one, Unknown):
+            known[path] = one
     said = wanted if isinstance(wanted, Mapping) else {} if wanted is None else {"": wanted}
     for path, rho in said.items():
         if path not in tensors:

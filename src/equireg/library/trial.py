@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from equireg.library.actions import act, move
+from equireg.library.actions import act, move, shaped
 from equireg.library.measures import BLIND, compare
-from equireg.library.tracing import CHANNELWISE, OVER_LAST_AXES, Features, Space
+from equireg.library.tracing import CHANNELWISE, OVER_LAST_AXES, Features, Known, Space
 from equireg.library.trees import leaves
 from equireg.library.untouched import untouched
 from equireg.symmetry import spaces as symmetry
@@ -50,10 +50,10 @@ class Subject:
 
     model: nn.Module
     spaces: Sequence[Space]
-    inputs: Mapping[str, Features]
-    outputs: Mapping[str, Features]
+    inputs: Mapping[str, Known]
+    outputs: Mapping[str, Known]
     unknown: str
-    modules: Mapping[str, Features]
+    modules: Mapping[str, Known]
     elements: Sequence[int]
 
 
@@ -228,9 +228,9 @@ class _Scales:
         return (out - mean) * factor
 
 
-def _mean(features: Features | None, out: Tensor) -> Tensor:
+def _mean(features: Known | None, out: Tensor) -> Tensor:
     """The mean per channel, as far as the group leaves it fixed."""
-    if features is None or out.ndim != 2 + len(features.space):
+    if not isinstance(features, Features) or out.ndim != 2 + len(features.space):
         return out.new_zeros(())
     if out.shape[1] != features.channels.size:
         return out.new_zeros(())
@@ -271,10 +271,9 @@ def _modules(
             return
         before = plain[name][position[name]]
         position[name] += 1
-        size = (len(before), features.channels.size, *before.shape[2:])
-        if before.numel() != math.prod(size) or before.ndim != 2 + len(features.space):
-            size = (len(before), features.channels.size, *features.space)
-        expected = move(features, element, before.reshape(size)).reshape(before.shape)
+        expected = move(
+            features, element, shaped(features, before, f"the output of {name!r}", flattened=True)
+        ).reshape(before.shape)
         deviation = (before - before.mean(0)).norm()
         if deviation <= BLIND * before.norm():
             return

@@ -1,0 +1,450 @@
+"""One call of a function or a module, as the rules that follow it see it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from equireg.library.features import Action, Apart, Axis, Lost, Unknown, join
+from equireg.library.parameters import Derived, Held, pieces_of, required
+from equireg.library.sizes import sides_near
+from equireg.library.trials import Run, commutes, invariant
+from equireg.symmetry import spaces as symmetry
+from equireg.symmetry.groups import Group
+from equireg.symmetry.representations import (
+    Representation,
+    check_one_group,
+    regular,
+    trivial,
+)
+
+if TYPE_CHECKING:
+    from equireg.library.following import Follower
+
+ACCEPTED = (
+    "convolutions, Linear, attention, embeddings, batch, instance, group, layer and RMS "
+    "normalization, PReLU, parameters that are added or multiplied, kinds that are registered"
+)
+HALF = (torch.float16, torch.bfloat16)
+
+
+class Call:
+    """What was called, with which arguments, and what came of it.
+
+    name, args, kwargs, out: of the function; for a module, its own. results: the tensors in
+    ``out``. data: the arguments that come from the model's inputs, each once. layer: the name of
+    the module that runs, as in ``named_modules``; module: that module.
+    """
+
+    def __init__(
+        self,
+        follower: Follower,
+        name: str,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        out: Any,
+    ) -> None:
+        self.name, self.out = name, out
+        self.args, self.kwargs = tuple(args), dict(kwargs)
+        self._follower, self._function = follower, function
+        self.layer, self.module = follower.running()
+        self.group: Group = follower.group
+        self.results = list(tensors(out))
+        inside = {id(x): x for x in tensors((self.args, self.kwargs))}
+        self._tags = {key: follower.tag_of(x) for key, x in inside.items()}
+        kept = [x for key, x in inside.items() if isinstance(self._tags[key], (Action, Unknown))]
+        self.data: list[Tensor] = kept
+        self.parameters = [x for key, x in inside.items() if isinstance(self._tags[key], Derived)]
+
+    # What is known
+
+    def argument(self, place: int, *names: str, default: Any = None) -> Any:
+        """The argument at this place, or by one of these names."""
+        for name in names:
+            if name in self.kwargs:
+                return self.kwargs[name]
+        return self.args[place] if place < len(self.args) else default
+
+    def of(self, tensor: Tensor) -> Action | Unknown | Derived | None:
+        """What acts on a tensor; Derived: it is computed from parameters; None: a constant."""
+        key = id(tensor)
+        return self._tags[key] if key in self._tags else self._follower.tag_of(tensor)
+
+    @property
+    def input(self) -> Action:
+        """What acts on the first argument that comes from the inputs; ValueError if unknown."""
+        found = self.of(self.data[0]) if self.data else None
+        if not isinstance(found, Action):
+            raise self.lost(0, found)
+        return found
+
+    @property
+    def unknown(self) -> Unknown | None:
+        """The first of ``data`` of which it is not known what acts on it."""
+        found = (self.of(x) for x in self.data)
+        return next((tag for tag in found if isinstance(tag, Unknown)), None)
+
+    def trivial(self, result: Tensor) -> Action:
+        """Nothing moves."""
+        return Action.trivial(self.group, result.shape)
+
+    # What the user says
+
+    def layer_of(self, tensor: Any) -> str:
+        """The name of the layer that holds a parameter, or of the module that runs."""
+        held = self._follower.held(tensor) if isinstance(tensor, Tensor) else None
+        if held is None:
+            return self.layer
+        names = [owner.layer for owner in held.owners]
+        return self.layer if self.layer in names else names[0]
+
+    def left_out(self, layer: str) -> bool:
+        """Whether the user passed None for this layer or for one that holds it."""
+        return self._follower.left_out(layer)
+
+    def says_input(self, layer: str) -> bool:
+        """Whether the user said what acts on a layer's input."""
+        pair = self._follower.given.get(layer)
+        return pair is not None and pair[0] is not None
+
+    def chosen(
+        self, layer: str, end: int, size: int, found: Representation | None = None
+    ) -> Representation:
+        """The representation on a layer's input (0) or output (1): given, found or trivial."""
+        return chosen(
+            self.group, layer, self._follower.given.get(layer, (None, None)), end, size, found
+        )
+
+    def lost(self, size: int, found: Any, layer: str | None = None) -> ValueError:
+        """What to say where it is not known what acts on a layer's input."""
+        layer = self.layer if layer is None else layer
+        after = "a function that torch does not show, or on constants"
+        if isinstance(found, Unknown):
+            after = found.function
+        elif isinstance(found, Action):
+            after = "the layers before it"
+        return ValueError(
+            f"layer {layer!r}: it is not known what acts on its {size} inputs after {after}; "
+            f"pass representations={{{layer!r}: ('trivial', None)}} if the group leaves them "
+            "as they are, or the Representation that moves them"
+        )
+
+    # What acts on parameters
+
+    def place(
+        self,
+        tensor: Tensor,
+        action: Action | Sequence[Representation],
+        *,
+        layer: str | None = None,
+        lenient: bool = False,
+    ) -> None:
+        """Say what acts on a parameter, a buffer, or what is computed from parameters.
+
+        Raises ValueError, naming the parameter, if that cannot be; lenient: for what is added or
+        multiplied and computed from parameters, such as resized positions, note it instead.
+        """
+        layer = self.layer_of(tensor) if layer is None else layer
+        found = self.of(tensor)
+        pieces = action.pieces if isinstance(action, Action) else functools.partial(list, action)
+        if isinstance(found, Action):  # computed from the inputs: it must be moved like that
+            if not isinstance(action, Action) or not found.equals(action):
+                raise self.refusal(tensor, layer)
+            return
+        held = self._follower.held(tensor)
+        if held is not None:
+            self._follower.put(held, symmetry.Space(*pieces()), layer)
+            return
+        if not isinstance(found, Derived):
+            self._check_constant(tensor, action, layer)
+            return
+        if not isinstance(action, Action):
+            action = _action(self.group, tuple(tensor.shape), list(action))
+        spaces = required(found, action)
+        if isinstance(spaces, Held) and (found.opaque or lenient):
+            names = {owner.parameter for one in found.sources for owner in one.owners[:1]}
+            self.asymmetric(
+                "with what layers make of constants; their weights are left as they are"
+                if found.opaque
+                else f"with what is computed from {', '.join(sorted(names))}, which no action on "
+                "it moves as it should; left as it is"
+            )
+            spaces = required(found, Action.trivial(self.group, tensor.shape))
+        if isinstance(spaces, Held):
+            raise self.refusal(spaces.tensor)
+        for one, space in spaces.items():
+            self._follower.put(one, space, one.owners[0].layer)
+
+    def _check_constant(
+        self, tensor: Tensor, action: Action | Sequence[Representation], layer: str
+    ) -> None:
+        if not isinstance(action, Action):
+            action = _action(self.group, tuple(tensor.shape), list(action))
+        if not invariant(tensor, action):
+            self.asymmetric("with constants that the group moves")
+
+    def settle(self, tensor: Tensor) -> Action:
+        """Let a tensor that is computed from parameters be features that do not move."""
+        action = self.trivial(tensor)
+        self.place(tensor, action)
+        return action
+
+    def refusal(self, tensor: Tensor, layer: str | None = None) -> ValueError:
+        """What to say where it is not known what acts on a parameter."""
+        held = self._follower.held(tensor)
+        if held is None:
+            found = self.of(tensor)
+            held = next(iter(found.sources)) if isinstance(found, Derived) else None
+        if held is None:
+            where, name, module = layer or self.layer, "what is computed", self.module
+        else:
+            where, module, name = held.owners[0]
+        return ValueError(
+            f"layer {where!r}: it is not known how the group acts on {name} of a "
+            f"{type(module).__name__}, in {self.name}; accepted: {ACCEPTED}; pass "
+            f"representations={{{where!r}: None}} to leave it out"
+        )
+
+    # What breaks the symmetry
+
+    @property
+    def where(self) -> str:
+        """The layer and the function."""
+        return f"{self.layer} ({self.name})" if self.layer else self.name
+
+    def asymmetric(self, why: str) -> None:
+        """Note that this function does not commute with the group."""
+        self._follower.asymmetric.setdefault(self.where, why)
+
+    def broken(self, why: str) -> None:
+        """Note that this function breaks the symmetry of the grid."""
+        self._follower.broken.setdefault(self.where, why)
+
+    def run(self, values: Mapping[int, Tensor], result: int = 0) -> Tensor:
+        """One of the results for other values of the arguments, by their ids."""
+        half = any(x.dtype in HALF for x in tensors((self.args, self.kwargs)))
+
+        def swap(x: Tensor) -> Tensor:
+            x = values.get(id(x), x)
+            return x.float() if half and x.dtype in HALF else x.clone()
+
+        out = self._function(*swapped(swap, self.args), **swapped(swap, self.kwargs))
+        return list(tensors(out))[result]
+
+    def again(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The function for other arguments."""
+        return next(tensors(self._function(*args, **kwargs)))
+
+    @property
+    def memory(self) -> dict[str, dict[Any, Any]]:
+        """What rules keep while one model is followed."""
+        return self._follower.memory
+
+    def commutes(self, result: int, after: Action) -> bool:
+        """Whether the function takes what acts on its data to ``after``, tried on random data."""
+        before = [tag for x in self.data if isinstance(tag := self.of(x), Action)]
+
+        def run(inputs: list[Tensor]) -> Tensor:
+            return self.run({id(x): y for x, y in zip(self.data, inputs, strict=True)}, result)
+
+        return commutes(self.group, _in_single(run), before, after, self.data)
+
+    def sizes_that_work(self, works: Callable[[int], bool], side: int) -> list[int]:
+        """Up to three sides near this one for which ``works``; none where they are not wanted."""
+        found = list[int]()
+        for near in sides_near(side) if self._follower.sizes else ():
+            try:
+                if len(found) < 3 and works(near):
+                    found.append(near)
+            except Exception:  # such as too small for the filter
+                continue
+        return sorted(found)
+
+    # Labelled axes
+
+    def contract(
+        self, operands: Sequence[tuple[Tensor, Sequence[Hashable]]], out: Sequence[Hashable]
+    ) -> Action | Unknown:
+        """What acts on a product of tensors whose axes are labelled, as in einsum.
+
+        Parameters get the action of their labels; constants are checked to be invariant. Raises
+        ValueError where tensors that are moved otherwise meet.
+        """
+        known = self.joined([(x, labels) for x, labels in operands])
+        if isinstance(known, Unknown):
+            return known
+        for x, labels in operands:
+            tag = self.of(x)
+            if isinstance(tag, Action) or x.numel() == 1:
+                continue
+            if isinstance(tag, Derived):
+                try:
+                    needed = restricted(self.group, known, labels, x.shape)
+                except Lost:
+                    raise self.refusal(x) from None
+                self.place(x, needed, lenient=True)
+            else:
+                self._constant(x, labels, known)
+        sizes = {
+            label: n for x, ls in operands for label, n in zip(ls, x.shape, strict=True) if n > 1
+        }
+        shape = [sizes.get(label, 1) for label in out]
+        return restricted(self.group, known, out, shape)
+
+    def joined(
+        self, operands: Sequence[tuple[Tensor, Sequence[Hashable]]]
+    ) -> dict[Hashable, Axis] | Unknown:
+        """What acts along each label. Raises ValueError where data meet that do not move alike."""
+        pairs = list[tuple[Action, Sequence[Hashable]]]()
+        for x, labels in operands:
+            tag = self.of(x)
+            if isinstance(tag, Unknown):
+                return tag
+            if isinstance(tag, Action):
+                pairs.append((tag, labels))
+        pairs.sort(key=lambda pair: -sum(map(len, pair[0].axes)))
+        try:
+            return join(pairs)
+        except Apart as apart:
+            if _differ_in_pixels(pairs):
+                self.asymmetric("puts pixels together that the group moves otherwise")
+                return join(pairs[:1])
+            raise ValueError(
+                f"{self.where} puts {apart.args[1]} and {apart.args[0]} together; pass the same "
+                "output representation for the layers before it"
+            ) from None
+
+    def _constant(
+        self, x: Tensor, labels: Sequence[Hashable], known: Mapping[Hashable, Axis]
+    ) -> None:
+        """Check that the group leaves a constant as it is, spread over whole blocks."""
+        mine = [label for label, n in zip(labels, x.shape, strict=True) if n > 1]
+        blocks = {block for label in mine for block, _ in known.get(label, ())}
+        more = [
+            label
+            for label, axis in known.items()
+            if label not in mine and any(block in blocks for block, _ in axis)
+        ]
+        kept = x.detach().reshape([n for n in x.shape if n > 1])
+        sizes = [Action(self.group, (known[label],)).shape[0] for label in more]
+        kept = kept.expand(*sizes, *kept.shape)
+        action = restricted(self.group, known, [*more, *mine], kept.shape)
+        if not invariant(kept, action):
+            self.asymmetric("with constants that the group moves")
+
+
+def _differ_in_pixels(pairs: Sequence[tuple[Action, Sequence[Hashable]]]) -> bool:
+    """Whether tensors of one shape have the same channels, on pixels that all move, but not alike.
+
+    Pixels that do not move are a layer's output that the user may have to name.
+    """
+    first, labels = pairs[0]
+    rest = range(2, len(first.axes))
+    return all(
+        list(names) == list(labels)
+        and one.shape == first.shape
+        and one.closed([0, 1])
+        and not one.take(rest).is_trivial
+        and one.take([0, 1]).equals(first.take([0, 1]))
+        for one, names in pairs
+    )
+
+
+def _in_single(run: Run) -> Run:
+    """In single precision at least: half is too coarse to tell."""
+
+    def upcast(inputs: list[Tensor]) -> Tensor:
+        return run([x.float() if x.dtype in HALF else x for x in inputs])
+
+    return upcast
+
+
+def restricted(
+    group: Group, known: Mapping[Hashable, Axis], labels: Sequence[Hashable], shape: Sequence[int]
+) -> Action:
+    """What acts on these labels alone, for this shape. Raises Lost if it cuts a block."""
+    chosen = {label for label, n in zip(labels, shape, strict=True) if n > 1}
+    within = {block for label in chosen for block, _ in known.get(label, ())}
+    for label, axis in known.items():
+        if label not in chosen and any(block in within for block, _ in axis):
+            raise Lost
+    base = Action.trivial(group, shape).axes
+    axes = [
+        known[label] if n > 1 and label in known else axis
+        for label, n, axis in zip(labels, shape, base, strict=True)
+    ]
+    return Action(group, tuple(axes))
+
+
+def _action(group: Group, shape: tuple[int, ...], pieces: list[Representation]) -> Action:
+    """Representations side by side in row-major order, as an action on a tensor of this shape."""
+    sizes = [piece.size for piece in pieces]
+    return Action.on(group, sizes, dict(enumerate(pieces))).reshape(shape)
+
+
+def chosen(
+    group: Group, layer: str, given: Any, end: int, size: int, found: Representation | None
+) -> Representation:
+    """The representation on a layer's input (0) or output (1): given, found or trivial."""
+    end_name = ("input", "output")[end]
+    if given is None:
+        return found or trivial(group, size)
+    if not isinstance(given, tuple) or len(given) != 2:
+        raise ValueError(
+            f"layer {layer!r}: representations are {given!r}; accepted: a pair "
+            "(input, output), or None to leave the layer out"
+        )
+    rho: Representation | str | None = given[end]
+    if isinstance(rho, str):
+        unit = {"trivial": trivial, "regular": regular}.get(rho)
+        if unit is None or size % unit(group).size:
+            raise ValueError(
+                f"layer {layer!r}: {end_name} is {rho!r} for {size} channels; accepted: "
+                f"'trivial', a Representation, or 'regular' for multiples of {group.order}"
+            )
+        rho = size // unit(group).size * unit(group)
+    if rho is None:
+        return found or trivial(group, size)
+    check_one_group(group, rho.group)
+    if rho.size != size:
+        raise ValueError(
+            f"layer {layer!r}: {end_name} {rho.name} acts on {rho.size} entries, but the layer "
+            f"has {size}; pass sums and multiples of representations, such as 2 * rho"
+        )
+    if found is not None and not rho.equals(found):
+        raise ValueError(
+            f"layer {layer!r}: its {end_name} is given as {rho.name}, but the layers before it "
+            f"make it {found.name}; pass the same for their output (for the network's, input=)"
+        )
+    return rho
+
+
+def tensors(nested: Any) -> Iterator[Tensor]:
+    """The tensors in nested arguments."""
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, Mapping):
+        yield from tensors(list(nested.values()))
+    elif isinstance(nested, (tuple, list)):
+        for item in nested:
+            yield from tensors(item)
+
+
+def swapped(function: Callable[[Tensor], Any], nested: Any) -> Any:
+    """Nested arguments with each tensor replaced."""
+    if isinstance(nested, Tensor):
+        return function(nested)
+    if isinstance(nested, dict):
+        return {key: swapped(function, item) for key, item in nested.items()}
+    if isinstance(nested, (tuple, list)):
+        items = (swapped(function, item) for item in nested)
+        return tuple(items) if isinstance(nested, tuple) else list(items)
+    return nested
+
+
+__all__ = ["ACCEPTED", "Call", "chosen", "nn", "pieces_of", "restricted", "swapped", "tensors"]

@@ -1,0 +1,52 @@
+"""Functions that change the grid of pixels: whether they keep its symmetry, and at which sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from equireg.library.blocks import on_grid
+from equireg.library.call import Call
+from equireg.library.features import Action
+from equireg.library.trials import commutes
+
+
+def not_symmetric(
+    call: Call, before: Sequence[int], after: Sequence[int], works: list[int] | None = None
+) -> str:
+    """That these pixels do not become those, with sizes near by for which they would."""
+    found = call.of(call.data[0])
+    features = found.features() if isinstance(found, Action) else None
+    if works is None:
+        works = []
+    if not works and len(call.data) == 1 and features and features.space == tuple(before):
+        works = call.sizes_that_work(lambda side: pixels_commute(call, side), max(before))
+    return (
+        f"{times(before)} to {times(after) or 'no'} pixels is not symmetric under "
+        f"{call.group.name}" + (f"; here {', '.join(map(str, works))} would be" if works else "")
+    )
+
+
+def pixels_commute(call: Call, side: int) -> bool:
+    """Whether the function commutes with the group on square images of this side."""
+    group, source = call.group, call.data[0]
+    space = (side,) * (source.ndim - 2)
+    images = torch.empty(1, source.shape[1], *space, device=source.device)
+    axes = tuple(range(2, source.ndim))
+    before = Action.on(group, images.shape, {axes: on_grid(group, space)})
+
+    def run(inputs: list[Tensor]) -> Tensor:
+        return call.run({id(source): inputs[0]})
+
+    out = run([images.zero_()])
+    after = Action.trivial(group, out.shape)
+    if out.ndim == source.ndim:
+        after = Action.on(group, out.shape, {axes: on_grid(group, tuple(out.shape[2:]))})
+    return commutes(group, run, [before], after, [images])
+
+
+def times(space: Sequence[int]) -> str:
+    """A grid in words."""
+    return " x ".join(map(str, space))

@@ -1,0 +1,5 @@
+"""Layers with parameters, one file per kind; imported, they are registered."""
+
+from equireg.library.layers import attention, convolution, embedding, linear, normalization
+
+__all__ = ["attention", "convolution", "embedding", "linear", "normalization"]
