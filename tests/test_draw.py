@@ -189,8 +189,9 @@ def test_files_with_predictions(tables: Path, tmp_path: Path) -> None:
     names = {"without": None, "with": frame, "more": pd.concat([frame, other])}
     content = {}
     for name, some in names.items():
-        predictions = tmp_path / f"{name}.parquet" if some is not None else None
+        predictions = None
         if some is not None:
+            predictions = tmp_path / f"{name}.parquet"
             write_table(predictions, pa.table(some.to_dict("list")), {})
         output = tmp_path / f"{name}.svg"
         draw(tables / "trajectories.parquet", tables / "summary.parquet", [output], predictions)
@@ -204,7 +205,7 @@ def test_every_prediction_is_drawn_as_its_own_mode_and_gamma(
 ) -> None:
     """Read back from the figure: a panel's lines are two medians and their predictions."""
     figures: list[Figure] = []
-    monkeypatch.setattr("equireg.jobs.draw.save", lambda figure, _: figures.append(figure))
+    monkeypatch.setattr("equireg.jobs.draw.save", lambda figure, *_: figures.append(figure))
     levels = {("nominal", 1e0): 0.2, ("augmented", 1e0): 0.02, ("augmented", 1e2): 0.002}
     steps = np.arange(0, STEPS, 10, dtype=np.int32)
     frames = [

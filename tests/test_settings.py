@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -70,9 +71,18 @@ def test_repeated_seeds() -> None:
     ("make", "line"),
     [
         (lambda: NetworkSettings(image_size=4), "image_size is 4; accepted: multiples of 4 from 8"),
-        (lambda: NetworkSettings(image_size="28"), "image_size is '28'; accepted: 1 to 1024"),
-        (lambda: NetworkSettings(image_size=28.0), "image_size is 28.0; accepted: 1 to 1024"),
-        (lambda: TrainingSettings(batch_size=1.5), "batch_size is 1.5; accepted: 1 to 1000000"),
+        (
+            lambda: NetworkSettings(image_size=cast(Any, "28")),
+            "image_size is '28'; accepted: 1 to 1024",
+        ),
+        (
+            lambda: NetworkSettings(image_size=cast(Any, 28.0)),
+            "image_size is 28.0; accepted: 1 to 1024",
+        ),
+        (
+            lambda: TrainingSettings(batch_size=cast(Any, 1.5)),
+            "batch_size is 1.5; accepted: 1 to 1000000",
+        ),
         (lambda: TrainingSettings(learning_rate=0.0), "learning_rate is 0.0; accepted: finite num"),
         (lambda: GridSettings(gammas=(-1.0,)), "gammas is -1.0; accepted: finite numbers, 0 and"),
         (lambda: GridSettings(seeds="3-1"), "seeds is '3-1'; accepted: numbers and ranges"),

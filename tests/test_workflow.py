@@ -249,7 +249,7 @@ class TestFinished:
         ("module", "jobs"),
         [
             ("training/step", {"train": 10, "evaluate": 10, **PREDICT, **LAST}),
-            ("jobs/train", {"train": 10, "evaluate": 10, **PREDICT, **LAST}),
+            ("jobs/train", {"train": 10, "evaluate": 10, **LAST}),
             (
                 "jobs/initialize",
                 {"initialize": 3, "train": 10, "evaluate": 10, **PREDICT, **LAST},
