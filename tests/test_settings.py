@@ -73,15 +73,15 @@ def test_repeated_seeds() -> None:
         (lambda: NetworkSettings(image_size=4), "image_size is 4; accepted: multiples of 4 from 8"),
         (
             lambda: NetworkSettings(image_size=cast(Any, "28")),
-            "image_size is '28'; accepted: 1 to 1024",
+            "image_size is '28'; accepted: 1 to",
         ),
         (
             lambda: NetworkSettings(image_size=cast(Any, 28.0)),
-            "image_size is 28.0; accepted: 1 to 1024",
+            "image_size is 28.0; accepted: 1",
         ),
         (
             lambda: TrainingSettings(batch_size=cast(Any, 1.5)),
-            "batch_size is 1.5; accepted: 1 to 1000000",
+            "batch_size is 1.5; accepted: 1",
         ),
         (lambda: TrainingSettings(learning_rate=0.0), "learning_rate is 0.0; accepted: finite num"),
         (lambda: GridSettings(gammas=(-1.0,)), "gammas is -1.0; accepted: finite numbers, 0 and"),
