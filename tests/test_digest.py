@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from equireg.digest import NEUTRAL, SOURCES, closure, locate, parse, source_digest, spell
+from equireg.runtime import configured
+from equireg.settings import JobSettings
 
 STEP = '''\
 """How a step is made."""
@@ -283,3 +285,11 @@ def test_the_code_that_a_module_compiles_counts_without_its_comments(sources: Pa
 def test_the_training_job_compiles_its_step() -> None:
     assert "equireg.training.compiled" in closure("equireg.jobs.train")
     assert (SOURCES / "equireg" / "training" / "compiled.cpp").is_file()
+
+
+def test_a_job_finds_the_digest_that_the_workflow_found() -> None:
+    """A job takes denormals for 0, in the source's numbers as well: there are none."""
+    before = source_digest("equireg.jobs.train", "equireg.runtime")
+    parse.cache_clear()
+    with configured(JobSettings(device="cpu")):
+        assert source_digest("equireg.jobs.train", "equireg.runtime") == before

@@ -76,7 +76,8 @@ def _flushes_denormals() -> bool:
     """Whether this thread takes denormals for 0; torch sets it and does not tell."""
     import torch
 
-    return bool(torch.tensor(1e-310, dtype=torch.float64) * 1.0 == 0)
+    smallest = torch.tensor(torch.finfo(torch.float64).tiny, dtype=torch.float64)
+    return bool(smallest / 4 == 0)
 
 
 def _device(jobs: JobSettings) -> str:
