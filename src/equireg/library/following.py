@@ -141,6 +141,8 @@ class Follower(TorchFunctionMode):
                 if id(result) not in self._parameters:
                     self.tag(result, one)
                     self._made[id(result)] = name
+            if call.data and args and call.results[0] is args[0]:
+                self._filled(args[0])
         return out
 
     def _first(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -177,6 +179,13 @@ class Follower(TorchFunctionMode):
             for tensor, _ in list(self._tags.values()):
                 if tensor.untyped_storage().data_ptr() == where:
                     self.tag(tensor, lost)
+
+    def _filled(self, part: Tensor) -> None:
+        """Data was written in place: constants that it is a part of are none any more."""
+        where = part.untyped_storage().data_ptr()
+        for tensor in self._constants.values():
+            if tensor is not part and tensor.untyped_storage().data_ptr() == where:
+                self.tag(tensor, Unknown("assigning to a part of a tensor"))
 
     def _follow(self, call: Call) -> Any:
         rule = FUNCTIONS.get(call.name)
