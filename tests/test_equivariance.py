@@ -815,6 +815,12 @@ def pasted(x: Tensor) -> Tensor:
     return out.flatten(1)
 
 
+def copied(x: Tensor) -> Tensor:
+    out = torch.zeros(len(x), 8, 8, 8)
+    out[:, :, 1:-1, 1:-1].copy_(x)
+    return out.flatten(1)
+
+
 REGULAR = {"first": (None, "regular")}
 LOST = {
     "transformed": (
@@ -823,6 +829,7 @@ LOST = {
         "8 inputs after fft_fft2",
     ),
     "pasted": (pasted, nn.Linear(512, 3), "after assigning to a part of a tensor"),
+    "copied": (copied, nn.Linear(512, 3), "after assigning to a part of a tensor"),
     "along pixels": (lambda x: x, nn.Linear(6, 3), "6 inputs after the layers before it"),
     "normalized along pixels": (lambda x: x, nn.LayerNorm(6), "6 inputs after the layers before"),
 }

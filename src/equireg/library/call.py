@@ -3,33 +3,57 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from equireg.library.features import Action, Apart, Axis, Lost, Unknown, join
-from equireg.library.parameters import Derived, Held, pieces_of, required
+from equireg.library.arguments import swapped, tensors
+from equireg.library.atoms import Axis, Lost
+from equireg.library.features import Action, Unknown
+from equireg.library.given import Pair, chosen
+from equireg.library.joining import Apart, differ_in_pixels, join, restricted
+from equireg.library.parameters import Derived, Held, required
 from equireg.library.sizes import sides_near
 from equireg.library.trials import Run, commutes, invariant
 from equireg.symmetry import spaces as symmetry
 from equireg.symmetry.groups import Group
 from equireg.symmetry.representations import (
     Representation,
-    check_one_group,
-    regular,
-    trivial,
 )
-
-if TYPE_CHECKING:
-    from equireg.library.following import Follower
 
 ACCEPTED = (
     "convolutions, Linear, attention, embeddings, batch, instance, group, layer and RMS "
     "normalization, PReLU, parameters that are added or multiplied, kinds that are registered"
 )
 HALF = (torch.float16, torch.bfloat16)
+
+
+class Following(Protocol):
+    """What calls have to know of the pass that they are part of: a ``Follower``."""
+
+    group: Group
+    given: Mapping[str, Pair]
+    sizes: bool
+    broken: dict[str, str]
+    asymmetric: dict[str, str]
+    memory: dict[str, dict[Any, Any]]
+
+    def running(self) -> tuple[str, nn.Module]:
+        """The innermost module that runs, by its name."""
+
+    def tag_of(self, tensor: Tensor) -> Action | Unknown | Derived | None:
+        """What acts on ``tensor``."""
+
+    def held(self, tensor: Tensor) -> Held | None:
+        """The parameter or buffer that this tensor is."""
+
+    def left_out(self, name: str) -> bool:
+        """Whether the user passed None for this layer or for one that holds it."""
+
+    def put(self, held: Held, action: symmetry.Space, layer: str) -> None:
+        """Keep what acts on a parameter."""
 
 
 class Call:
@@ -42,7 +66,7 @@ class Call:
 
     def __init__(
         self,
-        follower: Follower,
+        follower: Following,
         name: str,
         function: Callable[..., Any],
         args: Sequence[Any],
@@ -311,7 +335,7 @@ class Call:
         try:
             return join(pairs)
         except Apart as apart:
-            if _differ_in_pixels(pairs):
+            if differ_in_pixels(pairs):
                 self.asymmetric("puts pixels together that the group moves otherwise")
                 return join(pairs[:1])
             raise ValueError(
@@ -338,23 +362,6 @@ class Call:
             self.asymmetric("with constants that the group moves")
 
 
-def _differ_in_pixels(pairs: Sequence[tuple[Action, Sequence[Hashable]]]) -> bool:
-    """Whether tensors of one shape have the same channels, on pixels that all move, but not alike.
-
-    Pixels that do not move are a layer's output that the user may have to name.
-    """
-    first, labels = pairs[0]
-    rest = range(2, len(first.axes))
-    return all(
-        list(names) == list(labels)
-        and one.shape == first.shape
-        and one.closed([0, 1])
-        and not one.take(rest).is_trivial
-        and one.take([0, 1]).equals(first.take([0, 1]))
-        for one, names in pairs
-    )
-
-
 def _in_single(run: Run) -> Run:
     """In single precision at least: half is too coarse to tell."""
 
@@ -364,87 +371,7 @@ def _in_single(run: Run) -> Run:
     return upcast
 
 
-def restricted(
-    group: Group, known: Mapping[Hashable, Axis], labels: Sequence[Hashable], shape: Sequence[int]
-) -> Action:
-    """What acts on these labels alone, for this shape. Raises Lost if it cuts a block."""
-    chosen = {label for label, n in zip(labels, shape, strict=True) if n > 1}
-    within = {block for label in chosen for block, _ in known.get(label, ())}
-    for label, axis in known.items():
-        if label not in chosen and any(block in within for block, _ in axis):
-            raise Lost
-    base = Action.trivial(group, shape).axes
-    axes = [
-        known[label] if n > 1 and label in known else axis
-        for label, n, axis in zip(labels, shape, base, strict=True)
-    ]
-    return Action(group, tuple(axes))
-
-
 def _action(group: Group, shape: tuple[int, ...], pieces: list[Representation]) -> Action:
     """Representations side by side in row-major order, as an action on a tensor of this shape."""
     sizes = [piece.size for piece in pieces]
     return Action.on(group, sizes, dict(enumerate(pieces))).reshape(shape)
-
-
-def chosen(
-    group: Group, layer: str, given: Any, end: int, size: int, found: Representation | None
-) -> Representation:
-    """The representation on a layer's input (0) or output (1): given, found or trivial."""
-    end_name = ("input", "output")[end]
-    if given is None:
-        return found or trivial(group, size)
-    if not isinstance(given, tuple) or len(given) != 2:
-        raise ValueError(
-            f"layer {layer!r}: representations are {given!r}; accepted: a pair "
-            "(input, output), or None to leave the layer out"
-        )
-    rho: Representation | str | None = given[end]
-    if isinstance(rho, str):
-        unit = {"trivial": trivial, "regular": regular}.get(rho)
-        if unit is None or size % unit(group).size:
-            raise ValueError(
-                f"layer {layer!r}: {end_name} is {rho!r} for {size} channels; accepted: "
-                f"'trivial', a Representation, or 'regular' for multiples of {group.order}"
-            )
-        rho = size // unit(group).size * unit(group)
-    if rho is None:
-        return found or trivial(group, size)
-    check_one_group(group, rho.group)
-    if rho.size != size:
-        raise ValueError(
-            f"layer {layer!r}: {end_name} {rho.name} acts on {rho.size} entries, but the layer "
-            f"has {size}; pass sums and multiples of representations, such as 2 * rho"
-        )
-    if found is not None and not rho.equals(found):
-        raise ValueError(
-            f"layer {layer!r}: its {end_name} is given as {rho.name}, but the layers before it "
-            f"make it {found.name}; pass the same for their output (for the network's, input=)"
-        )
-    return rho
-
-
-def tensors(nested: Any) -> Iterator[Tensor]:
-    """The tensors in nested arguments."""
-    if isinstance(nested, Tensor):
-        yield nested
-    elif isinstance(nested, Mapping):
-        yield from tensors(list(nested.values()))
-    elif isinstance(nested, (tuple, list)):
-        for item in nested:
-            yield from tensors(item)
-
-
-def swapped(function: Callable[[Tensor], Any], nested: Any) -> Any:
-    """Nested arguments with each tensor replaced."""
-    if isinstance(nested, Tensor):
-        return function(nested)
-    if isinstance(nested, dict):
-        return {key: swapped(function, item) for key, item in nested.items()}
-    if isinstance(nested, (tuple, list)):
-        items = (swapped(function, item) for item in nested)
-        return tuple(items) if isinstance(nested, tuple) else list(items)
-    return nested
-
-
-__all__ = ["ACCEPTED", "Call", "chosen", "nn", "pieces_of", "restricted", "swapped", "tensors"]

@@ -16,14 +16,25 @@ blocks cost no more than their own entries; and matrices, which permute nothing,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from equireg.library.atoms import (
+    Atom,
+    Axis,
+    Block,
+    Lost,
+    cuts,
+    joined,
+    moving,
+    name,
+    size_of,
+    split,
+    still,
+)
 from equireg.library.blocks import acts_on_grids, components, factor, on_grid, product, reordered
 from equireg.symmetry.groups import Group
 from equireg.symmetry.representations import Representation, check_one_group, trivial
@@ -52,57 +63,6 @@ class Unknown:
     """A tensor of which it is not known what acts on it, since this function was called."""
 
     function: str
-
-
-class Apart(ValueError):  # noqa: N818
-    """Tensors meet that are moved otherwise; holds the names of what acts on both."""
-
-
-class Lost(ValueError):  # noqa: N818
-    """An operation cuts through a block, so that nothing acts on its result."""
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Atoms of these sizes that move together by rho; a single one if rho is None: it stays."""
-
-    rho: Representation | None
-    shape: tuple[int, ...]
-
-
-Atom = tuple[Block, int]  # and its place in the block
-Axis = tuple[Atom, ...]
-
-
-def size_of(atom: Atom) -> int:
-    """The number of values of an index."""
-    return atom[0].shape[atom[1]]
-
-
-def still(size: int) -> Axis:
-    """An axis of this size that does not move."""
-    return () if size == 1 else ((Block(None, (size,)), 0),)
-
-
-def moving(rho: Representation, shape: Sequence[int]) -> list[Axis]:
-    """Axes of these sizes that rho moves, as blocks of as few axes as there can be."""
-    result: list[Axis] = [()] * len(shape)
-    kept = [axis for axis, size in enumerate(shape) if size > 1]
-    for places, part in factor(rho, tuple(shape[axis] for axis in kept)):
-        block = Block(part, tuple(shape[kept[place]] for place in places))
-        for i, place in enumerate(places):
-            result[kept[place]] = ((block, i),)
-    return result
-
-
-def _joined(axis: Sequence[Atom]) -> Axis:
-    """The axis with neighbours that do not move as one atom."""
-    result: list[Atom] = []
-    for atom in axis:
-        if result and atom[0].rho is None and result[-1][0].rho is None:
-            atom = (Block(None, (size_of(result.pop()) * size_of(atom),)), 0)
-        result.append(atom)
-    return tuple(result)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +125,7 @@ class Action:
             if all(block.rho is None for block, _ in axis):
                 names.append(str(self.shape[i]))
             else:
-                names.append(" * ".join(_name(atom) for atom in axis))
+                names.append(" * ".join(name(atom) for atom in axis))
         return f"({', '.join(names)})"
 
     @property
@@ -297,7 +257,7 @@ class Action:
     def _reshape(
         self, shape: Sequence[int], bent: Callable[[Representation], None] | None
     ) -> Action:
-        atoms = list(_joined([atom for axis in self.axes for atom in axis]))
+        atoms = list(joined([atom for axis in self.axes for atom in axis]))
         origin: dict[Block, Block] = {}
         axes: list[list[Atom]] = []
         for size in shape:
@@ -307,7 +267,7 @@ class Action:
                 if size % one:
                     if one % size:
                         raise Lost
-                    _split(atoms, axes, axis, size, origin)
+                    split(atoms, axes, axis, size, origin)
                     one = size
                 axis.append(atoms.pop(0))
                 size //= one
@@ -327,7 +287,7 @@ class Action:
         return replace(
             self,
             axes=tuple(
-                _joined([a for atom in axis for a in new.get(atom, (atom,))]) for axis in axes
+                joined([a for atom in axis for a in new.get(atom, (atom,))]) for axis in axes
             ),
         )
 
@@ -339,7 +299,7 @@ class Action:
             return self.is_trivial and other.is_trivial
         try:
             sizes = [
-                size for pair in zip(self.axes, other.axes, strict=True) for size in _cuts(*pair)
+                size for pair in zip(self.axes, other.axes, strict=True) for size in cuts(*pair)
             ]
             one, two = self.reshape(sizes), other.reshape(sizes)
             return one._blocks() == two._blocks() and all(
@@ -427,85 +387,3 @@ def _flat(whole: Action) -> Features | None:
     if last is not None and grid is not None and pieces[-1].equals(grid):
         return Features(product(whole.group, pieces[:-1]), last.shape)
     return Features(product(whole.group, pieces), ())
-
-
-def _split(
-    atoms: list[Atom],
-    axes: list[list[Atom]],
-    axis: list[Atom],
-    size: int,
-    origin: dict[Block, Block],
-) -> None:
-    """Cut the first of ``atoms`` into ``size`` times the rest, in all lists that hold its block."""
-    block, place = atoms[0]
-    rest = block.shape[place] // size
-    if block.rho is None:
-        atoms[:1] = [(Block(None, (size,)), 0), (Block(None, (rest,)), 0)]
-        return
-    new = Block(block.rho, (*block.shape[:place], size, rest, *block.shape[place + 1 :]))
-    origin[new] = origin.get(block, block)
-    for held in (atoms, axis, *axes):
-        held[:] = [(new, i + (i > place)) if b is block and i != place else (b, i) for b, i in held]
-    atoms[:1] = [(new, place), (new, place + 1)]
-
-
-def _cuts(one: Axis, two: Axis) -> list[int]:
-    """The sizes into which both axes can be cut. Raises Lost if there are none."""
-    strides = {1}
-    for axis in (one, two):
-        stride = 1
-        for atom in reversed(axis):
-            stride *= size_of(atom)
-            strides.add(stride)
-    ordered = sorted(strides, reverse=True)
-    if any(a % b for a, b in pairwise(ordered)):
-        raise Lost
-    return [a // b for a, b in pairwise(ordered)]
-
-
-def _name(atom: Atom) -> str:
-    block, place = atom
-    if block.rho is None:
-        return str(block.shape[0])
-    return block.rho.name + (f"/{place}" if len(block.shape) > 1 else "")
-
-
-def join(operands: Sequence[tuple[Action, Sequence[Hashable]]]) -> dict[Hashable, Axis]:
-    """What acts along each label, of tensors whose axes are labelled.
-
-    Axes of one label that move in several tensors must move alike in all of them; axes of one
-    entry are broadcast. Raises Apart if they do not, or if a block would be cut.
-    """
-    known: dict[Hashable, Axis] = {}
-    for action, labels in operands:
-        action = action.fresh()
-        mine = {label: axis for label, axis in zip(labels, action.axes, strict=True) if axis}
-        shared = [label for label in mine if label in known]
-        if shared:
-            one = Action(action.group, (*known.values(),))
-            places = [[*known].index(label) for label in shared]
-            others = [[*labels].index(label) for label in shared]
-            if not (one.closed(places) and action.closed(others)):
-                raise Apart(str(one), str(action))
-            first, second = one.take(places), action.take(others)
-            if not first.equals(second):
-                raise Apart(*_names(first, second))
-        known |= {label: axis for label, axis in mine.items() if label not in known}
-    return known
-
-
-def _names(one: Action, two: Action) -> tuple[str, str]:
-    """The names of both."""
-    result = []
-    for action in (one, two):
-        try:
-            result.append(" * ".join(piece.name for piece in action.pieces()))
-        except Lost:
-            result.append(str(action))
-    return result[0], result[1]
-
-
-def random(action: Action, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal entries of an action's shape, of the type and on the device of ``like``."""
-    entries = torch.randn(action.shape, generator=generator, dtype=torch.float64)
-    return entries.to(like.device, like.dtype if like.is_floating_point() else torch.float32)

@@ -10,18 +10,19 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
-from equireg.library.call import ACCEPTED, Call, chosen, swapped, tensors
-from equireg.library.features import Action, Apart, Features, Lost, Unknown
+from equireg.library.arguments import swapped, tensors
+from equireg.library.atoms import Lost
+from equireg.library.call import Call
+from equireg.library.features import Action, Features, Unknown
 from equireg.library.functions import defaults
 from equireg.library.functions.derived import derive
+from equireg.library.given import Pair, chosen
+from equireg.library.joining import Apart
 from equireg.library.parameters import Derived, Held, Owner, Space, holders
 from equireg.library.registry import FUNCTIONS, name_of, of_module
 from equireg.symmetry import spaces as symmetry
 from equireg.symmetry.groups import Group
-from equireg.symmetry.representations import Representation
 
-Given = Representation | str | None  # what acts on channels; "trivial", "regular"; None: inferred
-Pair = tuple[Given, Given] | None  # at a layer's input and output; None: the layer is left out
 Tag = Action | Unknown | Derived
 
 COMPUTED = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
@@ -140,6 +141,8 @@ class Follower(TorchFunctionMode):
                 if id(result) not in self._parameters:
                     self.tag(result, one)
                     self._made[id(result)] = name
+            if call.data and args and call.results[0] is args[0]:
+                self._filled(args[0])
         return out
 
     def _first(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -176,6 +179,13 @@ class Follower(TorchFunctionMode):
             for tensor, _ in list(self._tags.values()):
                 if tensor.untyped_storage().data_ptr() == where:
                     self.tag(tensor, lost)
+
+    def _filled(self, part: Tensor) -> None:
+        """Data was written in place: constants that it is a part of are none any more."""
+        where = part.untyped_storage().data_ptr()
+        for tensor in self._constants.values():
+            if tensor is not part and tensor.untyped_storage().data_ptr() == where:
+                self.tag(tensor, Unknown("assigning to a part of a tensor"))
 
     def _follow(self, call: Call) -> Any:
         rule = FUNCTIONS.get(call.name)
@@ -281,6 +291,3 @@ def _own(module: nn.Module) -> list[str]:
     if isinstance(module, ParametrizationList):
         return []
     return [name for name, _ in module.named_parameters(recurse=False)]
-
-
-__all__ = ["ACCEPTED", "Follower", "Given", "Pair"]

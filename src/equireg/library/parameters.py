@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from equireg.library.atoms import Lost
 from equireg.library.blocks import factor, indices_of, product, pulled_back
-from equireg.library.features import Action, Lost
+from equireg.library.features import Action
 from equireg.symmetry import spaces as symmetry
 from equireg.symmetry.groups import Group
 from equireg.symmetry.representations import Representation, trivial

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from equireg.library import functions, layers
 from equireg.library.blocks import acts_on_grids, on_grid
 from equireg.library.features import Action, Features, Unknown
-from equireg.library.following import ACCEPTED, Follower, Given, Pair, _own
+from equireg.library.following import Follower, _own
+from equireg.library.given import Given, Pair
 from equireg.library.parameters import Space
 from equireg.library.registry import of_module
 from equireg.library.trees import leaves, mapped
@@ -179,7 +180,6 @@ def by_first_name(model: nn.Module, given: Mapping[str, Pair]) -> dict[str, Pair
 
 
 __all__ = [
-    "ACCEPTED",
     "LINEAR",
     "PLACED",
     "Features",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from equireg.library.features import Action, random
+from equireg.library.features import Action
 from equireg.symmetry.groups import Group
 
 ROUNDING = 1e-3  # relative to the largest output: more is none of rounding in single precision
@@ -53,3 +53,9 @@ def invariant(tensor: Tensor, action: Action) -> bool:
         if not torch.allclose(moved, x, rtol=0, atol=bound, equal_nan=True):
             return False
     return True
+
+
+def random(action: Action, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal entries of an action's shape, of the type and on the device of ``like``."""
+    entries = torch.randn(action.shape, generator=generator, dtype=torch.float64)
+    return entries.to(like.device, like.dtype if like.is_floating_point() else torch.float32)

@@ -6,8 +6,9 @@ from collections.abc import Hashable
 
 from torch import Tensor
 
+from equireg.library.atoms import Lost
 from equireg.library.call import Call
-from equireg.library.features import Action, Lost, Unknown
+from equireg.library.features import Action, Unknown
 from equireg.library.registry import follows
 
 

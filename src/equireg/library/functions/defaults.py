@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from equireg.library.atoms import Axis, Lost, moving, still
 from equireg.library.blocks import acts_on_grids, on_grid, resized
 from equireg.library.call import Call
-from equireg.library.features import Action, Axis, Lost, Unknown, moving, still
+from equireg.library.features import Action, Unknown
 from equireg.library.functions import numbered
 from equireg.library.functions.grids import not_symmetric
 from equireg.library.registry import follows

@@ -10,8 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equireg.library.call import Call, swapped
-from equireg.library.features import Action, Axis, Unknown, moving, still
+from equireg.library.arguments import swapped
+from equireg.library.atoms import Axis, moving, still
+from equireg.library.call import Call
+from equireg.library.features import Action, Unknown
 from equireg.library.registry import follows
 from equireg.symmetry.representations import Representation, direct_sum
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equireg.library.atoms import Atom, Axis, Lost, moving, size_of, still
 from equireg.library.blocks import (
     acts_on_grids,
     agrees,
@@ -24,7 +25,7 @@ from equireg.library.blocks import (
     resized,
 )
 from equireg.library.call import Call
-from equireg.library.features import Action, Atom, Axis, Lost, moving, size_of, still
+from equireg.library.features import Action
 from equireg.library.functions.grids import not_symmetric
 from equireg.symmetry.groups import Group
 from equireg.symmetry.representations import Representation

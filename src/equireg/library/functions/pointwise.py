@@ -58,7 +58,7 @@ def entries(call: Call) -> Action | Unknown:
 
 def _operands(call: Call) -> list[Tensor]:
     """The tensors that are spread over the result; those of other shapes are options."""
-    from equireg.library.call import tensors
+    from equireg.library.arguments import tensors
 
     if call.name in COPIES:
         return call.data[:1]

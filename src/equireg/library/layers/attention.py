@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from equireg.library.atoms import Lost, moving
 from equireg.library.call import Call
-from equireg.library.features import Action, Lost, Unknown, join, moving
+from equireg.library.features import Action, Unknown
+from equireg.library.joining import join
 from equireg.library.parameters import Derived
 from equireg.library.registry import follows
 from equireg.symmetry.representations import trivial

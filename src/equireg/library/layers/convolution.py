@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equireg.library.atoms import Axis, Lost, moving, still
 from equireg.library.blocks import acts_on_grids, on_grid
 from equireg.library.call import Call
-from equireg.library.features import Action, Axis, Lost, Unknown, moving, still
+from equireg.library.features import Action, Unknown
 from equireg.library.functions.grids import not_symmetric, times
 from equireg.library.parameters import Derived, pieces_of
 from equireg.library.registry import follows

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from equireg.library.atoms import moving
 from equireg.library.call import Call
-from equireg.library.features import Action, Unknown, moving
+from equireg.library.features import Action, Unknown
 from equireg.library.functions.derived import derive
 from equireg.library.parameters import Derived
 from equireg.library.registry import follows

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from equireg.library.atoms import Lost, moving
 from equireg.library.call import Call
-from equireg.library.features import Action, Features, Lost, Unknown, moving
+from equireg.library.features import Action, Features, Unknown
 from equireg.library.parameters import Derived, combined
 from equireg.library.registry import follows
 from equireg.symmetry.representations import Representation, trivial

@@ -6,8 +6,9 @@ import math
 
 from torch import Tensor
 
+from equireg.library.atoms import Lost
 from equireg.library.call import Call
-from equireg.library.features import Action, Lost, Unknown
+from equireg.library.features import Action, Unknown
 from equireg.library.normalization import FieldBatchNorm
 from equireg.library.parameters import Derived, combined
 from equireg.library.registry import follows
