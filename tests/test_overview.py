@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from equireg.binding import read, write_document
 from equireg.figures.style import save
-from equireg.jobs.overview import overview, parts, section, typeset
+from equireg.jobs.overview import headline, overview, parts, section, typeset
 
 CLAIMS = """\
 # The claims
@@ -90,3 +91,17 @@ def test_a_document_becomes_two_sections(tmp_path: Path) -> None:
 )
 def test_numbers_are_typeset(text: str, said: str) -> None:
     assert typeset(text) == said
+
+
+def test_the_headline_counts_what_applies() -> None:
+    """Of an experiment that the authors did not run, nothing says whether it is reproduced."""
+    rows = ["| | Claim | Reproduced? | Our reading of the sentence |", "| --- | --- | --- | --- |"]
+    rows += ["| 1 | one | **{}** | **held** |", "| 2 | two | **{}** | **did not hold** |"]
+    for verdict, said in {
+        "not applicable": "1 of 2 held by our reading",
+        "undecided": "1 of 2 held by our reading",
+        "yes": "2 of 2 reproduced and 1 of 2 held by our reading",
+    }.items():
+        table = "\n".join(rows).format(verdict, verdict)
+        tokens = MarkdownIt("commonmark").enable("table").parse(table)
+        assert headline(tokens) == f"Of the paper's claims, {said}"

@@ -96,6 +96,8 @@ if chosen.jobs.stack_gammas:
             f"{RESULTS}/logs/train/{{mode}}/seeds-{{seeds}}.log",
         benchmark:
             f"{RESULTS}/benchmarks/train/{{mode}}/seeds-{{seeds}}.tsv"
+        wildcard_constraints:
+            mode=modes_but_for(found.trained, len(STACK)),
         params:
             blocks=lambda wildcards, output: blocks_options(
                 wildcards.mode,
@@ -105,8 +107,6 @@ if chosen.jobs.stack_gammas:
             ),
             options=lambda wildcards: train_options(chosen.network, chosen.training, wildcards.mode),
             source=job_digest("train"),
-        wildcard_constraints:
-            mode=modes_but_for(found.trained, len(STACK)),
         message:
             "Train {wildcards.mode}, every gamma, seeds {wildcards.seeds}"
 

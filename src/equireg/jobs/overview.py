@@ -24,9 +24,12 @@ SIGNS = (
     ("did not", "✗", "bad"),
     ("not reproduced", "✗", "bad"),
     ("no", "✗", "bad"),
+    ("undecided", "–", "none"),
     ("not applicable", "–", "none"),
     ("not ", "–", "none"),
 )
+# What a column's heading becomes in the headline.
+WORDS = {"Verdict": "held", "Our reading of the sentence": "held by our reading"}
 NUMBER = re.compile(r"[-+−<]?\s?\d[\d,.]*(e[-+]?\d+)?( (of|to) [\d,.e+-]+)?×?%?( \[.*\])?( %)?")
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -93,16 +96,19 @@ def section(tokens: list[Token]) -> str:
 
 
 def headline(tokens: Sequence[Token]) -> str:
-    """How many verdicts of the first table are good, by column; empty where there are none."""
+    """How many verdicts of the first table are good, by column; empty where there are none.
+
+    A column in which nothing applies is left out.
+    """
     for table in _tables(tokens):
         names, rows = _cells(table)
         said = []
         for i, name in enumerate(names):
             signs = [sign(row[i].content.strip("*")) for row in rows]
-            if signs and None not in signs:
-                good = sum(kind == "good" for _, kind in filter(None, signs))
-                what = "held" if name.content == "Verdict" else name.content.strip("*?").lower()
-                said.append(f"{good} of {len(signs)} {what}")
+            kinds = [kind for _, kind in filter(None, signs)]
+            if None not in signs and {*kinds} - {"none"}:
+                what = WORDS.get(name.content, name.content.strip("*?").lower())
+                said.append(f"{kinds.count('good')} of {len(kinds)} {what}")
         if said:
             return f"Of the paper's claims, {' and '.join(said)}"
     return ""
