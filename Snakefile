@@ -76,6 +76,7 @@ if workflow.is_main_process and not re.search(EVERYTHING, " ".join(["", *sys.arg
     try:
         found = take(chosen, Path("results"))
         check(chosen, found, Path("results"))
+        found.leave_to_rules(sys.argv, Path("results", chosen.experiment))
     except ConfigurationError as error:
         sys.exit(f"equireg: {error}")
     redate(found)

@@ -38,7 +38,7 @@ def test_files_depend_on_the_seeds_alone(tmp_path: Path) -> None:
     spaces = Network.of(NetworkSettings()).spaces
     many, about = load_weights(tmp_path / "a", [2], spaces)
     one, _ = load_weights(tmp_path / "c", [2], spaces)
-    assert about["distribution"] == "gaussian"
+    assert about["initialization"]["distribution"] == "gaussian"
     assert all(torch.equal(many[name], one[name]) for name in many)
     assert many["conv2"].shape == (1, 16, 16, 3, 3)
     with pytest.raises(ValueError, match="lacks seed 5"):

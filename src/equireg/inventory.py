@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,16 @@ class Inventory:
     outdated: list[Path] = field(default_factory=list)  # made by other code, or of another grid
     current: list[Path] = field(default_factory=list)  # the other files
     unlike: list[tuple[Block, str, Any, Any]] = field(default_factory=list)  # key, made, wanted
+
+    def leave_to_rules(self, named: Sequence[str], folder: Path) -> None:
+        """Take out the blocks whose files are asked for by name: a target has to have a rule."""
+        asked = set(named)
+        self.evaluated = {
+            b for b in self.evaluated if str(file_of(folder, b, "evaluation.parquet")) not in asked
+        }
+        self.trained = {
+            b for b in self.trained if not {str(file_of(folder, b, s)) for s in TRAINED} & asked
+        }
 
 
 def take(configuration: Configuration, results: Path) -> Inventory:
@@ -272,5 +282,7 @@ def _tables(
             other = binding.differences(binding.read(file), {**more, "source": sources})
         except ValueError:
             other = [("", None, None)]
+        if job == "predict" and data and not found.data:  # it is of data that are to be read anew
+            other.append(("data", None, None))
         (found.outdated if other else found.current).append(file)
         found.predicted = found.predicted or (job == "predict" and not other)
