@@ -138,12 +138,12 @@ def test_equal_bytes_and_independence_of_the_threads_and_the_block(jobs: Jobs) -
 
 
 @pytest.mark.slow
-def test_trained_networks_follow(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trained_networks_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To 20 % in the median over the steps, but for nominal ones at a small penalty.
 
     Those leave the linear range, where the prediction grows on.
     """
-    monkeypatch.setattr("experiment.NETWORK", ["--channels", "4", "--channels", "4"])
+    jobs = Jobs(tmp_path, monkeypatch, ["--channels", "4", "--channels", "4"])
     frame = predict(jobs, "p.parquet", "0-2")
     for (mode, gamma), curve in frame.groupby(["mode", "gamma"]):
         block = jobs.train(f"{mode}-{gamma}", str(mode), str(gamma), "0-2")
@@ -197,12 +197,11 @@ def tables(folder: Path, factor: float) -> tuple[Path, Path]:
     predicted = np.where(steps < 100, 1.0, factor)
     bounds = {"low": predicted * 0.9, "high": predicted * 1.1}
     paths = folder / "predictions.parquet", folder / "summary.parquet"
-    for path, more in zip(
-        paths,
-        ({"seeds": 4, "median": predicted, **bounds}, {"seeds": 30, "median": 1.0}),
-        strict=True,
-    ):
-        frame = pd.DataFrame({**common, **more})
+    frames = (
+        pd.DataFrame({**common, "seeds": 4, "median": predicted, **bounds}),
+        pd.DataFrame({**common, "seeds": 30, "median": 1.0}),
+    )
+    for path, frame in zip(paths, frames, strict=True):
         write_table(path, pa.table(frame.to_dict("list")), {})
     return paths
 
