@@ -153,6 +153,13 @@ def train(
 
 @app.command()
 @options(NetworkSettings, JobSettings)
+def step(*, network: NetworkSettings, job: JobSettings) -> None:
+    """Say which training step this machine takes, and compile it if it is not there yet."""
+    print(_step_here(network, job))
+
+
+@app.command()
+@options(NetworkSettings, JobSettings)
 def evaluate(
     *,
     network: NetworkSettings,
@@ -390,9 +397,22 @@ def status(
     configuration = load(["config.yaml", *(configfile or [])])
     if name:
         print(configuration.experiment)
-    else:
-        show = follow if live else status
-        show(configuration, Path("results"), Console())
+        return
+    show = follow if live else status
+    show(configuration, Path("results"), Console())
+    if not live:
+        print(_step_here(configuration.network, configuration.jobs))
+
+
+def _step_here(network: NetworkSettings, jobs: JobSettings) -> str:
+    """Which step a training would take here, as ``step`` says it; or why there would be none."""
+    try:
+        with configured(jobs) as device:
+            from equireg.jobs.step import step
+
+            return step(network, jobs, device)
+    except ValueError as error:
+        return f"training here: none, as {error}"
 
 
 def main() -> None:

@@ -1,5 +1,4 @@
-# Kept once they are there and right: they take minutes. Passive: on a busy machine two threads that
-# spin while they wait took 42 s of processor time for the smallest experiment, in place of 16.
+# Kept once they are there and right: they take minutes.
 if not found.predicted:
 
     rule predict:
@@ -31,8 +30,7 @@ if not found.predicted:
         message:
             f"Predict figure 2 of {chosen.experiment} from its equivariant runs"
         shell:
-            "OMP_WAIT_POLICY=PASSIVE python -m equireg predict"
-            " --data {input.data} --initial {input.initial}"
+            "python -m equireg predict --data {input.data} --initial {input.initial}"
             " --output {output.predictions} {params.options}"
             " --threads {threads} --device {resources.device} --step {resources.step} > {log} 2>&1"
 

@@ -61,15 +61,21 @@ _SECTIONS: dict[str, type[Section]] = {
 }
 
 
-def load(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Configuration:
+def load(
+    files: Sequence[str | Path],
+    overrides: Mapping[str, Any] | None = None,
+    called: str = COMMAND_LINE,
+) -> Configuration:
     """The configuration in ``files``, each laid over the one before it, then ``overrides``.
+
+    called: what a mistake in ``overrides`` is said to be in.
 
     A key that none of them has keeps its default; allow_incompatible_support is false wherever it
     changes nothing, so that it trains nothing anew. Raises ConfigurationError with a line per
     mistake, which names the file, the key, the value and what is accepted.
     """
     layers = {os.path.relpath(file): read(Path(os.path.relpath(file))) for file in files}
-    layers[COMMAND_LINE] = dict(overrides or {})
+    layers[called] = dict(overrides or {})
     merged: dict[str, Any] = {}
     for layer in layers.values():
         merged = merge(merged, layer)
