@@ -380,6 +380,25 @@ def against(
 
 
 @app.command()
+def schema(
+    *,
+    output: Annotated[
+        Path | None, typer.Option(help="JSON Schema to write; none: print it.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="The same as a page in Markdown.")] = None,
+) -> None:
+    """Write what a configuration may be, for editors and for readers."""
+    from equireg.config.schema import page_text, schema_text
+    from equireg.files import write_text
+
+    for file, text in ((output, schema_text()), (page, page_text())):
+        if file:
+            write_text(file, text)
+    if not (output or page):
+        print(schema_text(), end="")
+
+
+@app.command()
 def status(
     *,
     configfile: Annotated[

@@ -170,7 +170,7 @@ def test_why_a_job_waits_for_ever_is_said(cluster: Cluster, tmp_path: Path) -> N
     cluster.run("scontrol", "update", "PartitionName=main", "State=INACTIVE")
     running = cluster.start(*words, said=said, cwd=folder, EQUIREG_WATCH_SECONDS="2")
     try:
-        wait_until(lambda: "equireg: SLURM will not start" in said.read_text(), 120)
+        wait_until(lambda: "equireg: SLURM will not start" in said.read_text(), 240)
         (line,) = [line for line in said.read_text().splitlines() if "will not start" in line]
         assert "(train, partition main), for PartitionInactive" in line
     finally:
