@@ -95,6 +95,10 @@ RUN = "{mode}/gamma-{gamma}/seeds-{seeds}"  # a block of runs, as plan.Block spe
 BLOCK = f"{RESULTS}/runs/{RUN}"
 BLOCKS = [f"{RESULTS}/{block.path}" for block in blocks(chosen.grid)]
 OUTDATED = {str(file) for file in found.outdated}
+# With --resources gpu=2, two of the jobs that use one at a time, each on a GPU of its own. SLURM
+# gives out GPUs itself: there the profile says who gets one.
+GPU = int("gpu" in workflow.global_resources and chosen.jobs.device != "cpu")
+OWN_GPU = "--own-gpu" if GPU else "--no-own-gpu"
 
 
 wildcard_constraints:

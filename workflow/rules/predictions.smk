@@ -15,6 +15,8 @@ if not found.predicted:
             "../../envs/training.yaml"
         threads: max(2, chosen.jobs.threads)
         resources:
+            gpu=GPU,
+            own_gpu=OWN_GPU,
             device=chosen.jobs.device,
             step=chosen.jobs.step,
             mem_mb=lambda wildcards, attempt: attempt * 3000,
@@ -32,7 +34,8 @@ if not found.predicted:
         shell:
             "python -m equireg predict --data {input.data} --initial {input.initial}"
             " --output {output.predictions} {params.options}"
-            " --threads {threads} --device {resources.device} --step {resources.step} > {log} 2>&1"
+            " --threads {threads} --device {resources.device} --step {resources.step}"
+            " {resources.own_gpu} > {log} 2>&1"
 
 
 rule score:

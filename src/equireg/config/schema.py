@@ -17,7 +17,13 @@ from equireg.config.types import SPELLINGS
 from equireg.markdown import rows_of
 from equireg.settings import Accepted
 
-_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null"}
+_TYPES: dict[Any, str] = {
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    str: "string",
+    type(None): "null",
+}
 # What a reader calls the types of JSON.
 _WORDS = {
     "integer": "a whole number",

@@ -70,7 +70,7 @@ class Spelling(NamedTuple):
     schema: Mapping[str, Any]
 
 
-SPELLINGS = {
+SPELLINGS: dict[tuple[type, str], Spelling] = {
     (GridSettings, "seeds"): Spelling(
         _seeds,
         _SEEDS,
