@@ -88,6 +88,35 @@ def test_a_workflow_of_another_s_has_it_as_a_module(untouched: Path, tmp_path: P
     assert "grid.gammas is -1" in done.stdout
 
 
+def test_a_repository_elsewhere_as_snakedeploy_names_it(tmp_path: Path) -> None:
+    """From a clone in Snakemake's cache, so without a network; its commit is unpacked for jobs."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    source = copy_repository(tmp_path / "source")
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-C", str(source)]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "x"], ["tag", "v1"]):
+        subprocess.run([*git, *words], check=True)
+    cache = "cache/snakemake/snakemake/source-cache/snakemake-git-cache/github.com/owner/equireg"
+    clone = ["git", "clone", "-q", "--bare", str(source), str(tmp_path / cache)]
+    subprocess.run(clone, check=True)
+    mine = tmp_path / "mine"
+    for part in ("workflow", "config"):
+        (mine / part).mkdir(parents=True)
+    shutil.copy(ROOT / "config/config.yaml", mine / "config")  # what snakedeploy copies
+    (mine / "workflow/Snakefile").write_text(
+        'configfile: "config/config.yaml"\nmodule equireg:\n'
+        '    snakefile: github("owner/equireg", path="Snakefile", tag="v1")\n'
+        "    config: config\nuse rule * from equireg\n"
+    )
+    environment = {**ENVIRONMENT, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    words = ("--cores", "1", "--until", "initialize", "--config", "grid={'seeds': 1}")
+    done = snakemake(*words, cwd=mine, environment=environment)
+    assert done.returncode == 0, done.stdout
+    assert (mine / "results/paper/initial/seeds-000-000.safetensors").is_file()
+    (unpacked,) = (mine / ".snakemake/equireg").iterdir()
+    assert (unpacked / "src/equireg/cli.py").is_file()
+
+
 GAMMAS = "1e-2", "1e2"  # of the smallest experiment
 LAST = {"aggregate": 1, "check": 1, "compare": 1, "draw": 1, "overview": 1, "score": 1}
 PREDICT = {"predict": 1}
