@@ -52,7 +52,7 @@ def test_the_hook_checks_what_make_lint_checks() -> None:
 
 
 def test_snakedeploy_finds_the_configuration() -> None:
-    """A copy of config/ is what it gives a user to edit; there is one configuration all the same."""
+    """A copy of config/ is what it gives a user to edit; it is the same file here."""
     assert (ROOT / "config/config.yaml").resolve() == ROOT / "config.yaml"
     usage = read_yaml(".snakemake-workflow-catalog.yml")["usage"]
     assert usage["software-stack-deployment"] == {"conda": True}
