@@ -105,3 +105,7 @@ def test_the_headline_counts_what_applies() -> None:
         table = "\n".join(rows).format(verdict, verdict)
         tokens = MarkdownIt("commonmark").enable("table").parse(table)
         assert headline(tokens) == f"Of the paper's claims, {said}"
+    few = rows[:2] + ["| 1 | one | **yes** | **held, too few seeds** |"]
+    tokens = MarkdownIt("commonmark").enable("table").parse("\n".join(few))
+    said = "1 of 1 reproduced and 0 of 1 held by our reading, 1 more on too few seeds"
+    assert headline(tokens) == f"Of the paper's claims, {said}"

@@ -569,7 +569,9 @@ const find = async choose => { while (!choose()) await pause(); return choose() 
 const named = text => [...document.querySelectorAll("#app a")].find(x => x.innerText === text)
 const seen = document.documentElement.dataset
 async function visit() {
-    await find(() => named("Result") && document.querySelector("#rulegraph canvas, #rulegraph svg"))
+    seen.first = (await find(() => document.querySelector("iframe"))).src.slice(0, 15)
+    named("Workflow").click()
+    await find(() => document.querySelector("#rulegraph canvas, #rulegraph svg"))
     seen.home = document.querySelector("#app").innerText
     named("Result").click()
     const view = await find(() => document.querySelector("#app table a"))
@@ -584,7 +586,7 @@ visit()
 @needs_browser
 @pytest.mark.slow
 def test_the_report_in_a_browser(finished: Path, tmp_path: Path) -> None:
-    """Written and shown without a network; clicked through to the overview."""
+    """Written and shown without a network; opens on the overview, and is clicked through to it."""
     report = finished / "results/test/report.html"
     style = ("--report-stylesheet", "workflow/report/style.css")
     offline = {**ENVIRONMENT, **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")}
@@ -606,4 +608,5 @@ def test_the_report_in_a_browser(finished: Path, tmp_path: Path) -> None:
     ):
         assert text in root.partition("data-home=")[2]
     assert "figure, claims and numbers" in root.partition("data-menu=")[2]
-    assert 'data-frame="data:text/html;"' in root
+    for name in ("first", "frame"):
+        assert f'data-{name}="data:text/html;"' in root

@@ -18,6 +18,7 @@ from equireg.digest import job_digest
 
 # How a verdict's words begin, its sign, and its class on the page.
 SIGNS = (
+    ("held, too few seeds", "✓", "few"),
     ("held", "✓", "good"),
     ("reproduced", "✓", "good"),
     ("yes", "✓", "good"),
@@ -108,7 +109,9 @@ def headline(tokens: Sequence[Token]) -> str:
             kinds = [kind for _, kind in filter(None, signs)]
             if None not in signs and {*kinds} - {"none"}:
                 what = WORDS.get(name.content, name.content.strip("*?").lower())
-                said.append(f"{kinds.count('good')} of {len(kinds)} {what}")
+                few = kinds.count("few")
+                more = f", {few} more on too few seeds" if few else ""
+                said.append(f"{kinds.count('good')} of {len(kinds)} {what}{more}")
         if said:
             return f"Of the paper's claims, {' and '.join(said)}"
     return ""
