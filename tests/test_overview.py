@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from equireg.binding import read, write_document
 from equireg.figures.style import save
-from equireg.jobs.overview import headline, overview, parts, section, typeset
+from equireg.figures.typeset import typeset
+from equireg.jobs.overview import headline, overview, parts, section
 
 CLAIMS = """\
 # The claims

@@ -23,6 +23,7 @@ from bokeh.resources import Resources
 
 from equireg.figures.curves import Condition, Curve
 from equireg.figures.style import COLOURS
+from equireg.figures.typeset import typeset
 from equireg.spelling import spell_gamma
 
 WIDTH, HEIGHT = 560, 320  # of a panel, in pixels
@@ -80,7 +81,7 @@ def distance_page(
     panels: list[figure] = []
     for gamma in gammas:
         panel = figure(
-            title=f"γ = {spell_gamma(gamma)}",
+            title=typeset(f"γ = {spell_gamma(gamma)}"),
             width=WIDTH,
             height=HEIGHT,
             tools=TOOLS,
