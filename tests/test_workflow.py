@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import json
 import os
 import re
 import shutil
@@ -317,6 +318,26 @@ class TestFinished:
         layers = ("conv1", "conv2", "linear")
         spelled = {word.replace("<layer>", layer) for word in names for layer in layers}
         assert spelled == set(pq.read_schema(finished / f"results/test/{name}.parquet").names)
+
+    def test_where_results_came_from_is_documented(self, finished: Path) -> None:
+        """docs/data.md has every key of the two JSON files and no other."""
+        text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+        said = text.split("## Where a block came from")[1].split("\n## ")[0]
+        tables = [
+            {
+                key
+                for row in re.findall(r"^\| (`.*?) \|", table, re.M)
+                for key in row.split("`")[1::2]
+            }
+            for table in said.split("`results/data/<name>.json`")
+        ]
+        block = "results/test/runs/nominal/gamma-1e2/seeds-002-002.json"
+        files = [
+            json.loads((finished / n).read_text()) for n in (block, "results/data/digits.json")
+        ]
+        assert set(files[0]) == tables[0]
+        both = {"equireg", "commit", "python", "libraries", "machine"}
+        assert set(files[1]) == tables[1] | both
 
     def test_the_readmes_table(self, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The columns that it reads are there."""
