@@ -37,7 +37,7 @@ from equireg.plan import (
     train_options,
 )
 from equireg.settings import MODES
-from equireg.spelling import spell_gamma, spell_seeds
+from equireg.spelling import GAMMA, NO_PENALTY, spell_gamma, spell_seeds
 
 # Refused in a line per mistake; an exception would print a traceback.
 try:
@@ -93,7 +93,7 @@ OUTDATED = {str(file) for file in found.outdated}
 
 wildcard_constraints:
     mode="|".join(MODES),
-    gamma=r"none|0|\d(\.\d+)?e-?\d+",
+    gamma=GAMMA,
     seeds=r"\d+-\d+",
 
 

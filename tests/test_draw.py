@@ -13,10 +13,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from equireg.figures import style
-from equireg.figures.curves import Condition, Curve, decimate, series, thin
+from equireg.figures.curves import Curve, decimate, series, thin
 from equireg.figures.figure2 import distance_figure
 from equireg.jobs.aggregate import aggregate
 from equireg.jobs.draw import draw
+from equireg.plan import Condition
 from equireg.settings import GridSettings, Mode
 from equireg.tables import write_table
 from synthetic import write_experiment

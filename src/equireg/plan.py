@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from equireg.settings import (
     MODES,
@@ -25,7 +25,7 @@ from equireg.settings import (
     NetworkSettings,
     TrainingSettings,
 )
-from equireg.spelling import consecutive, parse_seeds, spell_gamma, spell_seeds
+from equireg.spelling import NO_PENALTY, consecutive, parse_seeds, spell_gamma, spell_seeds
 
 # The files of a data set; a folder may hold them gzipped instead.
 DATA_FILES = (
@@ -37,6 +37,16 @@ DATA_FILES = (
 
 PREDICTED_SEEDS = 10  # a prediction takes about four times as long as a run
 CRITICAL_SEEDS = 3  # a Hessian's smallest eigenvalue takes longer than a run
+
+
+class Condition(NamedTuple):
+    """What a curve of figure 2 belongs to: all seeds of a mode and a gamma."""
+
+    mode: Mode
+    gamma: float
+
+    def __str__(self) -> str:
+        return f"{self.mode} at gamma {spell_gamma(self.gamma)}"
 
 
 @dataclass(frozen=True)
@@ -156,7 +166,7 @@ def blocks_options(mode: str, gammas: Sequence[str], seeds: str, outputs: Sequen
     >>> blocks_options("augmented", ["1e-2"], "000-009", ["runs/x.parquet"])
     '--mode augmented --gamma 1e-2 --seeds 0-9 --output runs/x.parquet'
     """
-    penalties = tuple(gamma for gamma in gammas if gamma != "none")
+    penalties = tuple(gamma for gamma in gammas if gamma != NO_PENALTY)
     first = _spell({"mode": mode, "gamma": penalties})
     return " ".join([first, seeds_option(seeds), _spell({"output": tuple(outputs)})])
 

@@ -9,6 +9,8 @@ import re
 from collections import Counter
 from decimal import Decimal
 
+NO_PENALTY = "none"  # the equivariant mode's gamma
+GAMMA = rf"{NO_PENALTY}|0|\d(\.\d+)?e-?\d+"  # a regular expression of what ``spell_gamma`` gives
 MOST_SEEDS = 100_000  # more is a slip of the keyboard
 
 
@@ -18,7 +20,7 @@ def spell_gamma(gamma: float | None) -> str:
     Exact: ``float(spell_gamma(g)) == g``.
     """
     if gamma is None:
-        return "none"
+        return NO_PENALTY
     if gamma == 0:
         return "0"
     sign, digits, exponent = Decimal(repr(float(gamma))).normalize().as_tuple()

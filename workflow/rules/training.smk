@@ -117,7 +117,7 @@ rule evaluate:
         weights=f"{BLOCK}.safetensors",
         # the equivariant runs of the same seeds, where the grid has them
         twin=(
-            f"{RESULTS}/runs/equivariant/gamma-none/seeds-{{seeds}}.safetensors"
+            f"{RESULTS}/runs/equivariant/gamma-{NO_PENALTY}/seeds-{{seeds}}.safetensors"
             if "equivariant" in chosen.grid.modes
             else []
         ),

@@ -22,7 +22,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from equireg.claims.criteria import Claim, Condition, Measured
+from equireg.claims.criteria import Claim, Measured
+from equireg.plan import Condition
 from equireg.randomness import generator
 from equireg.spelling import spell_gamma
 

@@ -6,19 +6,12 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from equireg.tables import open_parquet
-
-
-class Condition(NamedTuple):
-    """What a curve belongs to."""
-
-    mode: str
-    gamma: float
 
 
 @dataclass(frozen=True)

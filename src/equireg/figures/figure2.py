@@ -15,8 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from equireg.figures.curves import Condition, Curve
+from equireg.figures.curves import Curve
 from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH
+from equireg.plan import Condition
 from equireg.spelling import spell_gamma
 
 MODES = ("nominal", "augmented")  # in the order of drawing; the equivariant distance is always 0
@@ -40,7 +41,8 @@ def distance_figure(
             panel.remove()
             continue
         panel.tick_params(labelbottom=i + columns >= len(gammas))  # nothing below it
-        present = [Condition(mode, gamma) for mode in MODES if (mode, gamma) in medians]
+        every = [Condition(mode, gamma) for mode in MODES]
+        present = [condition for condition in every if condition in medians]
         for condition in present:
             _draw_runs(panel, condition, runs.get(condition, []))
         for condition in present:

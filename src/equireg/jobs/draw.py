@@ -8,9 +8,10 @@ import numpy as np
 
 from equireg.binding import together, with_source, write_document
 from equireg.digest import job_digest
-from equireg.figures.curves import Condition, Curve, decimate, series, thin
+from equireg.figures.curves import Curve, decimate, series, thin
 from equireg.figures.figure2 import MODES, distance_figure
 from equireg.figures.style import check_outputs, save, styled
+from equireg.plan import Condition
 from equireg.spelling import spell_gamma
 from equireg.tables import open_parquet
 

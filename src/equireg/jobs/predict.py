@@ -21,13 +21,15 @@ from equireg.runtime import say
 from equireg.settings import GridSettings, JobSettings, Mode, NetworkSettings, TrainingSettings
 from equireg.spelling import parse_seeds, spell_gamma
 from equireg.tables import write_table
-from equireg.theory.gradients import Outside, Stepper
+from equireg.theory.gradients import Outside
 from equireg.theory.ornstein_uhlenbeck import Slope, Stretch, knots, propagate
 from equireg.training.batches import batches, elements, steps_per_epoch, turned
+from equireg.training.compiled import CompiledGradient
 from equireg.training.network import Network
 from equireg.training.schedules import along, gamma_schedule, learning_rates, risk_scale
 from equireg.training.start import perturbation, start_runs
-from equireg.training.trainers import choose_trainer
+from equireg.training.step import Gradient, ReferenceGradient
+from equireg.training.trainers import choose, choose_trainer
 from equireg.weights import load_weights
 
 IMAGES = 100  # per estimate of a Hessian-vector product and of the augmented mode's noise
@@ -123,7 +125,6 @@ class Twin:
             for mode in ("equivariant", *modes)
         }
         weights, _ = load_weights(initial, seeds, self.network.spaces)
-        self.device = device
         start = start_runs(self.network.spaces, weights, "equivariant", seeds, 0.0)
         self.trainer = choose_trainer(
             self.network,
@@ -154,10 +155,14 @@ class Twin:
             self.trainer.advance(rows, classes, *along_them)
             here += count
 
-    def stepper(self, mode: Mode) -> Stepper:
+    def gradient(self, mode: Mode) -> Gradient:
         """What differentiates the mean cross entropy on the images of ``mode``."""
-        images, device = self.images[mode], self.device
-        return lambda runs: self.trainer.anew(runs.to(device, torch.float32), images, 1.0)
+        network, images, jobs = self.network, self.images[mode], self.jobs
+        return choose(
+            jobs.step if images.device.type == "cpu" else "reference",
+            lambda: CompiledGradient(network, images, jobs.threads),
+            lambda: ReferenceGradient(network, images),
+        )
 
 
 class Prediction:
@@ -172,7 +177,7 @@ class Prediction:
 
     def __init__(self, twin: Twin, mode: Mode, gammas: Sequence[float]) -> None:
         self.twin, self.mode, self.gammas = twin, mode, gammas
-        self.stepper = twin.stepper(mode)
+        self.gradient = twin.gradient(mode)
         noise = [
             perturbation(twin.network.spaces, mode, seed, twin.training.perturbation)
             for seed in twin.seeds
@@ -186,7 +191,7 @@ class Prediction:
         training, scale = self.twin.training, self.twin.scale
         slope = self.slope(weights, here, there)
         curvature = self.twin.outside.curvature(
-            self.stepper, weights, self.y, *self.sample("curvature", here, IMAGES)
+            self.gradient, weights, self.y, *self.sample("curvature", here, IMAGES)
         )
         for i, gamma in enumerate(self.gammas):
             stretch = Stretch.of(training.learning_rate, gamma, there - here)
@@ -196,15 +201,14 @@ class Prediction:
 
     def slope(self, weights: dict[str, Tensor], here: int, there: int) -> Slope:
         """The gradient at ``weights``; nominal: on as many images as the batches hold."""
-        origin = np.zeros_like(self.y[0])
         outside, twin = self.twin.outside, self.twin
         if self.mode == "augmented":
             sample = self.sample("noise", here, IMAGES)
-            draw = outside.gradient(self.stepper, weights, origin, *sample)
-            return Slope(origin, draw, IMAGES, exact=True)
+            draw = outside.gradient(self.gradient, weights, *sample)
+            return Slope(np.zeros_like(draw), draw, IMAGES, exact=True)
         half = max(1, (there - here) * twin.training.batch_size // 2)
         first, second = (
-            outside.gradient(self.stepper, weights, origin, *self.sample(name, here, half))
+            outside.gradient(self.gradient, weights, *self.sample(name, here, half))
             for name in ("first half", "second half")
         )
         return Slope.of_halves(first, second, 2 * half)

@@ -112,8 +112,17 @@ class Trainer(Protocol):
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go back to a ``state``, to the bit."""
 
-    def anew(self, runs: Runs, images: Tensor, scale: float) -> Trainer:
-        """What trains other runs of the same network in the same way."""
+
+class Gradient(Protocol):
+    """The gradients of the mean cross entropies of a block of networks."""
+
+    def __call__(
+        self, weights: Mapping[str, Tensor], rows: Tensor, targets: Tensor
+    ) -> dict[str, Tensor]:
+        """At ``weights``, (runs, *shape) per parameter, and of these shapes.
+
+        rows, targets: (runs, count), which images and their classes.
+        """
 
 
 class Reference:
@@ -150,9 +159,25 @@ class Reference:
         for name, held in self._held().items():
             held.copy_(state[name])
 
-    def anew(self, runs: Runs, images: Tensor, scale: float) -> Trainer:
-        return Reference(self.network, runs, images, scale)
-
     def _held(self) -> dict[str, Tensor]:
         parts = {"equivariant": self.runs.equivariant, "complement": self.runs.complement}
         return {f"{part}.{name}": x for part, held in parts.items() for name, x in held.items()}
+
+
+class ReferenceGradient:
+    """See ``Gradient``; images: (count, channels, height, width) of uint8, on any device."""
+
+    def __init__(self, network: Network, images: Tensor) -> None:
+        self.network, self.images = network, images
+
+    def __call__(
+        self, weights: Mapping[str, Tensor], rows: Tensor, targets: Tensor
+    ) -> dict[str, Tensor]:
+        held = {
+            name: weight.to(self.images.device, torch.float32).requires_grad_(True)
+            for name, weight in weights.items()
+        }
+        outputs = self.network.forward(held, self.images[rows] / 255.0)
+        loss = self.network.loss(outputs, targets).mean(1).sum()
+        found = torch.autograd.grad(loss, list(held.values()))
+        return dict(zip(held, found, strict=True))
