@@ -1,5 +1,5 @@
-# Kept once they are there and right: they take minutes. Passive: on a busy machine two threads that
-# spin while they wait took 42 s of processor time for the smallest experiment, in place of 16.
+# Kept once they are there and right: they take minutes. Passive: on a busy machine threads that spin
+# while they wait took 42 s of processor time for the smallest experiment, in place of 16.
 if not found.predicted:
 
     rule predict:
@@ -12,9 +12,12 @@ if not found.predicted:
             f"{RESULTS}/logs/predict.log",
         benchmark:
             f"{RESULTS}/benchmarks/predict.tsv"
+        # First, beside the trainings: it waits for none of them, and would else run alone at the end.
+        priority: 1
         conda:
             "../../envs/training.yaml"
-        threads: max(2, chosen.jobs.threads)
+        # One where cores are few: much of it runs on one core whatever it is given.
+        threads: max(chosen.jobs.threads, min(4, (workflow.cores or 1) // 4))
         resources:
             device=chosen.jobs.device,
             step=chosen.jobs.step,
