@@ -80,11 +80,11 @@ def test_a_nominal_prediction_has_the_noise_of_its_batches() -> None:
     draws = {"first half": np.full((2, 3), 5.0), "second half": np.full((2, 3), 1.0)}
     prediction = Prediction.__new__(Prediction)
     prediction.mode = "nominal"
-    prediction.y, prediction.stepper = np.zeros((1, 2, 3)), None  # type: ignore[assignment]
+    prediction.gradient = None  # type: ignore[assignment]
     prediction.sample = sample  # type: ignore[assignment, method-assign]
     prediction.twin = SimpleNamespace(  # type: ignore[assignment]
         training=TrainingSettings(batch_size=10),
-        outside=SimpleNamespace(gradient=lambda stepper, weights, origin, role, step: draws[role]),
+        outside=SimpleNamespace(gradient=lambda gradient, weights, role, step: draws[role]),
     )
     slope = prediction.slope({}, 30, 50)
     assert counts == {"first half": 100, "second half": 100}
