@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from equireg import binding
 from equireg.binding import Binding
 from equireg.config import Configuration, ConfigurationError
 from equireg.digest import job_digest
-from equireg.files import sha256, write_text
+from equireg.files import parse_json, sha256, write_text
 from equireg.plan import Block, blocks, data_files, predicted_seeds
 from equireg.settings import UNREAD
 from equireg.spelling import parse_seeds, spell_seeds
@@ -149,19 +149,22 @@ def _plain(value: Any) -> Any:
 def redate(found: Inventory) -> None:
     """Date outdated files back by decades, so that whoever compares times makes them anew.
 
-    A file that was dated back, by a dry run say, and is right after all gets its time back.
+    A file that was dated back, by a dry run say, and is right after all gets its time back. One
+    that is dated ahead, by a clock that was set back since, is dated now: whatever is made of it
+    would be older than it, which Snakemake takes for a broken clock, and deletes.
     """
+    now = time.time_ns()
     for file in found.outdated:
-        _shift(file, -SHIFT, when=lambda time: time > SHIFT)
+        _date(file, lambda dated: dated - SHIFT if dated > SHIFT else dated)
     for file in found.current:
-        _shift(file, SHIFT, when=lambda time: time < SHIFT)
+        _date(file, lambda dated: min(now, dated + SHIFT if dated < SHIFT else dated))
 
 
-def _shift(file: Path, by: int, when: Callable[[int], bool]) -> None:
+def _date(file: Path, anew: Callable[[int], int]) -> None:
     with contextlib.suppress(OSError):
-        time = file.stat().st_mtime_ns
-        if when(time):
-            os.utime(file, ns=(time + by, time + by))
+        dated = file.stat().st_mtime_ns
+        if anew(dated) != dated:
+            os.utime(file, ns=(anew(dated), anew(dated)))
 
 
 def file_of(folder: Path, block: Block, suffix: str) -> Path:
@@ -203,7 +206,7 @@ def unchanged(configuration: Configuration, data: Path) -> bool:
     if not files:
         return True
     try:
-        made = json.loads(data.with_suffix(".json").read_bytes())["files"]
+        made = parse_json(data.with_suffix(".json").read_bytes())["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return bool(made == {Path(file).name: sha256(Path(file)) for file in files})
