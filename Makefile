@@ -22,7 +22,7 @@ STUDY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided 
 	start-1e-4 start-1e-2 start-1e-1 start-1e0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures quick report theory study status live test bench lint format clean
+.PHONY: help setup figures quick report theory study status schema live test bench lint format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -70,6 +70,9 @@ study: setup ## run the experiments of docs/study.md and compare them, an hour a
 
 status: setup ## print which runs are done, running, stopped, failed or missing, and the logs to read
 	$(ENTER) python -m equireg status $(PRESET)
+
+schema: setup ## write workflow/config.schema.json and docs/config.md from the code that reads config.yaml
+	$(ENTER) python -m equireg schema --output workflow/config.schema.json --page docs/config.md
 
 live: setup ## the same, kept on the screen until every run is done
 	$(ENTER) python -m equireg status --live $(PRESET)

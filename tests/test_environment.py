@@ -174,3 +174,56 @@ def test_a_preset_that_is_not_there() -> None:
     assert done.returncode != 0
     assert "equireg: CONFIG is typo.yaml; no such file here.  Stop." in done.stderr
     assert done.stdout == ""
+
+
+@needs_make
+def test_a_preset_s_path_may_have_spaces(tmp_path: Path) -> None:
+    preset = tmp_path / "my presets" / "mine.yaml"
+    preset.parent.mkdir()
+    preset.write_text("experiment: mine")
+    for target in ("figures", "quick", "report", "theory", "status", "live"):
+        done = make("-n", target, f"CONFIG={preset}")
+        assert done.returncode == 0, done.stderr
+        assert f"--configfile '{preset}'" in done.stdout
+
+
+@pytest.fixture
+def pretended(tmp_path: Path) -> Path:
+    """A checkout whose Python makes environments of nothing, and says what it was called with."""
+    folder = tmp_path / "checkout"
+    (folder / "envs").mkdir(parents=True)
+    (folder / "envs/requirements.lock").touch()
+    (folder / "pyproject.toml").touch()
+    shutil.copy(ROOT / "Makefile", folder)
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = -m ] && [ "$2" = venv ] || exit 0\necho "called: $*"\n'
+        'for last; do :; done\nmkdir -p "$last/bin" && ln -sf /bin/true "$last/bin/python"\n'
+    )
+    python.chmod(0o755)
+    return folder
+
+
+@needs_make
+def test_a_folder_that_was_moved_gets_its_environment_anew(pretended: Path) -> None:
+    """And only then: its commands have the old place in them."""
+    python = f"PYTHON={pretended.parent / 'python'}"
+    assert "called: -m venv .venv" in make("setup", python, cwd=pretended).stdout
+    assert "called" not in make("setup", python, cwd=pretended).stdout
+    moved = pretended.rename(pretended.with_name("renamed"))
+    assert "called: -m venv --clear .venv" in make("setup", python, cwd=moved).stdout
+    assert "called" not in make("setup", python, cwd=moved).stdout
+
+
+@needs_make
+@pytest.mark.parametrize("place", ["link", "elsewhere"])
+def test_the_environment_may_lie_elsewhere(pretended: Path, tmp_path: Path, place: str) -> None:
+    """Behind a link whose target is not there yet, or where VENV says."""
+    python, scratch = f"PYTHON={tmp_path / 'python'}", tmp_path / "scratch" / "venv"
+    if place == "link":
+        (pretended / ".venv").symlink_to(scratch)
+    more = [] if place == "link" else [f"VENV={scratch}"]
+    done = make("setup", python, *more, cwd=pretended)
+    assert done.returncode == 0, done.stderr
+    assert (scratch / "bin/python").exists()
+    assert (scratch / ".installed").read_text() == str(pretended)

@@ -175,6 +175,35 @@ def test_a_bad_configuration_is_one_line(untouched: Path, words: list[str], line
     assert not (untouched / "results").exists()
 
 
+def test_a_mistake_is_blamed_on_its_file_wherever_commands_are_run(
+    untouched: Path, tmp_path: Path
+) -> None:
+    """With --directory, through a link, and for a module, whose configuration is its own."""
+    preset, folder = tmp_path / "my presets" / "mine.yaml", tmp_path / "elsewhere"
+    preset.parent.mkdir()
+    preset.write_text("experiment: mine\ntraining: {epochs: 0}")
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(untouched)
+    line = "equireg: ../my presets/mine.yaml: training.epochs is 0; accepted: 1 to 100000"
+    own = ("--configfile", str(preset), "--dry-run")
+    for words, cwd in (
+        (("--snakefile", f"{untouched}/Snakefile", "--directory", str(folder)), tmp_path),
+        (("--snakefile", "../link/Snakefile"), folder),
+    ):
+        done = snakemake(*words, *own, cwd=cwd)
+        assert done.returncode == 1
+        assert line in done.stdout.splitlines()
+    (folder / "config.yaml").write_text("experiment: there\ntraining: {order: any}")
+    done = snakemake("--snakefile", "../link/Snakefile", "--dry-run", cwd=folder)
+    assert "equireg: config.yaml: training.order is 'any'; " in done.stdout
+    (folder / "Snakefile").write_text(
+        f'module equireg:\n    snakefile: "{untouched}/Snakefile"\n'
+        '    config: {"grid": {"gammas": [-1]}}\nuse rule * from equireg\n'
+    )
+    done = snakemake("--dry-run", cwd=folder)
+    assert "equireg: the configuration of the module: grid.gammas is -1" in done.stdout
+
+
 def test_a_config_yaml_that_is_not_yaml(tmp_path: Path) -> None:
     folder = copy_repository(tmp_path)
     with (folder / "config.yaml").open("a") as file:
@@ -183,6 +212,31 @@ def test_a_config_yaml_that_is_not_yaml(tmp_path: Path) -> None:
     assert done.returncode == 1
     (said,) = [text for text in done.stdout.splitlines() if not text.startswith("Using ")]
     assert said.startswith("equireg: config.yaml: is not YAML: ")
+
+
+@pytest.mark.parametrize("compiler", ["", "/bin/false"])
+def test_the_step_is_said_when_trainings_start(tmp_path: Path, compiler: str) -> None:
+    """Once, and why where it is the slow one; nothing is said where none is to run."""
+    folder = copy_repository(tmp_path / "checkout")
+    environment = {**ENVIRONMENT, "CXX": compiler, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    if compiler:  # and no other: the usual ones are played by it, too
+        (tmp_path / "bin").mkdir()
+        for name in ("c++", "g++", "clang++"):
+            (tmp_path / "bin" / name).symlink_to(compiler)
+        environment["PATH"] = f"{tmp_path}/bin:{ENVIRONMENT['PATH']}"
+    elif not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("needs a C++ compiler")
+    epochs = ("--config", "training={'epochs': 1}", "experiment=short")
+    wanted = "results/short/runs/equivariant/gamma-none/seeds-002-002.parquet"
+    done = snakemake(*SMALL, *epochs, "--cores", "1", wanted, cwd=folder, environment=environment)
+    assert done.returncode == 0, done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("training here: ")]
+    slow = "the reference step, mostly several times slower, as /bin/false failed"
+    assert line.removeprefix("training here: ").startswith(
+        slow if compiler else "the step compiled for this machine"
+    )
+    again = snakemake(*SMALL, *epochs, "--cores", "1", wanted, cwd=folder, environment=environment)
+    assert "training here" not in again.stdout
 
 
 def test_a_failed_job_shows_what_it_said(tmp_path: Path) -> None:
@@ -245,6 +299,10 @@ class TestFinished:
 
     def test_nothing(self, finished: Path) -> None:
         assert planned(*SMALL, cwd=finished) == {}
+
+    def test_nothing_through_a_link(self, finished: Path, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(finished)
+        assert planned(*SMALL, "--snakefile", f"{tmp_path}/link/Snakefile", cwd=finished) == {}
 
     @pytest.mark.parametrize(
         ("module", "jobs"),

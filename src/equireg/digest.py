@@ -24,6 +24,7 @@ NEUTRAL = frozenset(
         "equireg",  # the version
         "equireg.binding",  # what a result says of itself
         "equireg.files",  # how files are made whole, not what is in them
+        "equireg.gpus",  # which GPU, not what is computed on it
         "equireg.processes",  # who may write a result, and when one must stop
         "equireg.provenance",  # what is said about a result
         "equireg.settings",  # values, which are parameters of the rules, and what is refused

@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
 from equireg.spelling import MOST_SEEDS, parse_seeds
@@ -45,26 +46,32 @@ class Mistake(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """What a field takes: a condition, of each value of a tuple, and its text."""
+    """What a field takes: a condition, of each value of a tuple, and its text.
+
+    schema: the condition in the words of JSON Schema, as far as they go.
+    """
 
     holds: Callable[[Any], bool]
     text: str
+    schema: Mapping[str, Any] = MappingProxyType({})
 
 
 def between(least: int, most: int) -> Accepted:
     """Numbers that are larger than any machine's memory or patience end here, not in a job."""
     return Accepted(
-        lambda value: isinstance(value, int) and least <= value <= most, f"{least} to {most}"
+        lambda value: isinstance(value, int) and least <= value <= most,
+        f"{least} to {most}",
+        {"minimum": least, "maximum": most},
     )
 
 
 def one_of(values: tuple[str, ...]) -> Accepted:
     """These texts."""
-    return Accepted(lambda value: value in values, ", ".join(values))
+    return Accepted(lambda value: value in values, ", ".join(values), {"enum": list(values)})
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-AMOUNT = Accepted(lambda value: 0 <= value < math.inf, "finite numbers, 0 and more")
+AMOUNT = Accepted(lambda value: 0 <= value < math.inf, "finite numbers, 0 and more", {"minimum": 0})
 
 
 def _option(default: Any, help: str, *accepted: Accepted) -> Any:
@@ -91,7 +98,7 @@ class Section:
         wrong = False
         for entry in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, entry.name)
-            for holds, text in entry.metadata.get("accepted", ()):
+            for holds, text, _ in entry.metadata.get("accepted", ()):
                 items = value if isinstance(value, tuple) else (value,)
                 found = [item for item in items if not _holds(holds, item)]
                 if found:  # a line is enough for a value
@@ -131,13 +138,18 @@ class DataSettings(Section):
             lambda name: _NAME.fullmatch(name) is not None,
             "up to 100 lower-case letters, digits, '.', '_' and '-', beginning with a letter or a "
             "digit",
+            {"pattern": f"^{_NAME.pattern}$"},
         ),
     )
     folder: str | None = _option(
         None,
         "Folder with the four IDX files, raw or gzipped; none: download.",
         # to Snakemake, what braces hold in the name of an input is a wildcard
-        Accepted(lambda folder: not {*"{}"} & {*(folder or "")}, "folders without { and }"),
+        Accepted(
+            lambda folder: not {*"{}"} & {*(folder or "")},
+            "folders without { and }",
+            {"pattern": "^[^{}]*$"},
+        ),
     )
 
     def _misfits(self) -> Iterator[Mistake]:
@@ -167,7 +179,11 @@ class NetworkSettings(Section):
     kernel_size: int = _option(
         3,
         "Side of the filters; odd.",
-        Accepted(lambda size: size in range(1, 100, 2), "odd numbers, 1 to 99"),
+        Accepted(
+            lambda size: size in range(1, 100, 2),
+            "odd numbers, 1 to 99",
+            {"minimum": 1, "maximum": 99, "not": {"multipleOf": 2}},
+        ),
     )
     support: Support = _option(
         "full", "Which entries of a filter are trained.", one_of(get_args(Support))
@@ -224,7 +240,11 @@ class TrainingSettings(Section):
     epochs: int = _option(10, "Passes over the training images.", between(1, 100_000))
     batch_size: int = _option(10, "Images per step.", between(1, 1_000_000))
     learning_rate: float = _option(
-        1e-3, "Step size.", Accepted(lambda rate: 0 < rate < math.inf, "finite numbers above 0")
+        1e-3,
+        "Step size.",
+        Accepted(
+            lambda rate: 0 < rate < math.inf, "finite numbers above 0", {"exclusiveMinimum": 0}
+        ),
     )
     risk_scale: RiskScale = _option(
         "batch",
