@@ -56,7 +56,7 @@ def small_risk(model: Model) -> Risk:
     if model.network == "perceptron":
         return Risk(model, *graphs(4, 16, seed=0))
     images = torch.from_numpy(random.random((12, 144)))
-    return Risk(model, images, torch.from_numpy(random.integers(4, size=12)))
+    return Risk(model, images, torch.from_numpy(random.integers(4, size=(12, 1))))
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +147,8 @@ def test_equal_graphs_are_taken_once() -> None:
     point = random_tensor("point", risk.coordinates.dimension)
     every = dataclasses.replace(
         risk,
-        inputs=model.orbit(risk.inputs),
-        labels=risk.labels.repeat_interleave(model.group.order),
+        inputs=model.orbit(model.input, risk.inputs),
+        targets=risk.targets.repeat_interleave(model.group.order, 0),
     )
     once = risk.augmented()
     assert len(once.inputs) < len(every.inputs) / 4

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.theory.facts import unit
+from equireg.theory.facts import named, unit
 from equireg.theory.flows import descend, plateau
-from equireg.theory.measurement import Measurement
+from equireg.theory.measurement import Measurement, Relation
 from equireg.theory.risks import Risk
 from equireg.theory.spectrum import ROUGH, Spectrum, block_operator, largest, smallest
 from equireg.theory.symmetry import random_tensor
@@ -45,6 +45,7 @@ FOLDS = 3  # a visible perturbation is followed for this many times 1 / critical
 PLATEAU_FACTORS = (1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # gammas, in units of -mu'
 LONGEST = 4000  # steps of a nominal flow
 SWIFT = 1.8  # of a step about a minimum, in units of 1 / the largest eigenvalue; 2 would diverge
+EVEN = 1.9  # the same, in units of 1 / the sum of the largest and the smallest; 2 at most
 SETTLING = 12  # a plateau is waited for this many times 1 / (gamma + mu')
 
 
@@ -114,25 +115,31 @@ class Settled:
 
 
 def theorem_1(risk: Risk, start: Tensor, name: str) -> Iterator[Measurement]:
-    """E is invariant under the augmented flow, where it is the equivariant one; not the nominal."""
+    """E is invariant under the augmented flow, where it is the equivariant one; not the nominal.
+
+    Where the model breaks an assumption, the augmented flow is to leave E, too.
+    """
     risk = risk.plain()
     coordinates, augmented, step = risk.coordinates, risk.augmented(), LEARNING_RATE
-    place = "II-C, Theorem 1"
+    model, place, breach = risk.model, "II-C, Theorem 1", risk.model.breach
+    quantity = f"distance to E after {STEPS} steps of {step:g} from E"
     worst = 0.0
     for i, (point, gradient) in enumerate(descend(augmented, start, 0.0, step)):
-        if i % (STEPS // 10) == 0:
+        if i % (STEPS // 10) == 0 and breach is None:
             inside = coordinates.split(risk.gradient(point))[0].norm()
             worst = max(worst, float((gradient.norm() - inside).abs() / inside))
         if i == STEPS:
             stayed = coordinates.distance(point)
             break
+    fixed: tuple[Relation, float] = (">", LEAVES) if breach else ("<", STAYS)
+    of = named("Theorem 1.1", breach)
+    yield Measurement(of, place, model, "augmented", name, quantity, stayed, *fixed)
+    if breach:
+        return
     for i, (point, _) in enumerate(descend(risk, start, 0.0, step)):
         if i == STEPS:
             left = coordinates.distance(point)
             break
-    model = risk.model
-    quantity = f"distance to E after {STEPS} steps of {step:g} from E"
-    yield Measurement("Theorem 1.1", place, model, "augmented", name, quantity, stayed, "<", STAYS)
     yield Measurement("Theorem 1.1", place, model, "nominal", name, quantity, left, ">", LEAVES)
     yield Measurement(
         "Theorem 1.2",
@@ -227,13 +234,15 @@ def follow(settled: Settled, gamma: float) -> Rates:
     along the slowest and in part random, whose distance is recorded.
     """
     risk, coordinates = settled.risk.augmented(), settled.risk.coordinates
-    step = SWIFT / (settled.highest + gamma)
+    fastest, slowest = settled.highest + gamma, gamma + float(settled.mu[0])
+    # Steps that make no other direction last longer than the slowest one.
+    step = min(SWIFT / fastest, EVEN / (fastest + slowest))
 
     def perturbed(outside: Tensor) -> Tensor:
         return settled.point + coordinates.join(outside=outside)
 
-    fastest = np.abs(gamma + settled.mu).max()
-    fitted = int(np.clip(FITTED_FOLDS / (fastest * step), 4, FITTED_STEPS))
+    followed = np.abs(gamma + settled.mu).max()
+    fitted = int(np.clip(FITTED_FOLDS / (followed * step), 4, FITTED_STEPS))
     start = perturbed(SMALL * settled.directions.sum(1))
     components = [
         (coordinates.split(point)[1] @ settled.directions).numpy()
