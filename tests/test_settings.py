@@ -86,7 +86,7 @@ def test_repeated_seeds() -> None:
         (lambda: TrainingSettings(learning_rate=0.0), "learning_rate is 0.0; accepted: finite num"),
         (lambda: GridSettings(gammas=(-1.0,)), "gammas is -1.0; accepted: finite numbers, 0 and"),
         (lambda: GridSettings(seeds="3-1"), "seeds is '3-1'; accepted: numbers and ranges"),
-        (lambda: DataSettings(name="mine"), "name is 'mine'; accepted without data.folder: mnist"),
+        (lambda: DataSettings(name="mine"), "name is 'mine'; accepted without data.folder and"),
         (lambda: dataclasses.replace(NetworkSettings(), kernel_size=2), "kernel_size is 2; accep"),
     ],
 )

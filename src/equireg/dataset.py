@@ -10,12 +10,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from equireg.plan import ARRAYS
 from equireg.settings import NetworkSettings
+
+# What arrays of bytes are; numbers, of float32, may have any shape.
+KINDS = {(torch.uint8, 4): "images", (torch.uint8, 1): "labels"}
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (count, channels, side, side) and labels (count,), uint8; pixels from 0 to 255."""
+    """Images (count, channels, side, side) and labels (count,), uint8; pixels from 0 to 255.
+
+    Of a network of one's own they may be numbers of any shape, (count, ...) of float32.
+    """
 
     train_images: Tensor
     train_labels: Tensor
@@ -23,10 +30,11 @@ class Dataset:
     test_labels: Tensor
 
 
-def load_dataset(path: Path, network: NetworkSettings) -> Dataset:
+def load_dataset(path: Path, network: NetworkSettings, own: bool = False) -> Dataset:
     """Map the data set's file into memory; jobs on one machine share its pages.
 
-    Raises ValueError if the file is damaged or does not fit the network.
+    own: for a network of one's own, which says itself what it takes. Raises ValueError if the file
+    is damaged or does not fit the network.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data set; `python -m equireg fetch` writes it")
@@ -34,31 +42,45 @@ def load_dataset(path: Path, network: NetworkSettings) -> Dataset:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged data set ({error}); remove it and fetch again") from None
-    expected = {"train_images": 4, "train_labels": 1, "test_images": 4, "test_labels": 1}
-    found = {name: tensor.ndim for name, tensor in tensors.items() if tensor.dtype == torch.uint8}
-    if found != expected or len(tensors) != len(expected):
+    found = {name: KINDS.get((tensor.dtype, tensor.ndim)) for name, tensor in tensors.items()}
+    numbers = {name for name, tensor in tensors.items() if tensor.dtype == torch.float32}
+    wrong = {n for n, kind in found.items() if n not in numbers and kind != n.partition("_")[2]}
+    if found.keys() != set(ARRAYS) or wrong:
         shapes = {name: (str(t.dtype), tuple(t.shape)) for name, t in sorted(tensors.items())}
         raise ValueError(
             f"{path}: holds {shapes}; expected uint8 images (N, C, H, H) and labels (N,), "
             "train and test; remove it, and fetch writes it anew"
         )
+    if numbers and not own:
+        raise ValueError(
+            f"{path}: {min(numbers)} are float32 numbers; expected pixels and classes of uint8: "
+            "other data are for a network of your own"
+        )
     for part in ("train", "test"):
         images, labels = tensors[f"{part}_images"], tensors[f"{part}_labels"]
-        side, channels = network.image_size, network.image_channels
-        if images.shape[1:] != (channels, side, side):
-            raise ValueError(
-                f"{path}: {part} images have {images.shape[1]} channels of {images.shape[2]}x"
-                f"{images.shape[3]} pixels; expected {channels} of {side}x{side} (network: "
-                "image_channels, image_size)"
-            )
         if not len(images) == len(labels) > 0:
             raise ValueError(
                 f"{path}: {len(images)} {part} images and {len(labels)} labels; expected as many, "
                 "and at least one"
             )
-        if (largest := int(labels.max())) >= network.classes:
-            raise ValueError(
-                f"{path}: a {part} label is {largest}; expected at most {network.classes - 1} "
-                "(network: classes)"
-            )
+        if not own:
+            check_fit(path, part, images, labels, network)
     return Dataset(**tensors)
+
+
+def check_fit(
+    path: Path, part: str, images: Tensor, labels: Tensor, network: NetworkSettings
+) -> None:
+    """Raise ValueError, naming what is to be changed, for images or classes of another network."""
+    side, channels = network.image_size, network.image_channels
+    if images.shape[1:] != (channels, side, side):
+        raise ValueError(
+            f"{path}: {part} images have {images.shape[1]} channels of {images.shape[2]}x"
+            f"{images.shape[3]} pixels; expected {channels} of {side}x{side} (network: "
+            "image_channels, image_size)"
+        )
+    if (largest := int(labels.max())) >= network.classes:
+        raise ValueError(
+            f"{path}: a {part} label is {largest}; expected at most {network.classes - 1} "
+            "(network: classes)"
+        )

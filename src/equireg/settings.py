@@ -63,6 +63,11 @@ def one_of(values: tuple[str, ...]) -> Accepted:
     return Accepted(lambda value: value in values, ", ".join(values))
 
 
+def plain(path: str) -> bool:
+    """Without braces: to Snakemake, what they hold in the name of an input is a wildcard."""
+    return not {*"{}"} & {*path}
+
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 AMOUNT = Accepted(lambda value: 0 <= value < math.inf, "finite numbers, 0 and more")
 
@@ -126,7 +131,7 @@ class DataSettings(Section):
 
     name: str = _option(
         "mnist",
-        "mnist, fashion-mnist, kmnist, or a name for a folder of your own.",
+        "mnist, fashion-mnist, kmnist, or a name for data of your own.",
         Accepted(
             lambda name: _NAME.fullmatch(name) is not None,
             "up to 100 lower-case letters, digits, '.', '_' and '-', beginning with a letter or a "
@@ -135,15 +140,24 @@ class DataSettings(Section):
     )
     folder: str | None = _option(
         None,
-        "Folder with the four IDX files, raw or gzipped; none: download.",
-        # to Snakemake, what braces hold in the name of an input is a wildcard
-        Accepted(lambda folder: not {*"{}"} & {*(folder or "")}, "folders without { and }"),
+        "Folder with the four IDX files, raw or gzipped, or four .npy files; none: download.",
+        Accepted(lambda folder: plain(folder or ""), "folders without { and }"),
+    )
+    file: str | None = _option(
+        None,
+        "File with the four arrays, .npz or .safetensors, in the place of a folder.",
+        Accepted(
+            lambda file: file is None or (plain(file) and file.endswith((".npz", ".safetensors"))),
+            "files that end in .npz or .safetensors, without { and }",
+        ),
     )
 
     def _misfits(self) -> Iterator[Mistake]:
-        if self.folder is None and self.name not in DOWNLOADED:
+        if self.folder is not None and self.file is not None:
+            yield Mistake("file", self.file, "accepted with data.folder: null")
+        if self.folder is None and self.file is None and self.name not in DOWNLOADED:
             known = ", ".join(DOWNLOADED)
-            yield Mistake("name", self.name, f"accepted without data.folder: {known}")
+            yield Mistake("name", self.name, f"accepted without data.folder and data.file: {known}")
 
 
 @dataclass(frozen=True)

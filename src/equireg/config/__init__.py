@@ -155,12 +155,21 @@ def _is_folder(path: str) -> bool:
         return False
 
 
+def _is_file(path: str) -> bool:
+    try:
+        return "\0" not in path and Path(path).expanduser().is_file()
+    except (OSError, RuntimeError):
+        return False
+
+
 def _wrong_places(configuration: Configuration) -> Iterator[Mistake]:
     """Data and results that could not be read or written. Paths are relative to the repository."""
     data = configuration.data
     there = Path("results", "data", f"{data.name}.safetensors")  # what was read of it once suffices
     if data.folder is not None and not (_is_folder(data.folder) or there.is_file()):
         yield Mistake(("data", "folder"), data.folder, "accepted: a folder that exists")
+    if data.file is not None and not (_is_file(data.file) or there.is_file()):
+        yield Mistake(("data", "file"), data.file, "accepted: a file that exists")
     for name in configuration.compare:
         if not Path("results", name, "evaluation.parquet").exists():
             yield Mistake(
