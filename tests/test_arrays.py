@@ -14,7 +14,7 @@ from equireg.data.arrays import checked
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
 from equireg.plan import ARRAYS, data_files
-from equireg.settings import DataSettings, NetworkSettings
+from equireg.settings import DataSettings, NetworkSettings, SourceSettings
 
 RANDOM = np.random.default_rng(0)
 COLOUR: dict[str, np.ndarray] = {
@@ -165,7 +165,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
 )
 def test_settings(chosen: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        DataSettings("mine", **chosen)
+        SourceSettings("mine", **chosen)
 
 
 def test_equal_arrays_are_stored_alike_whatever_their_layout() -> None:

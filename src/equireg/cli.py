@@ -25,6 +25,8 @@ from equireg.settings import (
     JobSettings,
     Mode,
     NetworkSettings,
+    SelectionSettings,
+    SourceSettings,
     TrainingSettings,
 )
 from equireg.spelling import parse_seeds
@@ -95,12 +97,12 @@ DataFile = Annotated[Path, typer.Option(help="The data set's file, written by fe
 
 
 @app.command()
-@options(DataSettings)
-def fetch(*, data: DataSettings, output: Output, sums: SumsFile = None) -> None:
+@options(SourceSettings)
+def fetch(*, source: SourceSettings, output: Output, sums: SumsFile = None) -> None:
     """Obtain a data set, check its sums, and decode it into one file."""
     from equireg.jobs.fetch import fetch
 
-    fetch(data, output, sums)
+    fetch(source, output, sums)
 
 
 @app.command()
@@ -119,11 +121,12 @@ def initialize(
 
 
 @app.command()
-@options(NetworkSettings, TrainingSettings, JobSettings)
+@options(NetworkSettings, TrainingSettings, SelectionSettings, JobSettings)
 def train(
     *,
     network: NetworkSettings,
     training: TrainingSettings,
+    selection: SelectionSettings,
     job: JobSettings,
     mode: Annotated[Mode, typer.Option(help="Training mode.")],
     gamma: Annotated[
@@ -148,14 +151,15 @@ def train(
         from equireg.training.blocks import Blocks
 
         blocks = Blocks.of(mode, gamma or [], parse_seeds(seeds))
-        train(blocks, network, training, data, initial, output, device, job, stop)
+        train(blocks, network, training, data, initial, output, device, job, stop, selection)
 
 
 @app.command()
-@options(NetworkSettings, JobSettings)
+@options(NetworkSettings, SelectionSettings, JobSettings)
 def evaluate(
     *,
     network: NetworkSettings,
+    selection: SelectionSettings,
     job: JobSettings,
     block: Annotated[Path, typer.Option(help="Parquet of a block, its weights beside it.")],
     twin: Annotated[Path | None, typer.Option(help="Equivariant weights of the seeds.")] = None,
@@ -166,7 +170,7 @@ def evaluate(
     with configured(job) as device:
         from equireg.jobs.evaluate import evaluate
 
-        evaluate(network, block, twin, data, output, device, job)
+        evaluate(network, block, twin, data, output, device, job, selection)
 
 
 @app.command()
@@ -183,11 +187,12 @@ def aggregate(
 
 
 @app.command()
-@options(NetworkSettings, TrainingSettings, GridSettings, JobSettings)
+@options(NetworkSettings, TrainingSettings, SelectionSettings, GridSettings, JobSettings)
 def predict(
     *,
     network: NetworkSettings,
     training: TrainingSettings,
+    selection: SelectionSettings,
     grid: GridSettings,
     job: JobSettings,
     data: DataFile,
@@ -198,7 +203,7 @@ def predict(
     with configured(job) as device:
         from equireg.jobs.predict import predict
 
-        predict(network, training, grid, data, initial, output, device, job)
+        predict(network, training, grid, data, initial, output, device, job, selection)
 
 
 @app.command()

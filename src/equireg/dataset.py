@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from equireg.plan import ARRAYS
-from equireg.settings import NetworkSettings
+from equireg.randomness import generator
+from equireg.settings import ALL_IMAGES, NetworkSettings, SelectionSettings
 
 # What arrays of bytes are; numbers, of float32, may have any shape.
 KINDS = {(torch.uint8, 4): "images", (torch.uint8, 1): "labels"}
@@ -28,13 +30,21 @@ class Dataset:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+    validation_images: Tensor | None = None  # held out of the training images
+    validation_labels: Tensor | None = None
 
 
-def load_dataset(path: Path, network: NetworkSettings, own: bool = False) -> Dataset:
+def load_dataset(
+    path: Path,
+    network: NetworkSettings,
+    selection: SelectionSettings = ALL_IMAGES,
+    own: bool = False,
+) -> Dataset:
     """Map the data set's file into memory; jobs on one machine share its pages.
 
-    own: for a network of one's own, which says itself what it takes. Raises ValueError if the file
-    is damaged or does not fit the network.
+    selection: how many images are held out for validation, and that there are as many others as a
+    run takes. own: for a network of one's own, which says itself what it takes. Raises ValueError
+    if the file is damaged or does not fit the network or the selection.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data set; `python -m equireg fetch` writes it")
@@ -65,7 +75,37 @@ def load_dataset(path: Path, network: NetworkSettings, own: bool = False) -> Dat
             )
         if not own:
             check_fit(path, part, images, labels, network)
-    return Dataset(**tensors)
+    return hold_out(Dataset(**tensors), selection)
+
+
+def hold_out(dataset: Dataset, selection: SelectionSettings) -> Dataset:
+    """Divide the training images at random, alike for all seeds; in the order of the file.
+
+    Raises ValueError where the selection takes more than there are, or holds out none or all.
+    """
+    count, share = len(dataset.train_labels), selection.validation
+    held = round(share * count) if share < 1 else int(share)
+    if share and not 0 < held < count:
+        raise ValueError(
+            f"validation is {share:g}, {held} of {count} training images; accepted: 1 to "
+            f"{count - 1} (data: validation)"
+        )
+    if (selection.train_images or 0) > count - held:
+        raise ValueError(
+            f"train_images is {selection.train_images}; accepted: at most {count - held}, the "
+            "training images that there are (data: train_images)"
+        )
+    if not held:
+        return dataset
+    drawn = torch.from_numpy(generator(0, "validation").permutation(count))
+    out, left = drawn[:held].sort().values, drawn[held:].sort().values
+    return dataclasses.replace(
+        dataset,
+        train_images=dataset.train_images[left],
+        train_labels=dataset.train_labels[left],
+        validation_images=dataset.train_images[out],
+        validation_labels=dataset.train_labels[out],
+    )
 
 
 def check_fit(

@@ -24,7 +24,7 @@ from equireg.config import Configuration, ConfigurationError
 from equireg.digest import job_digest
 from equireg.files import sha256, write_text
 from equireg.plan import Block, blocks, data_files, predicted_seeds
-from equireg.settings import UNREAD
+from equireg.settings import UNREAD, SelectionSettings, part
 from equireg.spelling import parse_seeds, spell_seeds
 
 SHIFT = 10**18  # nanoseconds, since 1970 until 2001 and by which files are dated back
@@ -191,7 +191,10 @@ def wanted(configuration: Configuration, block: Block, data: str | None) -> dict
         network=configuration.network, initialization=configuration.initialization
     )
     made["training"] = {k: v for k, v in training.items() if k not in UNREAD[block.mode]}
-    return {**made, "data": {"sha256": data}} if data else made
+    made["data"] = dataclasses.asdict(part(SelectionSettings, configuration.data))
+    if data:
+        made["data"]["sha256"] = data
+    return made
 
 
 def unchanged(configuration: Configuration, data: Path) -> bool:
@@ -259,7 +262,10 @@ def _tables(
             initialization=configuration.initialization,
             training=configuration.training,
         ),
-        **({"data": {"sha256": data}} if data else {}),
+        "data": {
+            **dataclasses.asdict(part(SelectionSettings, configuration.data)),
+            **({"sha256": data} if data else {}),
+        },
     }
     for job, name, more in (
         ("aggregate", "trajectories.parquet", {"grid": of_grid}),

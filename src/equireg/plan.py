@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from equireg.settings import (
+    ALL_IMAGES,
     MODES,
     UNREAD,
-    DataSettings,
     GridSettings,
     Mode,
     NetworkSettings,
+    SelectionSettings,
+    SourceSettings,
     TrainingSettings,
 )
 from equireg.spelling import NO_PENALTY, consecutive, parse_seeds, spell_gamma, spell_seeds
@@ -173,7 +175,7 @@ def blocks_options(mode: str, gammas: Sequence[str], seeds: str, outputs: Sequen
     return " ".join([first, seeds_option(seeds), _spell({"output": tuple(outputs)})])
 
 
-def data_files(data: DataSettings) -> list[str]:
+def data_files(data: SourceSettings) -> list[str]:
     """The files of a user's own data set that ``fetch`` reads; empty for a download.
 
     In a folder: IDX files, raw, or gzipped where not raw; where there is none of them, NumPy's. A
@@ -192,14 +194,19 @@ def data_files(data: DataSettings) -> list[str]:
     return [str(path) for path in found if path]
 
 
-def holds_arrays(data: DataSettings) -> bool:
+def holds_arrays(data: SourceSettings) -> bool:
     """Whether the data set is arrays of a user's own, and no IDX files."""
     return data.file is not None or any(file.endswith(".npy") for file in data_files(data))
 
 
-def train_options(network: NetworkSettings, training: TrainingSettings, mode: Mode) -> str:
+def train_options(
+    network: NetworkSettings,
+    training: TrainingSettings,
+    mode: Mode,
+    selection: SelectionSettings = ALL_IMAGES,
+) -> str:
     """``options`` without those that the mode does not read: they must not train its runs anew."""
-    return options(network, training, without=UNREAD[mode])
+    return options(network, training, selection, without=UNREAD[mode])
 
 
 def options(*sections: Any, without: Collection[str] = ()) -> str:

@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from equireg.spelling import MOST_SEEDS, parse_seeds
 
@@ -32,6 +32,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 # The groups that turn square images, and their orders; ``symmetry.groups`` makes them.
 ORDERS = {"C1": 1, "C2": 2, "C4": 4, "D1": 2, "D2": 4, "D4": 8}
 DOWNLOADED = ("mnist", "fashion-mnist", "kmnist")  # the data sets that need no folder
+MOST_IMAGES = 1_000_000_000
 MOST_GAMMAS = 1000
 MOST_GAMMA = 1e30  # in float32, much larger ones are infinite, which means in E
 
@@ -126,7 +127,7 @@ def show(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class DataSettings(Section):
+class SourceSettings(Section):
     """Where the images come from."""
 
     name: str = _option(
@@ -158,6 +159,45 @@ class DataSettings(Section):
         if self.folder is None and self.file is None and self.name not in DOWNLOADED:
             known = ", ".join(DOWNLOADED)
             yield Mistake("name", self.name, f"accepted without data.folder and data.file: {known}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionSettings(Section):
+    """Which of the training images are trained on."""
+
+    train_images: int | None = _option(
+        None,
+        "Training images of a run, drawn anew for each seed; none: all.",
+        Accepted(
+            lambda count: count is None or (isinstance(count, int) and 1 <= count <= MOST_IMAGES),
+            f"1 to {MOST_IMAGES}",
+        ),
+    )
+    validation: float = _option(
+        0.0,
+        "Held out of the training images for validation: a share below 1, or so many.",
+        Accepted(
+            lambda held: 0 <= held < 1 or (held <= MOST_IMAGES and held == int(held)),
+            "shares, 0 to below 1, or whole numbers of images",
+        ),
+    )
+
+
+ALL_IMAGES = SelectionSettings()
+
+
+@dataclass(frozen=True)
+class DataSettings(SelectionSettings, SourceSettings):
+    """The images: where they come from, and which are trained on."""
+
+
+Part = TypeVar("Part", bound=Section)
+
+
+def part(kind: type[Part], whole: Section) -> Part:
+    """The fields of a section that has more."""
+    names = (entry.name for entry in dataclasses.fields(kind))  # type: ignore[arg-type]
+    return kind(**{name: getattr(whole, name) for name in names})
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,9 @@ rule train:
         blocks=lambda wildcards, output: blocks_options(
             wildcards.mode, [wildcards.gamma], wildcards.seeds, [output.trajectory]
         ),
-        options=lambda wildcards: train_options(chosen.network, chosen.training, wildcards.mode),
+        options=lambda wildcards: train_options(
+            chosen.network, chosen.training, wildcards.mode, SELECTION
+        ),
         source=job_digest("train"),
     message:
         "Train {wildcards.mode}, gamma {wildcards.gamma}, seeds {wildcards.seeds}"
@@ -105,7 +107,9 @@ if chosen.jobs.stack_gammas:
                 wildcards.seeds,
                 output.trajectory,
             ),
-            options=lambda wildcards: train_options(chosen.network, chosen.training, wildcards.mode),
+            options=lambda wildcards: train_options(
+                chosen.network, chosen.training, wildcards.mode, SELECTION
+            ),
             source=job_digest("train"),
         message:
             "Train {wildcards.mode}, every gamma, seeds {wildcards.seeds}"
@@ -141,7 +145,7 @@ rule evaluate:
         runtime=lambda wildcards, attempt: attempt * (15 + chosen.grid.seeds_per_job // 5),
     params:
         twin=lambda wildcards, input: f"--twin {input.twin}" if input.twin else "",
-        options=options(chosen.network),
+        options=options(chosen.network, SELECTION),
         source=job_digest("evaluate"),
     message:
         "Evaluate {wildcards.mode}, gamma {wildcards.gamma}, seeds {wildcards.seeds}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import types
 import typing
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -65,6 +66,9 @@ def _type(hint: Any) -> Any:
         return Annotated[tuple[item, ...], BeforeValidator(_list)]
     if dataclasses.is_dataclass(hint):
         return model_of(typing.cast(type, hint))
+    if typing.get_origin(hint) is types.UnionType:  # or null
+        (some,) = (kind for kind in typing.get_args(hint) if kind is not type(None))
+        return _type(some) | None
     return Annotated[hint, BeforeValidator(_READERS[hint])] if hint in _READERS else hint
 
 

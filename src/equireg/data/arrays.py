@@ -19,14 +19,14 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from equireg.plan import ARRAYS, DATA_FILES, data_files
-from equireg.settings import DataSettings
+from equireg.settings import SourceSettings
 
 Arrays = dict[str, np.ndarray]
 
 IDX_NAMES = dict(zip(ARRAYS, DATA_FILES, strict=True))
 
 
-def read_arrays(data: DataSettings) -> Arrays:
+def read_arrays(data: SourceSettings) -> Arrays:
     """The arrays in ``data.file``, or in the .npy files of ``data.folder``; checked.
 
     Nothing in them is run: pickled objects are refused. Raises ValueError or OSError, one line that

@@ -27,7 +27,7 @@ import urllib3
 from equireg.data.arrays import describe
 from equireg.plan import DATA_FILES
 from equireg.runtime import say
-from equireg.settings import DOWNLOADED, DataSettings
+from equireg.settings import DOWNLOADED, SourceSettings
 
 # A data set's files by name, raw; every source may also hold them gzipped.
 Files = dict[str, bytes]
@@ -47,7 +47,7 @@ DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
-def sources(data: DataSettings) -> Iterator[tuple[str, Callable[[], Files]]]:
+def sources(data: SourceSettings) -> Iterator[tuple[str, Callable[[], Files]]]:
     """What each source is called and how it is read, in the order in which they are tried."""
     if data.folder is not None:
         folder = Path(data.folder).expanduser()

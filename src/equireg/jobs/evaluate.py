@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from equireg.binding import REMEDY, joined, options, read, with_source
 from equireg.dataset import load_dataset
 from equireg.digest import job_digest
 from equireg.files import sha256
-from equireg.settings import JobSettings, Mode, NetworkSettings
+from equireg.settings import ALL_IMAGES, JobSettings, Mode, NetworkSettings, SelectionSettings
 from equireg.symmetry.groups import Group
 from equireg.tables import RUN_FIELDS, distance_columns, open_parquet, run_columns, write_table
 from equireg.training.batches import turned
@@ -38,6 +39,7 @@ def evaluate(
     output: Path,
     device: str,
     jobs: JobSettings,
+    selection: SelectionSettings = ALL_IMAGES,
 ) -> None:
     """Write a row per run of ``block``, a trajectories' parquet with the weights beside it.
 
@@ -54,10 +56,11 @@ def evaluate(
 
     network = Network.of(settings)
     names = distance_columns(list(network.spaces))
-    dataset = load_dataset(data, settings)
+    dataset = load_dataset(data, settings, selection)
     trained = block.with_suffix(".safetensors")
     held, _ = load_weights(trained, seeds, network.spaces)
-    chosen = {**options(network=settings), "data": {"sha256": sha256(data)}}
+    of_data = {"sha256": sha256(data), **dataclasses.asdict(selection)}
+    chosen = {**options(network=settings), "data": of_data}
     runs = read(trained)["runs"]
     if read(block)["runs"] != runs:
         raise ValueError(f"{block} and {trained} hold different runs; {REMEDY}")

@@ -17,10 +17,10 @@ from equireg.files import sha256 as sha256_of
 from equireg.plan import DATA_FILES, data_files, holds_arrays
 from equireg.provenance import provenance
 from equireg.runtime import say
-from equireg.settings import DataSettings
+from equireg.settings import SourceSettings
 
 
-def fetch(data: DataSettings, output: Path, sums: Path | None) -> None:
+def fetch(data: SourceSettings, output: Path, sums: Path | None) -> None:
     """Obtain the data set, check it, and store it in ``output``; ``data.arrays`` says how.
 
     IDX files are compared with the list ``sums`` and kept beside ``output``, in a folder named like
@@ -39,7 +39,7 @@ def fetch(data: DataSettings, output: Path, sums: Path | None) -> None:
     write_json(output.with_suffix(".json"), story(data, output))
 
 
-def own(data: DataSettings) -> Arrays:
+def own(data: SourceSettings) -> Arrays:
     """The arrays that a user wrote."""
     try:
         return read_arrays(data)
@@ -50,7 +50,7 @@ def own(data: DataSettings) -> Arrays:
         ) from error
 
 
-def idx(data: DataSettings, output: Path, sums: Path | None) -> Arrays:
+def idx(data: SourceSettings, output: Path, sums: Path | None) -> Arrays:
     """The arrays of four IDX files, which are kept beside ``output``."""
     kept = output.parent / data.name
     if kept == output:
@@ -69,7 +69,7 @@ def idx(data: DataSettings, output: Path, sums: Path | None) -> Arrays:
     return decode(files)
 
 
-def story(data: DataSettings, output: Path) -> dict[str, Any]:
+def story(data: SourceSettings, output: Path) -> dict[str, Any]:
     """Where the data set came from: its sum, and those of a user's files as they lie there.
 
     By the latter it is seen whether they have changed.
@@ -152,7 +152,7 @@ def read_kept(folder: Path, expected: Mapping[str, str]) -> Files | None:
     return files if len(files) == len(DATA_FILES) else None
 
 
-def obtain(data: DataSettings, expected: Mapping[str, str]) -> Files:
+def obtain(data: SourceSettings, expected: Mapping[str, str]) -> Files:
     """The files of the first source that gives sound ones with the expected sums.
 
     Raises ValueError, saying what was wrong with each source and what can be done.

@@ -73,16 +73,22 @@ class Blocks:
         )
 
     def chunks(
-        self, group: Group, labels: Tensor, training: TrainingSettings, first: int = 0
+        self,
+        group: Group,
+        labels: Tensor,
+        training: TrainingSettings,
+        first: int = 0,
+        subset: int | None = None,
     ) -> Iterator[tuple[Tensor, ...]]:
         """What every run trains on from step ``first`` on: what ``Trainer.advance`` takes.
 
-        The blocks share the batches of their seeds.
+        The blocks share the batches of their seeds. subset: of the images, for each seed.
         """
-        total = steps_per_epoch(len(labels), training) * training.epochs
+        total = steps_per_epoch(subset or len(labels), training) * training.epochs
         gammas = [gamma_schedule(gamma) for gamma in self.gammas]
         seeds, runs = len(self.seeds), len(self.seeds) * len(gammas)
-        for rows, classes in batches(group, self.mode, self.seeds, labels, training, CHUNK, first):
+        given = batches(group, self.mode, self.seeds, labels, training, CHUNK, first, subset)
+        for rows, classes in given:
             steps = rows.shape[1]
             penalties = along(gammas, seeds, first, steps, total)
             rates = along([learning_rates(training)], runs, first, steps, total)
