@@ -37,7 +37,7 @@ from equireg.plan import (
     train_options,
 )
 from equireg.settings import MODES, SelectionSettings, SourceSettings, part
-from equireg.spelling import GAMMA, NO_PENALTY, spell_gamma, spell_seeds
+from equireg.spelling import GAMMA, NO_PENALTY, build_file, spell_gamma, spell_seeds
 
 # Refused in a line per mistake; an exception would print a traceback.
 try:
@@ -132,6 +132,7 @@ rule all:
         predictions=expand(f"{RESULTS}/predictions.{{suffix}}", suffix=["parquet", "md"]),
         comparison=f"{RESULTS}/comparison.md",
         overview=f"{RESULTS}/overview.html",
+        network=[f"{RESULTS}/network.md"] if chosen.network.build else [],
 
 
 include: "workflow/rules/data.smk"

@@ -105,6 +105,22 @@ def fetch(*, source: SourceSettings, output: Output, sums: SumsFile = None) -> N
     fetch(source, output, sums)
 
 
+@app.command("inspect")
+@options(NetworkSettings)
+def inspect_network(
+    *,
+    network: NetworkSettings,
+    data: Annotated[
+        Path | None, typer.Option(help="The data set's file, to try the network on.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Report to write, as Markdown.")] = None,
+) -> None:
+    """Build the network once; print its layers and the dimensions of E."""
+    from equireg.jobs.inspect import inspect
+
+    print(inspect(network, data, output), end="")
+
+
 @app.command()
 @options(NetworkSettings, InitializationSettings)
 def initialize(

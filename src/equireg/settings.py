@@ -1,6 +1,6 @@
 """What can be chosen: one dataclass per section of ``config.yaml``, with the limits of its values.
 
-A limit stands here and nowhere else: a section that breaks one cannot be made, whoever makes it.
+It is long because every key and its limit stand here and nowhere else: a section that breaks one cannot be made, whoever makes it.
 Nothing is computed here, so that a result depends on the values alone. Standard library only, so
 that a machine that only trains needs no validation library; ``config`` reads the same dataclasses
 from YAML and says where a value came from.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
-from equireg.spelling import MOST_SEEDS, parse_seeds
+from equireg.spelling import KNOTS, MOST_SEEDS, parse_knots, parse_seeds
 
 Mode = Literal["equivariant", "augmented", "nominal"]
 Channels = Literal["trivial", "regular"]
@@ -25,6 +25,8 @@ Distribution = Literal["gaussian", "uniform"]
 RiskScale = Literal["mean", "batch"]
 Order = Literal["file", "shuffled"]
 Augmentation = Literal["random", "exact"]
+Optimizer = Literal["sgd", "adam", "adamw"]
+RateSchedule = Literal["constant", "cosine"]
 Device = Literal["auto", "cpu", "cuda"]
 Step = Literal["auto", "compiled", "reference"]
 
@@ -70,6 +72,7 @@ def plain(path: str) -> bool:
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_BUILD = re.compile(r"[^{}\0\n]+\.py:[A-Za-z_]\w*")
 AMOUNT = Accepted(lambda value: 0 <= value < math.inf, "finite numbers, 0 and more")
 
 
@@ -229,8 +232,18 @@ class NetworkSettings(Section):
     allow_incompatible_support: bool = _option(
         False, "Train although the support violates the compatibility condition."
     )
+    build: str | None = _option(
+        None,
+        "A network of your own, path/to/mine.py:function; none: the paper's kind.",
+        Accepted(
+            lambda build: build is None or _BUILD.fullmatch(build) is not None,
+            "path/to/mine.py:function, without { and }",
+        ),
+    )
 
     def _misfits(self) -> Iterator[Mistake]:
+        if self.build:  # the other keys say how the paper's kind of network is made
+            return
         if not self.channels:
             yield Mistake("channels", (), "accepted: one convolution or more")
         pooled = 2 ** len(self.channels)
@@ -270,7 +283,7 @@ class InitializationSettings(Section):
 
 @dataclass(frozen=True)
 class TrainingSettings(Section):
-    """Stochastic gradient descent on the regularized risk, from a perturbed start."""
+    """Descent on the regularized risk, from a perturbed start."""
 
     perturbation: float = _option(
         1e-3, "Standard deviation, per entry, of the step away from E before training.", AMOUNT
@@ -295,23 +308,67 @@ class TrainingSettings(Section):
         "random: one group element per image; exact: the mean over the group.",
         one_of(get_args(Augmentation)),
     )
+    optimizer: Optimizer = _option(
+        "sgd", "What makes steps of gradients: sgd, adam or adamw.", one_of(get_args(Optimizer))
+    )
+    momentum: float = _option(
+        0.0,
+        "Of sgd: how much of the step before a step keeps.",
+        Accepted(lambda momentum: 0 <= momentum < 1, "0 to below 1"),
+    )
+    weight_decay: float = _option(0.0, "Of adamw: decay of all weights, decoupled.", AMOUNT)
+    rate_schedule: RateSchedule = _option(
+        "constant",
+        "constant, or cosine: the learning rate falls to 0 along half a cosine.",
+        one_of(get_args(RateSchedule)),
+    )
+    gamma_schedule: str = _option(
+        "constant",
+        f"Factor of gamma along training: {', '.join(KNOTS)}, or share:factor,...",
+    )
+
+    def _misfits(self) -> Iterator[Mistake]:
+        if self.optimizer != "sgd" and self.momentum:
+            remedy = f"accepted with training.optimizer {self.optimizer}: 0; it has its own means"
+            yield Mistake("momentum", self.momentum, remedy)
+        decays = self.optimizer == "adamw"
+        if decays != (self.weight_decay > 0):
+            accepted = "above 0, such as 0.01; without, it is adam" if decays else "0"
+            remedy = f"accepted with training.optimizer {self.optimizer}: {accepted}"
+            yield Mistake("weight_decay", self.weight_decay, remedy)
+        try:
+            parse_knots(self.gamma_schedule)
+        except ValueError as error:
+            yield Mistake("gamma_schedule", self.gamma_schedule, str(error).partition("; ")[2])
+
+    def unpredicted(self) -> str:
+        """Why no first-order prediction is made of such runs; empty where one is."""
+        if self.optimizer != "sgd" or self.momentum:
+            return "training.optimizer is not plain gradient descent"
+        for name in ("rate_schedule", "gamma_schedule"):
+            if getattr(self, name) != "constant":
+                return f"training.{name} is not constant"
+        return ""
 
     def unstable(self, gammas: tuple[float, ...]) -> Iterator[Mistake]:
         """Penalties at which explicit steps of this size grow without bound."""
+        factors = [factor for _, factor in parse_knots(self.gamma_schedule) if factor < math.inf]
+        most = max(factors, default=0.0)
+        scheduled = f" and factors of gamma up to {most:g}" if most > 1 else ""
         for gamma in gammas:
-            if not (0 <= gamma <= MOST_GAMMA and gamma * self.learning_rate <= 2):
+            if not (0 <= gamma <= MOST_GAMMA and gamma * most * self.learning_rate <= 2):
                 yield Mistake(
                     "gammas",
                     gamma,
-                    f"accepted with training.learning_rate {self.learning_rate:g}: 0 to "
-                    f"{2 / self.learning_rate:g}, as explicit steps are unstable where "
-                    "learning_rate * gamma > 2",
+                    f"accepted with training.learning_rate {self.learning_rate:g}{scheduled}: 0 to "
+                    f"{2 / self.learning_rate / (most or 1):g}, as explicit steps are unstable "
+                    "where learning_rate * gamma > 2",
                 )
 
 
 # The training settings that a mode does not read: it starts in E, or turns no images.
 UNREAD: dict[Mode, frozenset[str]] = {
-    "equivariant": frozenset({"perturbation", "augmentation"}),
+    "equivariant": frozenset({"perturbation", "augmentation", "gamma_schedule"}),
     "augmented": frozenset(),
     "nominal": frozenset({"augmentation"}),
 }

@@ -14,8 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from equireg.config.messages import Mistake
-from equireg.settings import GridSettings
-from equireg.spelling import parse_seeds, spell_seeds
+from equireg.settings import GridSettings, TrainingSettings
+from equireg.spelling import KNOTS, parse_knots, parse_seeds, spell_knots, spell_seeds
 
 
 def _accept(remedy: str) -> PydanticCustomError:
@@ -57,6 +57,23 @@ def _seeds(value: Any) -> str:
         raise _accept(accepted if remedy.startswith("numbers") else remedy) from None
 
 
+def _knots(value: Any) -> str:
+    """A name, or a list of knots [share, factor] as the text that settings hold."""
+    if isinstance(value, str) and value in KNOTS:
+        return value
+    text = value
+    if isinstance(value, list):
+        sound = all(isinstance(knot, list) and len(knot) == 2 for knot in value)
+        text = ",".join(f"{knot[0]}:{knot[1]}" for knot in value) if sound else ""
+    try:
+        return spell_knots(parse_knots(str(text)))
+    except ValueError:
+        raise _accept(
+            f"{', '.join(KNOTS)}, or a list of [share, factor], with shares ascending "
+            "from 0 to at most 1 and factors that are 0 or more, or inf"
+        ) from None
+
+
 _READERS: dict[Any, Callable[[Any], Any]] = {int: _number, float: _number, bool: _truth}
 
 
@@ -79,6 +96,8 @@ def model_of(section: type) -> type[BaseModel]:
     }
     if section is GridSettings:
         fields["seeds"] = (Annotated[str, BeforeValidator(_seeds)], None)
+    if section is TrainingSettings:
+        fields["gamma_schedule"] = (Annotated[str, BeforeValidator(_knots)], None)
     return create_model(section.__name__, __config__=ConfigDict(extra="forbid"), **fields)
 
 

@@ -71,12 +71,27 @@ def predict(
     """Write quantiles over the grid's seeds of the predicted distance to E, per mode and gamma.
 
     Each seed's equivariant run is trained anew, and measured at some steps: see ``Prediction``.
-    Raises ValueError for settings that do not fit together.
+    Where none is made, the table is empty and its binding says why. Raises ValueError for settings
+    that do not fit together.
     """
     modes: list[Mode] = sorted(mode for mode in grid.modes if mode != "equivariant")
     gammas = sorted(grid.gammas)
     for mistake in training.unstable(tuple(gammas)):
         raise ValueError(f"gamma is {spell_gamma(mistake.value)}; {mistake.remedy}")
+    chosen = {
+        **options(network=settings, training=training),
+        "data": {"sha256": sha256(data), **dataclasses.asdict(selection)},
+    }
+    made = joined({initial: read(initial), "the command": chosen})
+    runs = {"modes": modes, "gammas": gammas, "seeds": grid.seeds}
+    why = "network.build is a network of its own" if settings.build else training.unpredicted()
+    if why:
+        say(f"not applicable: {why}")
+        made = with_source(
+            made, "predict", job_digest("predict"), runs={**runs, "not_applicable": why}
+        )
+        write_table(output, SCHEMA.empty_table(), made)
+        return
     dataset, subset = load_dataset(data, settings, selection), selection.train_images
     seeds = parse_seeds(grid.seeds)
     twin = Twin(settings, training, seeds, dataset, initial, modes, device, jobs, subset)
@@ -94,20 +109,7 @@ def predict(
         if time.perf_counter() - said > 10 or there == steps:
             said = time.perf_counter()
             say(f"step {there}/{steps}")
-    made = with_source(
-        joined(
-            {
-                initial: read(initial),
-                "the command": {
-                    **options(network=settings, training=training),
-                    "data": {"sha256": sha256(data), **dataclasses.asdict(selection)},
-                },
-            }
-        ),
-        "predict",
-        job_digest("predict"),
-        runs={"modes": modes, "gammas": gammas, "seeds": grid.seeds},
-    )
+    made = with_source(made, "predict", job_digest("predict"), runs=runs)
     write_table(output, table(predictions, visited, len(twin.seeds)), made)
 
 
@@ -165,7 +167,7 @@ class Twin:
             )
             rows, classes = next(chunk)  # ends with its epoch at the latest
             count = rows.shape[1]
-            values = gamma_schedule(None), learning_rates(self.training)
+            values = gamma_schedule(None, self.training), learning_rates(self.training)
             total = self.steps
             along_them = (along([value], runs, here, count, total).to(device) for value in values)
             self.trainer.advance(rows, classes, *along_them)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from equireg.binding import Binding, joined, options, with_source
+from equireg.built import network_of
 from equireg.dataset import load_dataset
 from equireg.digest import job_digest
 from equireg.files import remove_temporaries, sha256, write_json
@@ -35,10 +36,9 @@ from equireg.tables import distance_columns
 from equireg.training.batches import steps_per_epoch
 from equireg.training.blocks import Blocks
 from equireg.training.checkpoint import Checkpoint
-from equireg.training.network import Network
 from equireg.training.recorder import Recorder, diverged, of_block
 from equireg.training.step import Trainer
-from equireg.weights import load_weights, save_weights
+from equireg.weights import Shaped, load_weights, save_weights
 
 PATIENCE = 0.5  # seconds of steps between two looks at whether to end
 SEGMENT = 120.0  # seconds of steps that a kill may cost, where an epoch takes longer
@@ -70,10 +70,11 @@ def train(
     began = time.perf_counter()
     check_outputs(outputs, len(blocks.gammas))
     blocks.refuse_unstable(training)
-    network, dataset = Network.of(settings), load_dataset(data, settings, selection)
+    network, dataset = network_of(settings), load_dataset(data, settings, selection)
     subset = selection.train_images
     epoch = steps_per_epoch(subset or len(dataset.train_labels), training)
-    weights, about = load_weights(initial, blocks.seeds, network.spaces)
+    kept: dict[str, Shaped] = {**network.spaces, **network.buffers}
+    weights, about = load_weights(initial, blocks.seeds, kept)
     trainer = blocks.trainer(network, weights, training, dataset.train_images, device, jobs)
     of_data = {"sha256": sha256(data), **dataclasses.asdict(selection)}
     made = binding_of(blocks, settings, training, {initial: about}, of_data)
