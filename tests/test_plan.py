@@ -32,6 +32,7 @@ from equireg.settings import (
     JobSettings,
     NetworkSettings,
     SelectionSettings,
+    SourceSettings,
     TrainingSettings,
 )
 
@@ -172,7 +173,7 @@ def test_options_leave_out_none_and_spell_numbers_one_way() -> None:
 
 @pytest.mark.parametrize("folder", ["a folder", "$(id)", "it's;", "-x"])
 def test_options_are_quoted_for_a_shell(folder: str) -> None:
-    line = options(DataSettings(folder=folder))
+    line = options(SourceSettings(folder=folder))
     assert shlex.split(line) == ["--name", "mnist", "--folder", folder]
 
 

@@ -34,6 +34,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 # The groups that turn square images, and their orders; ``symmetry.groups`` makes them.
 ORDERS = {"C1": 1, "C2": 2, "C4": 4, "D1": 2, "D2": 4, "D4": 8}
 DOWNLOADED = ("mnist", "fashion-mnist", "kmnist")  # the data sets that need no folder
+MADE = {"rotated-mnist": "mnist"}  # those that are made from one of them
 MOST_IMAGES = 1_000_000_000
 MOST_GAMMAS = 1000
 MOST_GAMMA = 1e30  # in float32, much larger ones are infinite, which means in E
@@ -135,7 +136,7 @@ class SourceSettings(Section):
 
     name: str = _option(
         "mnist",
-        "mnist, fashion-mnist, kmnist, or a name for data of your own.",
+        "mnist, fashion-mnist, kmnist, rotated-mnist, or a name for data of your own.",
         Accepted(
             lambda name: _NAME.fullmatch(name) is not None,
             "up to 100 lower-case letters, digits, '.', '_' and '-', beginning with a letter or a "
@@ -159,8 +160,8 @@ class SourceSettings(Section):
     def _misfits(self) -> Iterator[Mistake]:
         if self.folder is not None and self.file is not None:
             yield Mistake("file", self.file, "accepted with data.folder: null")
-        if self.folder is None and self.file is None and self.name not in DOWNLOADED:
-            known = ", ".join(DOWNLOADED)
+        if self.folder is None and self.file is None and self.name not in (*DOWNLOADED, *MADE):
+            known = ", ".join((*DOWNLOADED, *MADE))
             yield Mistake("name", self.name, f"accepted without data.folder and data.file: {known}")
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import safetensors.numpy
 
 from equireg.data.arrays import Arrays, decode, describe, read_arrays
+from equireg.data.rotated import TEST, TRAIN, rotated
 from equireg.data.sources import KNOWN, Files, sources
 from equireg.files import atomic, write_json, write_text
 from equireg.files import sha256 as sha256_of
 from equireg.plan import DATA_FILES, data_files, holds_arrays
 from equireg.provenance import provenance
 from equireg.runtime import say
-from equireg.settings import SourceSettings
+from equireg.settings import MADE, SourceSettings
 
 
 def fetch(data: SourceSettings, output: Path, sums: Path | None) -> None:
@@ -29,7 +30,12 @@ def fetch(data: SourceSettings, output: Path, sums: Path | None) -> None:
 
     Raises ValueError or OSError if no source gives sound files with the listed sums.
     """
-    content = safetensors.numpy.save(own(data) if holds_arrays(data) else idx(data, output, sums))
+    if holds_arrays(data):
+        content = safetensors.numpy.save(own(data))
+    elif data.folder is None and data.name in MADE:
+        content = made(data, output, sums)
+    else:
+        content = safetensors.numpy.save(idx(data, output, sums))
     if output.is_file() and output.read_bytes() == content:
         say(f"{data.name}: {output} is as it should be")
     else:
@@ -48,6 +54,22 @@ def own(data: SourceSettings) -> Arrays:
         raise ValueError(
             f"data set {data.name}: {error}. Remedy: correct it (data: {key}: in config.yaml)"
         ) from error
+
+
+def made(data: SourceSettings, output: Path, sums: Path | None) -> bytes:
+    """The file of a data set that is made from another one, which is fetched first.
+
+    Raises ValueError if its sum is not the listed one.
+    """
+    base = idx(SourceSettings(MADE[data.name]), output, sums)
+    say(f"{data.name}: turning {TRAIN + TEST} images")
+    content = safetensors.numpy.save(rotated(base))
+    expected = listed_sums(sums, data.name) if sums else {}
+    try:
+        check_sums({f"{data.name}.safetensors": content}, expected)
+    except ValueError as error:
+        raise ValueError(f"{error}; this machine's SciPy turns images otherwise") from None
+    return content
 
 
 def idx(data: SourceSettings, output: Path, sums: Path | None) -> Arrays:
@@ -104,7 +126,7 @@ def listed_sums(path: Path, data_name: str) -> dict[str, str]:
                 f"{path}, line {number}: {line!r}; accepted: '<SHA-256>  <data set>/<file>'"
             )
         folder, _, name = match[2].rpartition("/")
-        if folder == data_name and name in DATA_FILES:
+        if folder == data_name:
             sums[name] = match[1].lower()
     return sums
 
