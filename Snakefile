@@ -40,8 +40,8 @@ from equireg.plan import (
     seeds_option,
     train_options,
 )
-from equireg.settings import MODES
-from equireg.spelling import GAMMA, NO_PENALTY, spell_gamma, spell_seeds
+from equireg.settings import MODES, SelectionSettings, SourceSettings, part
+from equireg.spelling import GAMMA, NO_PENALTY, build_file, spell_gamma, spell_seeds
 
 # Refused in a line per mistake; an exception would print a traceback.
 try:
@@ -91,6 +91,7 @@ if workflow.is_main_process and not re.search(EVERYTHING, " ".join(["", *sys.arg
 
 RESULTS = f"results/{chosen.experiment}"
 DATA = f"results/data/{chosen.data.name}.safetensors"
+SELECTION = part(SelectionSettings, chosen.data)
 RUN = "{mode}/gamma-{gamma}/seeds-{seeds}"  # a block of runs, as plan.Block spells it
 BLOCK = f"{RESULTS}/runs/{RUN}"
 BLOCKS = [f"{RESULTS}/{block.path}" for block in blocks(chosen.grid)]
@@ -141,6 +142,7 @@ rule all:
         predictions=expand(f"{RESULTS}/predictions.{{suffix}}", suffix=["parquet", "md"]),
         comparison=f"{RESULTS}/comparison.md",
         overview=f"{RESULTS}/overview.html",
+        network=[f"{RESULTS}/network.md"] if chosen.network.build else [],
 
 
 include: "workflow/rules/data.smk"

@@ -16,7 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from equireg.digest import network_digest
 from equireg.files import parse_json, write_text
+from equireg.spelling import build_file
 
 Binding = Mapping[str, Any]
 
@@ -82,8 +84,14 @@ def together(*paths: Path) -> dict[str, Any]:
 
 
 def options(**chosen: Any) -> dict[str, Any]:
-    """Sections of settings as a binding has them: dataclasses become dictionaries."""
-    return {name: dataclasses.asdict(section) for name, section in chosen.items()}
+    """Sections of settings as a binding has them: dataclasses become dictionaries.
+
+    With the digest of a network of the user's own, which is code. Raises ValueError where its file
+    cannot be read.
+    """
+    made = {name: dataclasses.asdict(section) for name, section in chosen.items()}
+    file = build_file(made.get("network", {}).get("build"))
+    return {**made, "source": {"network": network_digest(file)}} if file else made
 
 
 def with_source(made: Binding, job: str, digest: str, **sections: Any) -> dict[str, Any]:

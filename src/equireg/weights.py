@@ -16,7 +16,7 @@ from equireg.files import atomic, parse_json
 
 
 class Shaped(Protocol):
-    """What knows the shape of a parameter: a ``Space``."""
+    """What knows the shape of a parameter: a ``Space``, or a tensor."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ if not found.predicted:
             options=options(
                 chosen.network,
                 chosen.training,
+                SELECTION,
                 replace(chosen.grid, seeds=spell_seeds(list(predicted_seeds(chosen.grid)))),
                 without=["seeds_per_job"],
             ),

@@ -108,7 +108,8 @@ def _accepted(section: type, entry: dataclasses.Field[Any], hint: Any) -> str:
     if kinds == "array":
         return f"a list; each: {'; '.join(texts) or 'a value'}"
     if not texts:
-        texts = [_WORDS.get(kind, kind) for kind in (kinds if isinstance(kinds, list) else [kinds])]
+        each: list[str] = kinds if isinstance(kinds, list) else [kinds]
+        texts = [_WORDS.get(kind, kind) for kind in each]
     elif "null" in kinds:
         return f"{', '.join(texts)}, or null"
     return " or ".join(texts)

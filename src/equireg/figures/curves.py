@@ -43,7 +43,7 @@ def series(
             if not len(table):
                 continue
             steps, values = table["step"].to_numpy(), table[value].to_numpy()
-            bounds = [0, *_changes(table.select(keys)), len(steps)]
+            bounds = [0, *_changes(table.select(keys)), len(steps)] if len(steps) else []
             for start, stop in itertools.pairwise(bounds):
                 key = tuple(table[name][start].as_py() for name in keys)
                 if key != current and current is not None:

@@ -54,6 +54,11 @@ def theory(
     Raises ValueError if the files do not belong together, or for other names.
     """
     check_outputs(list(figures))
+    if settings.build:
+        raise ValueError(
+            f"network.build is {settings.build}; the theory is not applicable: its statements are "
+            "measured on the paper's kind of network"
+        )
     files = [file for block in blocks for file in (block, block.with_suffix(".safetensors"))]
     chosen = {**options(network=settings), "data": {"sha256": sha256(data)}}
     made = joined({**{file: read(file) for file in files}, "the command": chosen})

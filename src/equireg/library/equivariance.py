@@ -23,6 +23,7 @@ from equireg.library.trees import leaves
 from equireg.library.trial import trial
 from equireg.library.untouched import untouched
 from equireg.library.weights import Distance, Gamma, Weights
+from equireg.symmetry import spaces as symmetry
 from equireg.symmetry.groups import POINT_GROUPS, Group, point_group
 from equireg.symmetry.representations import Representation, check_one_group, trivial
 
@@ -156,6 +157,22 @@ class Equivariance:
         The cost is the time in ms of its part of ``add_penalty_gradients_``, measured here and now.
         """
         return self._weights.table()
+
+    @property
+    def spaces(self) -> dict[str, symmetry.Space]:
+        """TL = TE + TE-perp of each parameter that the group moves, by its name in the model.
+
+        For whoever holds weights in coordinates; parameters that the group leaves as they are, and
+        those of layers that are left out, are not there. Raises ValueError for a layer whose
+        weights are computed from others (a parametrization).
+        """
+        bare, _ = unwrapped(self._model)
+        names = {id(parameter): name for name, parameter in bare.named_parameters()}
+        return {
+            names[id(tensor)]: space
+            for tensor, space in self._weights.each()
+            if id(tensor) in names
+        }
 
     # The weights
 

@@ -171,6 +171,15 @@ class Weights:
             pairs.append((space, tensor))
         return pairs
 
+    def each(self) -> Iterator[tuple[Tensor, symmetry.Space]]:
+        """Each parameter, and the action on it in its own shape."""
+        for space, tensor in self._stored():
+            action = space.action
+            yield (
+                tensor,
+                symmetry.Space(*action.axes, shape=tensor.shape, trained=action.trained),
+            )
+
     # What to print
 
     def rows(self) -> list[tuple[str, int, int, str]]:
