@@ -7,6 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 ENTER := . $(VENV)/bin/activate &&
 CONFIG ?=
+REPORT ?= html
 ifneq ($(CONFIG),)
 ifneq ($(shell test -f '$(CONFIG)' && echo there),there)
 $(error equireg: CONFIG is $(CONFIG); no such file here)
@@ -42,11 +43,11 @@ quick: setup ## the same at reduced scale, about a minute, into results/quick/ (
 	"look: open results/$$name/overview.html in a browser" \
 	"next: make figures$(AGAIN)    # at full scale; how far it is: make status$(AGAIN)"
 
-report: figures ## run what is missing and write Snakemake's report, one HTML file, into results/paper/report.html
+report: figures ## run what is missing and write Snakemake's report into results/paper/report.html (REPORT=zip: a folder, where it is large)
 	$(ENTER) name=$(NAME) && \
-	snakemake $(PRESET) --report results/$$name/report.html --report-stylesheet workflow/report/style.css && \
+	snakemake $(PRESET) --report results/$$name/report.$(REPORT) --report-stylesheet workflow/report/style.css && \
 	$(TELL) "made: Snakemake's report of $$name, one file" \
-	"look: open results/$$name/report.html in a browser; Result is the overview" \
+	"look: $(if $(filter zip,$(REPORT)),unpack results/$$name/report.zip and open report/report.html,open results/$$name/report.html) in a browser" \
 	"next: make theory$(AGAIN)    # every statement of the paper, measured"
 
 theory: setup ## measure every statement of the paper, with C4 and with D4, into results/paper/theory.md and results/group-d4/theory.md

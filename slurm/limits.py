@@ -28,6 +28,11 @@ NEVER = re.compile(
     r"|(QOS|Assoc|Association)\w*(PerJob|Wall|TimeLimit)\w*"
     r"|MaxMemPerLimit|MinMemory\w*|JobHeld\w*|JobHoldMaxRequeue|DependencyNeverSatisfied)"
 )
+TIME = re.compile("Time|Wall")
+OTHER = (
+    "another partition, account or quality of service (--default-resources slurm_partition=NAME "
+    "slurm_account=NAME), or whoever runs the cluster"
+)
 REMEDY = (
     "a partition that allows it (slurm_partition), less time (--set-resources {rule}:runtime="
     "MINUTES; a training goes on from its checkpoint), or shorter jobs (grid: seeds_per_job)"
@@ -104,10 +109,11 @@ def watch(process: int) -> None:
             if what not in said:
                 said.add(what)
                 reason, rule, partition = what
+                remedy = REMEDY.format(rule=rule) if TIME.search(reason) else OTHER
                 print(
                     f"equireg: SLURM will not start {', '.join(jobs)} ({rule}, partition "
-                    f"{partition}), for {reason}; what helps is {REMEDY.format(rule=rule)}; "
-                    "or scancel them",
+                    f"{partition}), for {reason}; what helps is {remedy}; or scancel "
+                    "them",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -49,3 +49,10 @@ def test_the_hook_checks_what_make_lint_checks() -> None:
     ((hook,),) = [repo["hooks"] for repo in read_yaml(".pre-commit-config.yaml")["repos"]]
     assert hook["entry"] == "make lint"
     assert re.search(r"^lint: setup", read("Makefile"), re.MULTILINE)
+
+
+def test_snakedeploy_finds_the_configuration() -> None:
+    """A copy of config/ is what it gives a user to edit; it is the same file here."""
+    assert (ROOT / "config/config.yaml").resolve() == ROOT / "config.yaml"
+    usage = read_yaml(".snakemake-workflow-catalog.yml")["usage"]
+    assert usage["software-stack-deployment"] == {"conda": True}

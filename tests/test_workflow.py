@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import json
 import os
 import re
 import shutil
@@ -87,6 +88,35 @@ def test_a_workflow_of_another_s_has_it_as_a_module(untouched: Path, tmp_path: P
     done = snakemake("--dry-run", cwd=tmp_path)
     assert done.returncode
     assert "grid.gammas is -1" in done.stdout
+
+
+def test_a_repository_elsewhere_as_snakedeploy_names_it(tmp_path: Path) -> None:
+    """From a clone in Snakemake's cache, so without a network; its commit is unpacked for jobs."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    source = copy_repository(tmp_path / "source")
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-C", str(source)]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "x"], ["tag", "v1"]):
+        subprocess.run([*git, *words], check=True)
+    cache = "cache/snakemake/snakemake/source-cache/snakemake-git-cache/github.com/owner/equireg"
+    clone = ["git", "clone", "-q", "--bare", str(source), str(tmp_path / cache)]
+    subprocess.run(clone, check=True)
+    mine = tmp_path / "mine"
+    for part in ("workflow", "config"):
+        (mine / part).mkdir(parents=True)
+    shutil.copy(ROOT / "config/config.yaml", mine / "config")  # what snakedeploy copies
+    (mine / "workflow/Snakefile").write_text(
+        'configfile: "config/config.yaml"\nmodule equireg:\n'
+        '    snakefile: github("owner/equireg", path="Snakefile", tag="v1")\n'
+        "    config: config\nuse rule * from equireg\n"
+    )
+    environment = {**ENVIRONMENT, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    words = ("--cores", "1", "--until", "initialize", "--config", "grid={'seeds': 1}")
+    done = snakemake(*words, cwd=mine, environment=environment)
+    assert done.returncode == 0, done.stdout
+    assert (mine / "results/paper/initial/seeds-000-000.safetensors").is_file()
+    (unpacked,) = (mine / ".snakemake/equireg").iterdir()
+    assert (unpacked / "src/equireg/cli.py").is_file()
 
 
 GAMMAS = "1e-2", "1e2"  # of the smallest experiment
@@ -289,6 +319,26 @@ class TestFinished:
         layers = ("conv1", "conv2", "linear")
         spelled = {word.replace("<layer>", layer) for word in names for layer in layers}
         assert spelled == set(pq.read_schema(finished / f"results/test/{name}.parquet").names)
+
+    def test_where_results_came_from_is_documented(self, finished: Path) -> None:
+        """docs/data.md has every key of the two JSON files and no other."""
+        text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+        said = text.split("## Where a block came from")[1].split("\n## ")[0]
+        tables = [
+            {
+                key
+                for row in re.findall(r"^\| (`.*?) \|", table, re.M)
+                for key in row.split("`")[1::2]
+            }
+            for table in said.split("`results/data/<name>.json`")
+        ]
+        block = "results/test/runs/nominal/gamma-1e2/seeds-002-002.json"
+        files = [
+            json.loads((finished / n).read_text()) for n in (block, "results/data/digits.json")
+        ]
+        assert set(files[0]) == tables[0]
+        both = {"equireg", "commit", "python", "libraries", "machine"}
+        assert set(files[1]) == tables[1] | both
 
     def test_the_readmes_table(self, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The columns that it reads are there."""
@@ -547,7 +597,9 @@ const find = async choose => { while (!choose()) await pause(); return choose() 
 const named = text => [...document.querySelectorAll("#app a")].find(x => x.innerText === text)
 const seen = document.documentElement.dataset
 async function visit() {
-    await find(() => named("Result") && document.querySelector("#rulegraph canvas, #rulegraph svg"))
+    seen.first = (await find(() => document.querySelector("iframe"))).src.slice(0, 15)
+    named("Workflow").click()
+    await find(() => document.querySelector("#rulegraph canvas, #rulegraph svg"))
     seen.home = document.querySelector("#app").innerText
     named("Result").click()
     const view = await find(() => document.querySelector("#app table a"))
@@ -562,7 +614,7 @@ visit()
 @needs_browser
 @pytest.mark.slow
 def test_the_report_in_a_browser(finished: Path, tmp_path: Path) -> None:
-    """Written and shown without a network; clicked through to the overview."""
+    """Written and shown without a network; opens on the overview, and is clicked through to it."""
     report = finished / "results/test/report.html"
     style = ("--report-stylesheet", "workflow/report/style.css")
     offline = {**ENVIRONMENT, **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")}
@@ -584,4 +636,5 @@ def test_the_report_in_a_browser(finished: Path, tmp_path: Path) -> None:
     ):
         assert text in root.partition("data-home=")[2]
     assert "figure, claims and numbers" in root.partition("data-menu=")[2]
-    assert 'data-frame="data:text/html;"' in root
+    for name in ("first", "frame"):
+        assert f'data-{name}="data:text/html;"' in root

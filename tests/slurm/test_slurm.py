@@ -167,13 +167,15 @@ def test_why_a_job_waits_for_ever_is_said(cluster: Cluster, tmp_path: Path) -> N
     """Once Snakemake has submitted it: here the partition is switched off, as for a maintenance."""
     folder, said = copy_repository(tmp_path / "checkout"), tmp_path / "said"
     words = [sys.executable, "-m", "snakemake", "--profile", "slurm", *TRAININGS, *SOON]
-    cluster.run("scontrol", "update", "PartitionName=main", "State=INACTIVE")
+    cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")
     running = cluster.start(*words, said=said, cwd=folder, EQUIREG_WATCH_SECONDS="2")
     try:
         wait_until(lambda: "equireg: SLURM will not start" in said.read_text(), 240)
         (line,) = [line for line in said.read_text().splitlines() if "will not start" in line]
-        assert "(train, partition main), for PartitionInactive" in line
+        assert "(train, partition main), for PartitionDown" in line
+        assert "slurm_account=NAME" in line
     finally:
-        running.terminate()
+        running.kill()
+        running.wait()
+        cluster.run("scancel", "--me")
         cluster.run("scontrol", "update", "PartitionName=main", "State=UP")
-        running.wait(60)
