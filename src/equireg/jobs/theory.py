@@ -35,6 +35,7 @@ from equireg.theory.theorems import (
     theorem_3,
     unstable,
 )
+from equireg.theory.tube import assumptions, at_a_distance
 
 FLOWING = 2  # points from which Theorem 1's thousand steps start; the spectrum is taken there
 
@@ -103,6 +104,7 @@ def in_short(case: Case) -> Iterator[Measurement]:
         settled = Settled.at(case.flow, "settled in E", settle(case.flow, case.start), case.longest)
         yield from (stationary(settled), *theorem_2(settled))
         yield from theorem_3(settled, [follow(settled, gamma) for gamma in settled.gammas])
+        yield from at_a_distance(settled)
 
 
 def along_flows(case: Case) -> tuple[list[Measurement], Landscape]:
@@ -126,6 +128,11 @@ def along_flows(case: Case) -> tuple[list[Measurement], Landscape]:
     say("Theorem 3")
     rates = [follow(settled, gamma) for gamma in settled.gammas]
     measured += theorem_3(settled, rates)
+
+    for name, point in few.items():
+        measured += assumptions(flow, point, name)
+    if case.small:
+        measured += at_a_distance(settled)
 
     say("Remarks 1 and 2")
     mu, levels = plateaus(settled)

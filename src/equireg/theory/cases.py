@@ -49,7 +49,8 @@ class Case:
     facts: the nominal risk for statements at single points; points: coordinates in E, by name.
     flow, start: the nominal risk whose equivariant flow settles near ``start``; None where flows
     are not followed. longest: steps of an augmented flow from there, at most. wider: whether it is
-    a small case for one assumption of the paper, which the remarks and the figures leave out.
+    a case for one assumption of the paper, which the remarks and the figures leave out; small:
+    whether third derivatives are affordable, for Theorem 3 at a finite distance.
     """
 
     facts: Risk
@@ -58,6 +59,7 @@ class Case:
     start: Tensor | None = None
     longest: int = 0
     wider: bool = False
+    small: bool = False
 
 
 def convolutional_cases(
@@ -121,7 +123,7 @@ def perceptron_case() -> Case:
     risk = Risk(model, *graphs(NODES, GRAPHS, seed=0))
     start = risk.coordinates.of(model.start(0))
     flow = dataclasses.replace(risk, decay=DECAY)
-    return Case(risk, {"random": start}, flow, start, LONGEST_SMALL)
+    return Case(risk, {"random": start}, flow, start, LONGEST_SMALL, small=True)
 
 
 def wider_cases(settings: NetworkSettings, dataset: Dataset) -> list[Case]:
@@ -152,4 +154,4 @@ def wider_case(risk: Risk) -> Case:
     start = risk.coordinates.of(risk.model.start(0))
     inside = risk.coordinates.split(start)[0]
     flow = dataclasses.replace(risk, anchor=inside, stiffness=STIFFNESS)
-    return Case(risk, {"random": start}, flow, start, LONGEST_WIDER, wider=True)
+    return Case(risk, {"random": start}, flow, start, LONGEST_WIDER, wider=True, small=True)
