@@ -111,8 +111,8 @@ def test_a_repository_elsewhere_as_snakedeploy_names_it(tmp_path: Path) -> None:
         "    config: config\nuse rule * from equireg\n"
     )
     environment = {**ENVIRONMENT, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    words = ("--cores", "1", "--until", "initialize", "--config", "grid={'seeds': 1}")
-    done = snakemake(*words, cwd=mine, environment=environment)
+    asked = ("--cores", "1", "--until", "initialize", "--config", "grid={'seeds': 1}")
+    done = snakemake(*asked, cwd=mine, environment=environment)
     assert done.returncode == 0, done.stdout
     assert (mine / "results/paper/initial/seeds-000-000.safetensors").is_file()
     (unpacked,) = (mine / ".snakemake/equireg").iterdir()
