@@ -59,8 +59,8 @@ from equireg.plan import (
     seeds_option,
     train_options,
 )
-from equireg.settings import MODES
-from equireg.spelling import spell_gamma, spell_seeds
+from equireg.settings import MODES, SelectionSettings, SourceSettings, part
+from equireg.spelling import GAMMA, NO_PENALTY, build_file, spell_gamma, spell_seeds
 
 # Refused in a line per mistake; an exception would print a traceback.
 try:
@@ -110,6 +110,7 @@ if workflow.is_main_process and not re.search(EVERYTHING, " ".join(["", *sys.arg
 
 RESULTS = f"results/{chosen.experiment}"
 DATA = f"results/data/{chosen.data.name}.safetensors"
+SELECTION = part(SelectionSettings, chosen.data)
 RUN = "{mode}/gamma-{gamma}/seeds-{seeds}"  # a block of runs, as plan.Block spells it
 BLOCK = f"{RESULTS}/runs/{RUN}"
 BLOCKS = [f"{RESULTS}/{block.path}" for block in blocks(chosen.grid)]
@@ -122,7 +123,7 @@ OWN_GPU = "--own-gpu" if GPU else "--no-own-gpu"
 
 wildcard_constraints:
     mode="|".join(MODES),
-    gamma=r"none|0|\d(\.\d+)?e-?\d+",
+    gamma=GAMMA,
     seeds=r"\d+-\d+",
 
 
@@ -160,6 +161,7 @@ rule all:
         predictions=expand(f"{RESULTS}/predictions.{{suffix}}", suffix=["parquet", "md"]),
         comparison=f"{RESULTS}/comparison.md",
         overview=f"{RESULTS}/overview.html",
+        network=[f"{RESULTS}/network.md"] if chosen.network.build else [],
 
 
 include: "workflow/rules/data.smk"

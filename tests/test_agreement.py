@@ -23,9 +23,10 @@ from equireg.claims.agreement import (
     read_numbers,
     window_medians,
 )
-from equireg.claims.criteria import Condition, Measured, claims, gammas_of
+from equireg.claims.criteria import Measured, claims, gammas_of
 from equireg.claims.report import report
 from equireg.config import load
+from equireg.plan import Condition
 from equireg.settings import DataSettings, NetworkSettings, TrainingSettings
 
 FILE = Path(__file__).parent.parent / "workflow/authors.json"

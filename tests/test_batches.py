@@ -9,7 +9,7 @@ from torch import Tensor
 
 from equireg.settings import Mode, TrainingSettings
 from equireg.symmetry.groups import point_group
-from equireg.training.batches import batches, elements, turned
+from equireg.training.batches import batches, elements, subsets, turned
 
 COUNT, SIDE = 23, 4
 IMAGES = torch.from_numpy(
@@ -78,6 +78,37 @@ def test_neither_block_nor_chunk_changes_a_run(order: str) -> None:
     alone = collect("augmented", [3], chunk=100, order=order)
     for many, one in zip(together, alone, strict=True):
         assert torch.equal(many[1], one[0])
+
+
+@pytest.mark.parametrize("order", ["file", "shuffled"])
+def test_a_subset_is_the_seeds_own_and_shared_by_the_modes(order: str) -> None:
+    """In every epoch all of it, in the order of the file or shuffled; whatever the block."""
+    training = TrainingSettings(batch_size=5, epochs=2, order=order)  # type: ignore[arg-type]
+
+    def classes(mode: Mode, *seeds: int) -> Tensor:
+        given = batches(point_group("C4"), mode, seeds, LABELS, training, 1, subset=10)
+        return torch.cat([labels for _, labels in given], 1)
+
+    nominal = classes("nominal", 0, 1)
+    assert nominal.shape == (2, 4, 5)
+    assert torch.equal(nominal, classes("augmented", 0, 1))
+    assert torch.equal(nominal[1:], classes("nominal", 1))
+    own = subsets([0, 1], COUNT, 10)
+    for run, images in zip(nominal, own, strict=True):
+        for epoch in run.view(2, 10):
+            assert sorted(epoch.tolist()) == images.tolist()
+            assert (epoch.tolist() == images.tolist()) == (order == "file")
+    assert not torch.equal(*own)
+    with pytest.raises(ValueError, match="at most 4, the training images"):
+        next(batches(point_group("C4"), "nominal", [0], LABELS, training, 1, subset=4))
+
+
+def test_numbers_stay_numbers() -> None:
+    """What a regression is to say is no class."""
+    targets = torch.rand(COUNT, 2)
+    training = TrainingSettings(batch_size=5, epochs=1)
+    rows, given = next(batches(point_group("C4"), "nominal", [0], targets, training, 9))
+    assert torch.equal(given, targets[rows])
 
 
 @pytest.mark.parametrize("augmentation", ["random", "exact"])

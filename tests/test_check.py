@@ -21,7 +21,6 @@ from equireg.binding import without_comment
 from equireg.claims.criteria import (
     CLOSE,
     CONSIDERABLE,
-    Condition,
     Drifts,
     Exceeds,
     Measured,
@@ -36,7 +35,7 @@ from equireg.claims.report import report
 from equireg.cli import main
 from equireg.jobs.aggregate import aggregate
 from equireg.jobs.check import check, read
-from equireg.plan import Block
+from equireg.plan import Block, Condition
 from equireg.settings import GridSettings, Mode, NetworkSettings
 from equireg.tables import trajectory_table, write_table
 from synthetic import distances, write_evaluation, write_experiment

@@ -119,6 +119,22 @@ def test_against_the_reference(case: str, mode: Mode, digits: tuple[Tensor, Tens
 
 
 @needs_compiler
+def test_every_run_has_images_of_its_own(digits: tuple[Tensor, Tensor]) -> None:
+    """Rows that differ between the runs of a block, as with ``data.train_images``."""
+    images, labels = digits
+    network = Network.of(CASES["paper"])
+    seeds, training = [0, 1], TrainingSettings(epochs=2)
+    fast, slow = (
+        kind(network, runs_of(network, "nominal", seeds, 1e-2), images, 0.5)
+        for kind in (Compiled, Reference)
+    )
+    for rows, classes in batches(network.group, "nominal", seeds, labels, training, 9, subset=20):
+        assert not torch.equal(*rows)
+        chunk = rows, classes, *steady(rows, [0.1, 0.1], 2e-3)
+        assert worst(fast.advance(*chunk).double(), slow.advance(*chunk)) < 1e-4
+
+
+@needs_compiler
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("case", ["paper", "fields"])
 def test_gradients(case: str, trained: bool, digits: tuple[Tensor, Tensor]) -> None:

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from equireg.dataset import load_dataset
 from equireg.jobs.fetch import fetch
-from equireg.settings import DataSettings, NetworkSettings
+from equireg.settings import DataSettings, NetworkSettings, SelectionSettings
 
 DIGITS = Path(__file__).parent / "data/digits"
 NETWORK = NetworkSettings(image_size=8)
@@ -135,3 +135,36 @@ def test_training_needs_no_downloader() -> None:
         "assert not {'requests', 'torchvision', 'equireg.jobs.fetch'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(("validation", "held"), [(0.5, 3), (2, 2), (0.1, 1)])
+def test_validation_images_are_not_trained_on(validation: float, held: int, tmp_path: Path) -> None:
+    path = write(tmp_path / "d.safetensors")
+    whole = load_dataset(path, NETWORK)
+    assert whole.validation_images is None
+    found = load_dataset(path, NETWORK, SelectionSettings(validation=validation))
+    assert found.validation_labels is not None
+    assert found.validation_images is not None
+    out, left = found.validation_labels.tolist(), found.train_labels.tolist()
+    assert len(out) == len(found.validation_images) == held
+    assert len(left) == len(found.train_images) == 6 - held
+    assert sorted(out + left) == whole.train_labels.tolist()
+    assert (out, left) == (sorted(out), sorted(left))  # each image's label is its number here
+    assert torch.equal(found.test_labels, whole.test_labels)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"validation": 6}, "validation is 6, 6 of 6 training images; accepted: 1 to 5"),
+        ({"validation": 0.01}, "validation is 0.01, 0 of 6 training images"),
+        ({"train_images": 7}, "train_images is 7; accepted: at most 6, the training images"),
+        ({"train_images": 5, "validation": 2}, "train_images is 5; accepted: at most 4"),
+    ],
+)
+def test_a_selection_of_more_than_there_are(
+    chosen: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "d.safetensors")
+    with pytest.raises(ValueError, match=message):
+        load_dataset(path, NETWORK, SelectionSettings(**chosen))

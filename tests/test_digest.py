@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from equireg.digest import NEUTRAL, SOURCES, closure, locate, parse, source_digest, spell
+from equireg.digest import (
+    NEUTRAL,
+    SOURCES,
+    closure,
+    locate,
+    network_digest,
+    parse,
+    source_digest,
+    spell,
+)
 from equireg.runtime import configured
 from equireg.settings import JobSettings
 
@@ -252,8 +261,31 @@ def test_what_trains_is_in_its_digest() -> None:
         for file in (SOURCES / "equireg" / room).glob("*.py")
         if file.name != "__init__.py"
     }
-    assert every - {"equireg.symmetry.compact"} <= set(TRAINING)  # which nobody trains yet
+    # nobody trains compact groups yet; a network of the user's own has a digest with modules in it
+    aside = {"equireg.symmetry.compact", "equireg.training.modules"}
+    assert every - aside <= set(TRAINING)
+    assert "equireg.training.modules" in closure("equireg.built")
     assert {"equireg.spelling", "equireg.randomness", "equireg.dataset"} <= set(TRAINING)
+
+
+def test_a_network_of_ones_own_counts_by_its_code_alone(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\n")
+    before = network_digest(file)
+    file.write_text('"""A text."""\nimport torch  # and a comment\n')
+    assert network_digest(file) == before
+    file.write_text("import torch\nx = 1\n")
+    assert network_digest(file) != before
+    file.write_text("def")
+    with pytest.raises(ValueError, match=r"mine\.py is not Python"):
+        network_digest(file)
+    with pytest.raises(ValueError, match=r"there\.py cannot be read"):
+        network_digest(tmp_path / "there.py")
+
+
+def test_the_library_does_not_count_for_the_papers_runs() -> None:
+    assert not [name for name in TRAINING if name.startswith("equireg.library")]
+    assert "equireg.library.equivariance" in closure("equireg.built")
 
 
 def test_settings_hold_values_and_limits_alone() -> None:

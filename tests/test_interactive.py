@@ -13,10 +13,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from browser import needs_browser, shown
-from equireg.figures.curves import Condition, Curve
+from equireg.figures.curves import Curve
 from equireg.figures.interactive import distance_page
 from equireg.figures.style import COLOURS
 from equireg.jobs.aggregate import aggregate
+from equireg.plan import Condition
 from equireg.settings import GridSettings
 from synthetic import write_experiment
 

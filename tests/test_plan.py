@@ -31,6 +31,8 @@ from equireg.settings import (
     InitializationSettings,
     JobSettings,
     NetworkSettings,
+    SelectionSettings,
+    SourceSettings,
     TrainingSettings,
 )
 
@@ -108,7 +110,7 @@ def test_a_gamma_that_cannot_be_is_refused(gamma: float) -> None:
 def test_training_is_not_told_what_its_mode_does_not_read() -> None:
     assert set(UNREAD) == set(MODES)
     plain = {mode: train_options(NetworkSettings(), TrainingSettings(), mode) for mode in MODES}
-    assert plain["augmented"] == options(NetworkSettings(), TrainingSettings())
+    assert plain["augmented"] == options(NetworkSettings(), TrainingSettings(), SelectionSettings())
     for change, modes in (
         ({"augmentation": "exact"}, {"augmented"}),
         ({"perturbation": 1e-2}, {"augmented", "nominal"}),
@@ -162,7 +164,7 @@ def test_options_spell_every_field() -> None:
 
 
 def test_options_leave_out_none_and_spell_numbers_one_way() -> None:
-    assert options(DataSettings()) == "--name mnist"
+    assert options(DataSettings()) == "--name mnist --validation 0"
     training = options(replace(TrainingSettings(), perturbation=0.0, learning_rate=0.001))
     assert "--perturbation 0 " in training
     assert "--learning-rate 1e-3 " in training
@@ -171,7 +173,7 @@ def test_options_leave_out_none_and_spell_numbers_one_way() -> None:
 
 @pytest.mark.parametrize("folder", ["a folder", "$(id)", "it's;", "-x"])
 def test_options_are_quoted_for_a_shell(folder: str) -> None:
-    line = options(DataSettings(folder=folder))
+    line = options(SourceSettings(folder=folder))
     assert shlex.split(line) == ["--name", "mnist", "--folder", folder]
 
 

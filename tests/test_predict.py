@@ -21,9 +21,9 @@ from equireg.plan import predicted_seeds
 from equireg.settings import GridSettings, NetworkSettings
 from equireg.tables import write_table
 from equireg.theory.gradients import Outside
-from equireg.training.compiled import Compiled, library_for
+from equireg.training.compiled import CompiledGradient
 from equireg.training.network import Network
-from equireg.training.step import Reference, Runs, Trainer
+from equireg.training.step import Gradient, ReferenceGradient
 from experiment import SPEED, Jobs
 
 SMALL = NetworkSettings(image_size=8, channels=(16, 16), classes=4)
@@ -53,13 +53,13 @@ def predict(jobs: Jobs, name: str, seeds: str, *more: object) -> pd.DataFrame:
 
 @pytest.mark.parametrize("step", ["reference", "compiled"])
 def test_derivatives_are_those_of_automatic_differentiation(step: str) -> None:
-    """In float64 by torch, beside what a training step in float32 subtracts."""
+    """In float64 by torch, beside those of the step in float32."""
     network = Network.of(SMALL)
     weights, pixels = initial(network, range(RUNS)), images(IMAGES, 8)
     random = torch.Generator().manual_seed(0)
     rows = torch.randint(IMAGES, (RUNS, 30), generator=random)
     labels = torch.randint(4, (RUNS, 30), generator=random)
-    stepper = stepper_for(step, network, pixels)
+    gradient = gradient_for(step, network, pixels)
 
     outside = Outside(network.spaces)
     origin = np.zeros((RUNS, sum(space.dims[1] for space in network.spaces.values())))
@@ -68,26 +68,25 @@ def test_derivatives_are_those_of_automatic_differentiation(step: str) -> None:
 
     y = torch.from_numpy(origin).requires_grad_(True)
     (slope,) = torch.autograd.grad(risk(y), y, create_graph=True)
-    found = outside.gradient(stepper, weights, origin, rows, labels)
+    found = outside.gradient(gradient, weights, rows, labels)
     assert distance(found, slope.detach().numpy()) < 1e-5
 
-    curved = outside.curvature(stepper, weights, directions, rows, labels)
+    curved = outside.curvature(gradient, weights, directions, rows, labels)
     for direction, one in zip(directions, curved, strict=True):
         (expected,) = torch.autograd.grad(
             (slope * torch.from_numpy(direction)).sum(), y, retain_graph=True
         )
         assert distance(one, expected.numpy()) < 0.02  # of the difference quotient
-    assert (outside.curvature(stepper, weights, 0 * directions, rows, labels) == 0).all()
+    assert (outside.curvature(gradient, weights, 0 * directions, rows, labels) == 0).all()
 
 
-def stepper_for(step: str, network: Network, pixels: Tensor) -> Callable[[Runs], Trainer]:
+def gradient_for(step: str, network: Network, pixels: Tensor) -> Gradient:
     if step == "reference":
-        return lambda runs: Reference(network, runs.to(torch.float32), pixels, 1.0)
+        return ReferenceGradient(network, pixels)
     try:
-        library_for(network, pixels)
+        return CompiledGradient(network, pixels)
     except UnavailableError as error:
         pytest.skip(f"needs the compiled step: {error}")
-    return lambda runs: Compiled(network, runs.to(torch.float32), pixels, 1.0)
 
 
 def risk_outside(

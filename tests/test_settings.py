@@ -16,6 +16,7 @@ from equireg.settings import (
     DataSettings,
     GridSettings,
     NetworkSettings,
+    SelectionSettings,
     TrainingSettings,
 )
 from equireg.spelling import parse_seeds, spell_gamma, spell_seeds
@@ -86,7 +87,9 @@ def test_repeated_seeds() -> None:
         (lambda: TrainingSettings(learning_rate=0.0), "learning_rate is 0.0; accepted: finite num"),
         (lambda: GridSettings(gammas=(-1.0,)), "gammas is -1.0; accepted: finite numbers, 0 and"),
         (lambda: GridSettings(seeds="3-1"), "seeds is '3-1'; accepted: numbers and ranges"),
-        (lambda: DataSettings(name="mine"), "name is 'mine'; accepted without data.folder: mnist"),
+        (lambda: SelectionSettings(train_images=0), "train_images is 0; accepted: 1 to 1000000000"),
+        (lambda: SelectionSettings(validation=1.5), "validation is 1.5; accepted: shares, 0 to b"),
+        (lambda: DataSettings(name="mine"), "name is 'mine'; accepted without data.folder and"),
         (lambda: dataclasses.replace(NetworkSettings(), kernel_size=2), "kernel_size is 2; accep"),
     ],
 )

@@ -50,6 +50,24 @@ def test_what_a_block_writes(jobs: Jobs) -> None:
     assert written["libraries"]["torch"] == torch.__version__.split("+")[0]
 
 
+def test_a_subset_and_images_held_out(jobs: Jobs) -> None:
+    """20 of 240 images for each seed: two steps an epoch; and the block says so."""
+    chosen = "--train-images", 20, "--validation", 0.2
+    block = jobs.train("a", "augmented", "1e-2", "0-2", *chosen)
+    assert pq.read_table(block).num_rows == 3 * 2 * 2
+    data = json.loads(block.with_suffix(".json").read_text())["made"]["data"]
+    assert (data["train_images"], data["validation"]) == (20, 0.2)
+    alone = jobs.train("b", "augmented", "1e-2", "1", *chosen)
+    rows = pq.read_table(block, filters=[("seed", "=", 1)])
+    assert np.allclose(rows["loss"], pq.read_table(alone)["loss"], rtol=1e-5)
+    words = ["evaluate", "--block", block, "--data", jobs.data, *jobs.network]
+    with pytest.raises(RuntimeError, match=r"data.train_images is null, but 20 in"):
+        jobs.run(*words, "--output", jobs.folder / "e.parquet")
+    jobs.run(*words, "--output", jobs.folder / "e.parquet", *chosen)
+    with pytest.raises(RuntimeError, match="train_images is 241; accepted: at most 240"):
+        jobs.train("c", "augmented", "1e-2", "0-2", "--train-images", 241, "--validation", 0.2)
+
+
 def test_equal_bytes_and_independence_of_the_block(jobs: Jobs) -> None:
     first = jobs.train("first", "augmented", "1e-2", "0-2")
     again = jobs.train("again", "augmented", "1e-2", "0-2")

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -453,6 +454,12 @@ class TestFinished:
         done = snakemake(*SMALL, *other, "--cores", "1", cwd=folder)
         assert done.returncode == 1
         assert "trained with training.learning_rate 0.001, not 0.01" in done.stdout
+        for file in (folder / "results").rglob("*.*"):  # the clock was a year ahead
+            os.utime(file, (time.time() + 3e7,) * 2)
+        (folder / "results/test/summary.parquet").unlink()
+        done = snakemake(*own, "--cores", "1", cwd=folder)
+        assert done.returncode == 0, done.stdout
+        assert planned(*SMALL, cwd=folder) == {}
         (folder / "results/data/digits.safetensors").unlink()
         assert planned(*SMALL, cwd=folder) == {"fetch": 1}
 

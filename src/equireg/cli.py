@@ -26,6 +26,8 @@ from equireg.settings import (
     JobSettings,
     Mode,
     NetworkSettings,
+    SelectionSettings,
+    SourceSettings,
     TrainingSettings,
 )
 from equireg.spelling import parse_seeds
@@ -99,12 +101,28 @@ DataFile = Annotated[Path, typer.Option(help="The data set's file, written by fe
 
 
 @app.command()
-@options(DataSettings)
-def fetch(*, data: DataSettings, output: Output, sums: SumsFile = None) -> None:
+@options(SourceSettings)
+def fetch(*, source: SourceSettings, output: Output, sums: SumsFile = None) -> None:
     """Obtain a data set, check its sums, and decode it into one file."""
     from equireg.jobs.fetch import fetch
 
-    fetch(data, output, sums)
+    fetch(source, output, sums)
+
+
+@app.command("inspect")
+@options(NetworkSettings)
+def inspect_network(
+    *,
+    network: NetworkSettings,
+    data: Annotated[
+        Path | None, typer.Option(help="The data set's file, to try the network on.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Report to write, as Markdown.")] = None,
+) -> None:
+    """Build the network once; print its layers and the dimensions of E."""
+    from equireg.jobs.inspect import inspect
+
+    print(inspect(network, data, output), end="")
 
 
 @app.command()
@@ -123,11 +141,12 @@ def initialize(
 
 
 @app.command()
-@options(NetworkSettings, TrainingSettings, JobSettings)
+@options(NetworkSettings, TrainingSettings, SelectionSettings, JobSettings)
 def train(
     *,
     network: NetworkSettings,
     training: TrainingSettings,
+    selection: SelectionSettings,
     job: JobSettings,
     mode: Annotated[Mode, typer.Option(help="Training mode.")],
     gamma: Annotated[
@@ -153,7 +172,7 @@ def train(
         from equireg.training.blocks import Blocks
 
         blocks = Blocks.of(mode, gamma or [], parse_seeds(seeds))
-        train(blocks, network, training, data, initial, output, device, job, stop)
+        train(blocks, network, training, data, initial, output, device, job, stop, selection)
 
 
 @app.command()
@@ -164,10 +183,11 @@ def step(*, network: NetworkSettings, job: JobSettings) -> None:
 
 
 @app.command()
-@options(NetworkSettings, JobSettings)
+@options(NetworkSettings, SelectionSettings, JobSettings)
 def evaluate(
     *,
     network: NetworkSettings,
+    selection: SelectionSettings,
     job: JobSettings,
     block: Annotated[Path, typer.Option(help="Parquet of a block, its weights beside it.")],
     twin: Annotated[Path | None, typer.Option(help="Equivariant weights of the seeds.")] = None,
@@ -179,7 +199,7 @@ def evaluate(
     with own(own_gpu), configured(job) as device:
         from equireg.jobs.evaluate import evaluate
 
-        evaluate(network, block, twin, data, output, device, job)
+        evaluate(network, block, twin, data, output, device, job, selection)
 
 
 @app.command()
@@ -196,11 +216,12 @@ def aggregate(
 
 
 @app.command()
-@options(NetworkSettings, TrainingSettings, GridSettings, JobSettings)
+@options(NetworkSettings, TrainingSettings, SelectionSettings, GridSettings, JobSettings)
 def predict(
     *,
     network: NetworkSettings,
     training: TrainingSettings,
+    selection: SelectionSettings,
     grid: GridSettings,
     job: JobSettings,
     data: DataFile,
@@ -212,7 +233,7 @@ def predict(
     with own(own_gpu), configured(job) as device:
         from equireg.jobs.predict import predict
 
-        predict(network, training, grid, data, initial, output, device, job)
+        predict(network, training, grid, data, initial, output, device, job, selection)
 
 
 @app.command()

@@ -23,6 +23,7 @@ NEUTRAL = frozenset(
     {
         "equireg",  # the version
         "equireg.binding",  # what a result says of itself
+        "equireg.built",  # a network of the user's own has a digest of its own
         "equireg.files",  # how files are made whole, not what is in them
         "equireg.gpus",  # which GPU, not what is computed on it
         "equireg.processes",  # who may write a result, and when one must stop
@@ -38,6 +39,20 @@ BESIDES = dict.fromkeys(("train", "evaluate", "predict", "theory"), ("equireg.ru
 def job_digest(job: str) -> str:
     """The digest of the code that a job runs, by the job's name: ``train`` or another verb."""
     return source_digest(f"equireg.jobs.{job}", *BESIDES.get(job, ()))
+
+
+def network_digest(file: Path) -> str:
+    """The digest of a network of the user's own: of its file, and of what finds its spaces.
+
+    Raises ValueError for a file that is not there, or is not Python.
+    """
+    try:
+        own = spell(tree_of(file))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({error.strerror}); accepted: a file") from None
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{file} is not Python ({error}); accepted: a module") from None
+    return hashlib.sha256(f"{own}\n{source_digest('equireg.built')}".encode()).hexdigest()
 
 
 def source_digest(*modules: str, sources: Path = SOURCES) -> str:
@@ -92,8 +107,7 @@ def locate(module: str, sources: Path) -> Path | None:
     return next((f for f in (base.with_suffix(".py"), base / "__init__.py") if f.is_file()), None)
 
 
-@functools.cache
-def parse(file: Path) -> ast.Module:
+def tree_of(file: Path) -> ast.Module:
     """The syntax tree without docstrings and other texts that are statements of their own."""
     tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
     for node in ast.walk(tree):
@@ -103,6 +117,9 @@ def parse(file: Path) -> ast.Module:
                 kept = [statement for statement in statements if not _is_text(statement)]
                 setattr(node, body, kept or [ast.Pass()])
     return tree
+
+
+parse = functools.cache(tree_of)
 
 
 def spell(node: object) -> str:

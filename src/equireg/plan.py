@@ -14,18 +14,20 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from equireg.settings import (
+    ALL_IMAGES,
     MODES,
     UNREAD,
-    DataSettings,
     GridSettings,
     Mode,
     NetworkSettings,
+    SelectionSettings,
+    SourceSettings,
     TrainingSettings,
 )
-from equireg.spelling import consecutive, parse_seeds, spell_gamma, spell_seeds
+from equireg.spelling import NO_PENALTY, consecutive, parse_seeds, spell_gamma, spell_seeds
 
 # The files of a data set; a folder may hold them gzipped instead.
 DATA_FILES = (
@@ -34,9 +36,21 @@ DATA_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+# Its arrays, in the same order: in one file, or as .npy files in the folder.
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 PREDICTED_SEEDS = 10  # a prediction takes about four times as long as a run
 CRITICAL_SEEDS = 3  # a Hessian's smallest eigenvalue takes longer than a run
+
+
+class Condition(NamedTuple):
+    """What a curve of figure 2 belongs to: all seeds of a mode and a gamma."""
+
+    mode: Mode
+    gamma: float
+
+    def __str__(self) -> str:
+        return f"{self.mode} at gamma {spell_gamma(self.gamma)}"
 
 
 @dataclass(frozen=True)
@@ -156,27 +170,43 @@ def blocks_options(mode: str, gammas: Sequence[str], seeds: str, outputs: Sequen
     >>> blocks_options("augmented", ["1e-2"], "000-009", ["runs/x.parquet"])
     '--mode augmented --gamma 1e-2 --seeds 0-9 --output runs/x.parquet'
     """
-    penalties = tuple(gamma for gamma in gammas if gamma != "none")
+    penalties = tuple(gamma for gamma in gammas if gamma != NO_PENALTY)
     first = _spell({"mode": mode, "gamma": penalties})
     return " ".join([first, seeds_option(seeds), _spell({"output": tuple(outputs)})])
 
 
-def data_files(data: DataSettings) -> list[str]:
-    """The files of the data set's own folder that ``fetch`` reads: raw, or gzipped where not raw.
+def data_files(data: SourceSettings) -> list[str]:
+    """The files of a user's own data set that ``fetch`` reads; empty for a download.
 
-    Empty for a download. A file that is missing is left out: ``fetch`` says so better.
+    In a folder: IDX files, raw, or gzipped where not raw; where there is none of them, NumPy's. A
+    file that is missing is left out: ``fetch`` says so better.
     """
+    if data.file is not None:
+        file = Path(data.file).expanduser()
+        return [str(file)] if file.is_file() else []
     if data.folder is None:
         return []
     folder = Path(data.folder).expanduser()
     choices = [(folder / name, folder / f"{name}.gz") for name in DATA_FILES]
-    found = (next((path for path in paths if path.is_file()), None) for paths in choices)
+    found = [next((path for path in paths if path.is_file()), None) for paths in choices]
+    if not any(found):
+        found = [folder / f"{name}.npy" for name in ARRAYS if (folder / f"{name}.npy").is_file()]
     return [str(path) for path in found if path]
 
 
-def train_options(network: NetworkSettings, training: TrainingSettings, mode: Mode) -> str:
+def holds_arrays(data: SourceSettings) -> bool:
+    """Whether the data set is arrays of a user's own, and no IDX files."""
+    return data.file is not None or any(file.endswith(".npy") for file in data_files(data))
+
+
+def train_options(
+    network: NetworkSettings,
+    training: TrainingSettings,
+    mode: Mode,
+    selection: SelectionSettings = ALL_IMAGES,
+) -> str:
     """``options`` without those that the mode does not read: they must not train its runs anew."""
-    return options(network, training, without=UNREAD[mode])
+    return options(network, training, selection, without=UNREAD[mode])
 
 
 def options(*sections: Any, without: Collection[str] = ()) -> str:

@@ -1,6 +1,7 @@
 """What can be chosen: one dataclass per section of ``config.yaml``, with the limits of its values.
 
-A limit stands here and nowhere else: a section that breaks one cannot be made, whoever makes it.
+It is long because every key and its limit stand here and nowhere else: a section that breaks one
+cannot be made, whoever makes it.
 Nothing is computed here, so that a result depends on the values alone. Standard library only, so
 that a machine that only trains needs no validation library; ``config`` reads the same dataclasses
 from YAML and says where a value came from.
@@ -15,9 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
-from equireg.spelling import MOST_SEEDS, parse_seeds
+from equireg.spelling import KNOTS, MOST_SEEDS, parse_knots, parse_seeds
 
 Mode = Literal["equivariant", "augmented", "nominal"]
 Channels = Literal["trivial", "regular"]
@@ -26,6 +27,8 @@ Distribution = Literal["gaussian", "uniform"]
 RiskScale = Literal["mean", "batch"]
 Order = Literal["file", "shuffled"]
 Augmentation = Literal["random", "exact"]
+Optimizer = Literal["sgd", "adam", "adamw"]
+RateSchedule = Literal["constant", "cosine"]
 Device = Literal["auto", "cpu", "cuda"]
 Step = Literal["auto", "compiled", "reference"]
 
@@ -33,6 +36,8 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 # The groups that turn square images, and their orders; ``symmetry.groups`` makes them.
 ORDERS = {"C1": 1, "C2": 2, "C4": 4, "D1": 2, "D2": 4, "D4": 8}
 DOWNLOADED = ("mnist", "fashion-mnist", "kmnist")  # the data sets that need no folder
+MADE = {"rotated-mnist": "mnist"}  # those that are made from one of them
+MOST_IMAGES = 1_000_000_000
 MOST_GAMMAS = 1000
 MOST_GAMMA = 1e30  # in float32, much larger ones are infinite, which means in E
 
@@ -70,8 +75,14 @@ def one_of(values: tuple[str, ...]) -> Accepted:
     return Accepted(lambda value: value in values, ", ".join(values), {"enum": list(values)})
 
 
+def plain(path: str) -> bool:
+    """Without braces: to Snakemake, what they hold in the name of an input is a wildcard."""
+    return not {*"{}"} & {*path}
+
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 AMOUNT = Accepted(lambda value: 0 <= value < math.inf, "finite numbers, 0 and more", {"minimum": 0})
+_BUILD = re.compile(r"[^{}\0\n]+\.py:[A-Za-z_]\w*")
 
 
 def _option(default: Any, help: str, *accepted: Accepted) -> Any:
@@ -128,12 +139,12 @@ def show(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class DataSettings(Section):
+class SourceSettings(Section):
     """Where the images come from."""
 
     name: str = _option(
         "mnist",
-        "mnist, fashion-mnist, kmnist, or a name for a folder of your own.",
+        "mnist, fashion-mnist, kmnist, rotated-mnist, or a name for data of your own.",
         Accepted(
             lambda name: _NAME.fullmatch(name) is not None,
             "up to 100 lower-case letters, digits, '.', '_' and '-', beginning with a letter or a "
@@ -143,19 +154,68 @@ class DataSettings(Section):
     )
     folder: str | None = _option(
         None,
-        "Folder with the four IDX files, raw or gzipped; none: download.",
-        # to Snakemake, what braces hold in the name of an input is a wildcard
+        "Folder with the four IDX files, raw or gzipped, or four .npy files; none: download.",
         Accepted(
-            lambda folder: not {*"{}"} & {*(folder or "")},
-            "folders without { and }",
-            {"pattern": "^[^{}]*$"},
+            lambda folder: plain(folder or ""), "folders without { and }", {"pattern": "^[^{}]*$"}
+        ),
+    )
+    file: str | None = _option(
+        None,
+        "File with the four arrays, .npz or .safetensors, in the place of a folder.",
+        Accepted(
+            lambda file: file is None or (plain(file) and file.endswith((".npz", ".safetensors"))),
+            "files that end in .npz or .safetensors, without { and }",
+            {"pattern": r"^[^{}]*\.(npz|safetensors)$"},
         ),
     )
 
     def _misfits(self) -> Iterator[Mistake]:
-        if self.folder is None and self.name not in DOWNLOADED:
-            known = ", ".join(DOWNLOADED)
-            yield Mistake("name", self.name, f"accepted without data.folder: {known}")
+        if self.folder is not None and self.file is not None:
+            yield Mistake("file", self.file, "accepted with data.folder: null")
+        if self.folder is None and self.file is None and self.name not in (*DOWNLOADED, *MADE):
+            known = ", ".join((*DOWNLOADED, *MADE))
+            yield Mistake("name", self.name, f"accepted without data.folder and data.file: {known}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionSettings(Section):
+    """Which of the training images are trained on."""
+
+    train_images: int | None = _option(
+        None,
+        "Training images of a run, drawn anew for each seed; none: all.",
+        Accepted(
+            lambda count: count is None or (isinstance(count, int) and 1 <= count <= MOST_IMAGES),
+            f"1 to {MOST_IMAGES}",
+            {"minimum": 1, "maximum": MOST_IMAGES},
+        ),
+    )
+    validation: float = _option(
+        0.0,
+        "Held out of the training images for validation: a share below 1, or so many.",
+        Accepted(
+            lambda held: 0 <= held < 1 or (held <= MOST_IMAGES and held == int(held)),
+            "shares, 0 to below 1, or whole numbers of images",
+            {"minimum": 0, "maximum": MOST_IMAGES},
+        ),
+    )
+
+
+ALL_IMAGES = SelectionSettings()
+
+
+@dataclass(frozen=True)
+class DataSettings(SelectionSettings, SourceSettings):
+    """The images: where they come from, and which are trained on."""
+
+
+Part = TypeVar("Part", bound=Section)
+
+
+def part(kind: type[Part], whole: Section) -> Part:
+    """The fields of a section that has more."""
+    names = (entry.name for entry in dataclasses.fields(kind))  # type: ignore[arg-type]
+    return kind(**{name: getattr(whole, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -191,8 +251,19 @@ class NetworkSettings(Section):
     allow_incompatible_support: bool = _option(
         False, "Train although the support violates the compatibility condition."
     )
+    build: str | None = _option(
+        None,
+        "A network of your own, path/to/mine.py:function; none: the paper's kind.",
+        Accepted(
+            lambda build: build is None or _BUILD.fullmatch(build) is not None,
+            "path/to/mine.py:function, without { and }",
+            {"pattern": r"^[^{}\n]+\.py:[A-Za-z_]\w*$"},
+        ),
+    )
 
     def _misfits(self) -> Iterator[Mistake]:
+        if self.build:  # the other keys say how the paper's kind of network is made
+            return
         if not self.channels:
             yield Mistake("channels", (), "accepted: one convolution or more")
         pooled = 2 ** len(self.channels)
@@ -232,7 +303,7 @@ class InitializationSettings(Section):
 
 @dataclass(frozen=True)
 class TrainingSettings(Section):
-    """Stochastic gradient descent on the regularized risk, from a perturbed start."""
+    """Descent on the regularized risk, from a perturbed start."""
 
     perturbation: float = _option(
         1e-3, "Standard deviation, per entry, of the step away from E before training.", AMOUNT
@@ -261,23 +332,71 @@ class TrainingSettings(Section):
         "random: one group element per image; exact: the mean over the group.",
         one_of(get_args(Augmentation)),
     )
+    optimizer: Optimizer = _option(
+        "sgd", "What makes steps of gradients: sgd, adam or adamw.", one_of(get_args(Optimizer))
+    )
+    momentum: float = _option(
+        0.0,
+        "Of sgd: how much of the step before a step keeps.",
+        Accepted(
+            lambda momentum: 0 <= momentum < 1,
+            "0 to below 1",
+            {"minimum": 0, "exclusiveMaximum": 1},
+        ),
+    )
+    weight_decay: float = _option(0.0, "Of adamw: decay of all weights, decoupled.", AMOUNT)
+    rate_schedule: RateSchedule = _option(
+        "constant",
+        "constant, or cosine: the learning rate falls to 0 along half a cosine.",
+        one_of(get_args(RateSchedule)),
+    )
+    gamma_schedule: str = _option(
+        "constant",
+        f"Factor of gamma along training: {', '.join(KNOTS)}, or share:factor,...",
+    )
+
+    def _misfits(self) -> Iterator[Mistake]:
+        if self.optimizer != "sgd" and self.momentum:
+            remedy = f"accepted with training.optimizer {self.optimizer}: 0; it has its own means"
+            yield Mistake("momentum", self.momentum, remedy)
+        decays = self.optimizer == "adamw"
+        if decays != (self.weight_decay > 0):
+            accepted = "above 0, such as 0.01; without, it is adam" if decays else "0"
+            remedy = f"accepted with training.optimizer {self.optimizer}: {accepted}"
+            yield Mistake("weight_decay", self.weight_decay, remedy)
+        try:
+            parse_knots(self.gamma_schedule)
+        except ValueError as error:
+            yield Mistake("gamma_schedule", self.gamma_schedule, str(error).partition("; ")[2])
+
+    def unpredicted(self) -> str:
+        """Why no first-order prediction is made of such runs; empty where one is."""
+        if self.optimizer != "sgd" or self.momentum:
+            return "training.optimizer is not plain gradient descent"
+        for name in ("rate_schedule", "gamma_schedule"):
+            if getattr(self, name) != "constant":
+                return f"training.{name} is not constant"
+        return ""
 
     def unstable(self, gammas: tuple[float, ...]) -> Iterator[Mistake]:
         """Penalties at which explicit steps of this size grow without bound."""
+        factors = [factor for _, factor in parse_knots(self.gamma_schedule) if factor < math.inf]
+        most = max(factors, default=0.0)
+        scheduled = f" and factors of gamma up to {most:g}" if most > 1 else ""
         for gamma in gammas:
-            if not (0 <= gamma <= MOST_GAMMA and gamma * self.learning_rate <= 2):
+            if not (0 <= gamma <= MOST_GAMMA and gamma * most * self.learning_rate <= 2):
                 yield Mistake(
                     "gammas",
                     gamma,
-                    f"accepted with training.learning_rate {self.learning_rate:g}: 0 to "
-                    f"{2 / self.learning_rate:g}, as explicit steps are unstable where "
-                    "learning_rate * gamma > 2",
+                    f"accepted with training.learning_rate {self.learning_rate:g}{scheduled}: 0 to "
+                    f"{2 / self.learning_rate / (most or 1):g}, as explicit steps are unstable "
+                    "where learning_rate * gamma > 2",
                 )
 
 
 # The training settings that a mode does not read: it starts in E, or turns no images.
 UNREAD: dict[Mode, frozenset[str]] = {
-    "equivariant": frozenset({"perturbation", "augmentation"}),
+    "equivariant": frozenset({"perturbation", "augmentation", "gamma_schedule"}),
     "augmented": frozenset(),
     "nominal": frozenset({"augmentation"}),
 }

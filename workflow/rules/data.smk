@@ -21,7 +21,7 @@ if not found.data:
         params:
             # No digest of the source: the sums say what must come, however it was obtained, and a new
             # download would train everything anew.
-            options=options(chosen.data),
+            options=options(part(SourceSettings, chosen.data)),
             # no input: fetch adds the sums of a data set that it sees for the first time
             list=str(HERE / "workflow/checksums.txt"),
         message:

@@ -11,9 +11,12 @@ if not found.predicted:
             f"{RESULTS}/logs/predict.log",
         benchmark:
             f"{RESULTS}/benchmarks/predict.tsv"
+        # First, beside the trainings: it waits for none of them, and would else run alone at the end.
+        priority: 1
         conda:
             "../../envs/training.yaml"
-        threads: max(2, chosen.jobs.threads)
+        # One where cores are few: much of it runs on one core whatever it is given.
+        threads: max(chosen.jobs.threads, min(4, (workflow.cores or 1) // 4))
         resources:
             gpu=GPU,
             own_gpu=OWN_GPU,
@@ -25,6 +28,7 @@ if not found.predicted:
             options=options(
                 chosen.network,
                 chosen.training,
+                SELECTION,
                 replace(chosen.grid, seeds=spell_seeds(list(predicted_seeds(chosen.grid)))),
                 without=["seeds_per_job"],
             ),

@@ -1,5 +1,38 @@
+# A network of the user's own is tried before anything else, and its file is an input.
+NETWORK = [str(file) for file in [build_file(chosen.network.build)] if file]
+INSPECTED = [f"{RESULTS}/network.md"] if NETWORK else []
+
+
+rule inspect:
+    input:
+        network=NETWORK,
+        data=DATA,
+    output:
+        report=f"{RESULTS}/network.md",
+    log:
+        f"{RESULTS}/logs/inspect.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/inspect.tsv"
+    conda:
+        "../../envs/training.yaml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=10,
+    params:
+        options=options(chosen.network),
+        source=job_digest("inspect"),
+    message:
+        f"Inspect the network {chosen.network.build}"
+    shell:
+        "python -m equireg inspect --data {input.data} {params.options}"
+        " --output {output.report} > {log} 2>&1"
+
+
 rule initialize:
     input:
+        network=NETWORK,
+        inspected=INSPECTED,
         # One that other code or settings made is dated back: older than anything.
         older=lambda wildcards: (
             [str(HERE / "Snakefile")]
@@ -33,6 +66,7 @@ rule train:
     input:
         data=DATA,
         initial=f"{RESULTS}/initial/seeds-{{seeds}}.safetensors",
+        network=NETWORK,
     output:
         trajectory=f"{BLOCK}.parquet",
         weights=f"{BLOCK}.safetensors",
@@ -70,7 +104,9 @@ rule train:
         blocks=lambda wildcards, output: blocks_options(
             wildcards.mode, [wildcards.gamma], wildcards.seeds, [output.trajectory]
         ),
-        options=lambda wildcards: train_options(chosen.network, chosen.training, wildcards.mode),
+        options=lambda wildcards: train_options(
+            chosen.network, chosen.training, wildcards.mode, SELECTION
+        ),
         source=job_digest("train"),
     message:
         "Train {wildcards.mode}, gamma {wildcards.gamma}, seeds {wildcards.seeds}"
@@ -107,7 +143,9 @@ if chosen.jobs.stack_gammas:
                 wildcards.seeds,
                 output.trajectory,
             ),
-            options=lambda wildcards: train_options(chosen.network, chosen.training, wildcards.mode),
+            options=lambda wildcards: train_options(
+                chosen.network, chosen.training, wildcards.mode, SELECTION
+            ),
             source=job_digest("train"),
         message:
             "Train {wildcards.mode}, every gamma, seeds {wildcards.seeds}"
@@ -119,11 +157,12 @@ rule evaluate:
         weights=f"{BLOCK}.safetensors",
         # the equivariant runs of the same seeds, where the grid has them
         twin=(
-            f"{RESULTS}/runs/equivariant/gamma-none/seeds-{{seeds}}.safetensors"
+            f"{RESULTS}/runs/equivariant/gamma-{NO_PENALTY}/seeds-{{seeds}}.safetensors"
             if "equivariant" in chosen.grid.modes
             else []
         ),
         data=DATA,
+        network=NETWORK,
     output:
         evaluation=f"{BLOCK}.evaluation.parquet",
     log:
@@ -145,7 +184,7 @@ rule evaluate:
         runtime=lambda wildcards, attempt: attempt * (15 + chosen.grid.seeds_per_job // 5),
     params:
         twin=lambda wildcards, input: f"--twin {input.twin}" if input.twin else "",
-        options=options(chosen.network),
+        options=options(chosen.network, SELECTION),
         source=job_digest("evaluate"),
     message:
         "Evaluate {wildcards.mode}, gamma {wildcards.gamma}, seeds {wildcards.seeds}"

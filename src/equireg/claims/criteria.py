@@ -11,11 +11,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from scipy.stats import binomtest
 
+from equireg.plan import Condition
 from equireg.settings import Mode
 from equireg.spelling import spell_gamma
 
@@ -36,16 +37,6 @@ LEVEL = 0.05  # of the sign test
 END_WINDOW = 201
 
 Verdict = Literal["held", "held, too few seeds", "did not hold", "not applicable"]
-
-
-class Condition(NamedTuple):
-    """A curve of the figure."""
-
-    mode: Mode
-    gamma: float
-
-    def __str__(self) -> str:
-        return f"{self.mode} at gamma {spell_gamma(self.gamma)}"
 
 
 @dataclass(frozen=True)

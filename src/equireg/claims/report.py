@@ -27,7 +27,6 @@ from equireg.claims.criteria import (
     END_WINDOW,
     LEVEL,
     Claim,
-    Condition,
     Measured,
     Result,
     Verdict,
@@ -39,6 +38,7 @@ from equireg.claims.criteria import (
     number,
 )
 from equireg.markdown import rows_of
+from equireg.plan import Condition
 from equireg.settings import MODES
 from equireg.spelling import spell_gamma, spell_seeds
 

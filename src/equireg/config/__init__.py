@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from equireg.config.messages import ConfigurationError, Mistake, line, show
 from equireg.config.reading import merge, read
 from equireg.config.types import explain, model_of, values_of
+from equireg.digest import network_digest
 from equireg.settings import (
     Accepted,
     DataSettings,
@@ -30,6 +31,7 @@ from equireg.settings import (
     TrainingSettings,
     WorkflowJobSettings,
 )
+from equireg.spelling import build_file
 
 __all__ = ["COMMAND_LINE", "Configuration", "ConfigurationError", "load"]
 
@@ -152,8 +154,11 @@ def _misfits(configuration: Configuration) -> Iterator[Mistake]:
     if not network.allow_incompatible_support:
         yield from _incompatible(network)
     trivial = network.group == "C1"
-    if configuration.mark_critical and (trivial or "equivariant" not in grid.modes):
+    if configuration.mark_critical and (
+        trivial or "equivariant" not in grid.modes or network.build
+    ):
         without = "network.group C1" if trivial else f"grid.modes {show(grid.modes)}"
+        without = "network.build" if network.build else without
         yield Mistake(("mark_critical",), True, f"accepted with {without}: false")
     if configuration.experiment in configuration.compare:
         yield Mistake(
@@ -184,12 +189,26 @@ def _is_folder(path: str) -> bool:
         return False
 
 
+def _is_file(path: str) -> bool:
+    try:
+        return "\0" not in path and Path(path).expanduser().is_file()
+    except (OSError, RuntimeError):
+        return False
+
+
 def _wrong_places(configuration: Configuration) -> Iterator[Mistake]:
     """Data and results that could not be read or written. Paths are relative to the repository."""
+    if file := build_file(configuration.network.build):
+        try:
+            network_digest(file)
+        except ValueError as error:
+            yield Mistake(("network", "build"), configuration.network.build, str(error))
     data = configuration.data
     there = Path("results", "data", f"{data.name}.safetensors")  # what was read of it once suffices
     if data.folder is not None and not (_is_folder(data.folder) or there.is_file()):
         yield Mistake(("data", "folder"), data.folder, "accepted: a folder that exists")
+    if data.file is not None and not (_is_file(data.file) or there.is_file()):
+        yield Mistake(("data", "file"), data.file, "accepted: a file that exists")
     for name in configuration.compare:
         if not Path("results", name, "evaluation.parquet").exists():
             yield Mistake(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
@@ -13,8 +14,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from equireg.config.messages import Mistake
-from equireg.settings import GridSettings
-from equireg.spelling import MOST_SEEDS, parse_seeds, spell_seeds
+from equireg.settings import GridSettings, TrainingSettings
+from equireg.spelling import (
+    KNOTS,
+    MOST_SEEDS,
+    parse_knots,
+    parse_seeds,
+    spell_knots,
+    spell_seeds,
+)
 
 
 def _accept(remedy: str) -> PydanticCustomError:
@@ -59,6 +67,26 @@ def _seeds(value: Any) -> str:
         raise _accept(_SEEDS if remedy.startswith("numbers") else remedy) from None
 
 
+_KNOTS = (
+    f"{', '.join(KNOTS)}, or a list of [share, factor], with shares ascending from 0 to at most 1 "
+    "and factors that are 0 or more, or inf"
+)
+
+
+def _knots(value: Any) -> str:
+    """A name, or a list of knots [share, factor] as the text that settings hold."""
+    if isinstance(value, str) and value in KNOTS:
+        return value
+    text = value
+    if isinstance(value, list):
+        sound = all(isinstance(knot, list) and len(knot) == 2 for knot in value)
+        text = ",".join(f"{knot[0]}:{knot[1]}" for knot in value) if sound else ""
+    try:
+        return spell_knots(parse_knots(str(text)))
+    except ValueError:
+        raise _accept(_KNOTS) from None
+
+
 class Spelling(NamedTuple):
     """How YAML may spell a key whose type in settings is the one spelling of all of them.
 
@@ -82,6 +110,25 @@ SPELLINGS: dict[tuple[type, str], Spelling] = {
             ]
         },
     ),
+    (TrainingSettings, "gamma_schedule"): Spelling(
+        _knots,
+        _KNOTS,
+        {
+            "anyOf": [
+                {"enum": list(KNOTS)},
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "array",
+                        "minItems": 2,
+                        "maxItems": 2,
+                        "items": {"type": ["number", "string"]},
+                    },
+                },
+            ]
+        },
+    ),
 }
 
 _READERS: dict[Any, Callable[[Any], Any]] = {int: _number, float: _number, bool: _truth}
@@ -93,6 +140,9 @@ def _type(hint: Any) -> Any:
         return Annotated[tuple[item, ...], BeforeValidator(_list)]
     if dataclasses.is_dataclass(hint):
         return model_of(typing.cast(type, hint))
+    if typing.get_origin(hint) is types.UnionType:  # or null
+        (some,) = (kind for kind in typing.get_args(hint) if kind is not type(None))
+        return _type(some) | None
     return Annotated[hint, BeforeValidator(_READERS[hint])] if hint in _READERS else hint
 
 

@@ -6,19 +6,13 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from equireg.binding import REMEDY
 from equireg.tables import open_parquet
-
-
-class Condition(NamedTuple):
-    """What a curve belongs to."""
-
-    mode: str
-    gamma: float
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,8 @@ def series(
 ) -> Iterator[tuple[tuple[Any, ...], np.ndarray, np.ndarray]]:
     """Consecutive rows of the table with equal ``keys``: the keys, the steps, the values.
 
-    Reads one row group at a time and only the columns it needs.
+    Reads one row group at a time and only the columns it needs. Raises ValueError, naming the
+    file, where a step or a value is missing.
     """
     current: tuple[Any, ...] | None = None
     parts: list[tuple[np.ndarray, np.ndarray]] = []
@@ -42,8 +37,13 @@ def series(
     with open_parquet(path, needed) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=needed)
+            for name in ("step", value):
+                if table[name].null_count:
+                    raise ValueError(f"{path}: a {name} is null; expected a number; {REMEDY}")
+            if not len(table):
+                continue
             steps, values = table["step"].to_numpy(), table[value].to_numpy()
-            bounds = [0, *_changes(table.select(keys)), len(steps)]
+            bounds = [0, *_changes(table.select(keys)), len(steps)] if len(steps) else []
             for start, stop in itertools.pairwise(bounds):
                 key = tuple(table[name][start].as_py() for name in keys)
                 if key != current and current is not None:

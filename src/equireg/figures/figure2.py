@@ -15,11 +15,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from equireg.figures.curves import Condition, Curve
+from equireg.figures.curves import Curve
 from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH
+from equireg.plan import Condition
+from equireg.settings import Mode
 from equireg.spelling import spell_gamma
 
-MODES = ("nominal", "augmented")  # in the order of drawing; the equivariant distance is always 0
+# In the order of drawing; the equivariant distance is always 0.
+MODES: tuple[Mode, ...] = ("nominal", "augmented")
 PREDICTED: dict[str, Any] = {"color": "black", "linestyle": (0, (3, 2)), "linewidth": 0.8}
 
 
@@ -40,7 +43,8 @@ def distance_figure(
             panel.remove()
             continue
         panel.tick_params(labelbottom=i + columns >= len(gammas))  # nothing below it
-        present = [Condition(mode, gamma) for mode in MODES if (mode, gamma) in medians]
+        every = [Condition(mode, gamma) for mode in MODES]
+        present = [condition for condition in every if condition in medians]
         for condition in present:
             _draw_runs(panel, condition, runs.get(condition, []))
         for condition in present:

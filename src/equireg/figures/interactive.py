@@ -21,9 +21,10 @@ from bokeh.models.renderers import GlyphRenderer
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
-from equireg.figures.curves import Condition, Curve
+from equireg.figures.curves import Curve
 from equireg.figures.style import COLOURS
 from equireg.figures.typeset import typeset
+from equireg.plan import Condition
 from equireg.spelling import spell_gamma
 
 WIDTH, HEIGHT = 560, 320  # of a panel, in pixels

@@ -11,10 +11,11 @@ import pyarrow as pa
 
 from equireg.binding import REMEDY, together, with_source, write_document
 from equireg.claims.agreement import other_settings, read_numbers, window_medians
-from equireg.claims.criteria import END_WINDOW, Condition, Measured
+from equireg.claims.criteria import END_WINDOW, Measured
 from equireg.claims.report import report
 from equireg.digest import job_digest
 from equireg.figures.curves import series
+from equireg.plan import Condition
 from equireg.settings import MODES
 from equireg.tables import open_parquet
 

@@ -56,6 +56,11 @@ def critical(
     for mode in modes:
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}; accepted: {', '.join(MODES)}")
+    if settings.build:
+        raise ValueError(
+            f"network.build is {settings.build}; the critical gamma is not applicable: it is taken "
+            "of the paper's kind of network"
+        )
     dataset = load_dataset(data, settings)
     model = convolutional(settings)
     scale = risk_scale(training)

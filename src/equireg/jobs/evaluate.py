@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,15 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equireg.binding import REMEDY, joined, options, read, with_source
+from equireg.built import network_of
 from equireg.dataset import load_dataset
 from equireg.digest import job_digest
 from equireg.files import sha256
-from equireg.settings import JobSettings, Mode, NetworkSettings
-from equireg.symmetry.groups import Group
+from equireg.native import UnavailableError
+from equireg.settings import ALL_IMAGES, JobSettings, Mode, NetworkSettings, SelectionSettings
 from equireg.tables import RUN_FIELDS, distance_columns, open_parquet, run_columns, write_table
-from equireg.training.batches import turned
 from equireg.training.compiled import CompiledForward
 from equireg.training.network import Network
+from equireg.training.step import Trainable
 from equireg.training.trainers import choose
 from equireg.weights import load_weights
 
@@ -38,6 +40,7 @@ def evaluate(
     output: Path,
     device: str,
     jobs: JobSettings,
+    selection: SelectionSettings = ALL_IMAGES,
 ) -> None:
     """Write a row per run of ``block``, a trajectories' parquet with the weights beside it.
 
@@ -52,12 +55,13 @@ def evaluate(
     mode, gamma = last["mode"][0].as_py(), last["gamma"][0].as_py()
     seeds = last["seed"].to_pylist()
 
-    network = Network.of(settings)
+    network = network_of(settings)
     names = distance_columns(list(network.spaces))
-    dataset = load_dataset(data, settings)
+    dataset = load_dataset(data, settings, selection)
     trained = block.with_suffix(".safetensors")
-    held, _ = load_weights(trained, seeds, network.spaces)
-    chosen = {**options(network=settings), "data": {"sha256": sha256(data)}}
+    held, _ = load_weights(trained, seeds, {**network.spaces, **network.buffers})
+    of_data = {"sha256": sha256(data), **dataclasses.asdict(selection)}
+    chosen = {**options(network=settings), "data": of_data}
     runs = read(trained)["runs"]
     if read(block)["runs"] != runs:
         raise ValueError(f"{block} and {trained} hold different runs; {REMEDY}")
@@ -71,13 +75,19 @@ def evaluate(
     columns = {"final_loss": last["loss"].to_numpy()}
     columns |= {f"final_{name}": held[name].numpy() for name in names}
     images, labels = dataset.test_images.to(device), dataset.test_labels.to(device)
-    moved = {name: weight.to(device) for name, weight in weights.items()}
+    moved = {name: held[name].to(device) for name in (*network.spaces, *network.buffers)}
+
+    def compiled() -> Forward:
+        if not isinstance(network, Network):
+            raise UnavailableError("the network is a module of its own (network: build)")
+        return CompiledForward(network, moved, images, jobs.threads)
+
     forward = choose(
         jobs.step if device == "cpu" else "reference",
-        lambda: CompiledForward(network, moved, images, jobs.threads),
+        compiled,
         lambda: reference_forward(network, moved),
     )
-    columns |= test(forward, network.group, images, labels)
+    columns |= test(forward, network, images, labels)
     distances = twin_distances(weights, twins) if twins else [None] * len(names)
     columns |= {f"twin_{name}": d for name, d in zip(names, distances, strict=True)}
     runs = {**runs, "weights": sha256(trained), "twin": sha256(twin) if twin else None}
@@ -85,7 +95,7 @@ def evaluate(
     write_table(output, evaluation_table(mode, gamma, seeds, columns), made)
 
 
-def reference_forward(network: Network, weights: Mapping[str, Tensor]) -> Forward:
+def reference_forward(network: Trainable, weights: Mapping[str, Tensor]) -> Forward:
     """The networks of the runs, on the device of their weights."""
     runs = len(next(iter(weights.values())))
 
@@ -96,7 +106,9 @@ def reference_forward(network: Network, weights: Mapping[str, Tensor]) -> Forwar
     return forward
 
 
-def test(forward: Forward, group: Group, images: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
+def test(
+    forward: Forward, network: Trainable, images: Tensor, labels: Tensor
+) -> dict[str, np.ndarray]:
     """Loss and accuracy on test images (count, channels, side, side), and what a turn changes.
 
     Per run: test_loss and test_accuracy on the upright images; test_accuracy_turned over all turns
@@ -104,10 +116,11 @@ def test(forward: Forward, group: Group, images: Tensor, labels: Tensor) -> dict
     predicted class is not the upright image's; equivariance_error, the root of the mean of
     |Phi(g x) - Phi(x)|^2 over these pairs, over that of |Phi(x)|^2 (see ``Equivariance.error``).
     """
+    group = network.group
     loss, right, changed, spread, size = [], [], [], [], []
     for some, truth in zip(images.split(IMAGES_AT_ONCE), labels.split(IMAGES_AT_ONCE), strict=True):
         truth = truth.long()
-        turns = turned(some, group.elements).view(len(some), group.order, *some.shape[1:])
+        turns = network.orbit(some).view(len(some), group.order, *some.shape[1:])
         logits = torch.stack([forward(images) for images in turns.unbind(1)])
         upright = logits[0]
         losses = F.cross_entropy(

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from equireg.binding import options, with_source
+from equireg.built import network_of
 from equireg.digest import job_digest
 from equireg.settings import InitializationSettings, NetworkSettings
-from equireg.training.network import Network
 from equireg.weights import save_weights
 
 
@@ -20,9 +20,14 @@ def initialize(
     seeds: Sequence[int],
     output: Path,
 ) -> None:
-    """Write the initial weights of ``seeds``: (seeds, *shape) per layer, float32."""
-    network = Network.of(settings)
+    """Write the initial weights of ``seeds``: (seeds, *shape) per layer, float32.
+
+    And the buffers of a network of the user's own, as they are.
+    """
+    network = network_of(settings)
     draws = [network.initial(seed, initialization.distribution) for seed in seeds]
-    weights = {name: torch.stack([draw[name] for draw in draws]).float() for name in network.spaces}
+    names = [*network.spaces, *network.buffers]
+    weights = {name: torch.stack([draw[name] for draw in draws]) for name in names}
+    weights |= {name: weights[name].float() for name in network.spaces}
     made = options(initialization=initialization, network=settings)
     save_weights(output, seeds, weights, with_source(made, "initialize", job_digest("initialize")))

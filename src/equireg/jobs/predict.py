@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Mapping, Sequence
@@ -18,16 +19,26 @@ from equireg.digest import job_digest
 from equireg.files import sha256
 from equireg.randomness import generator
 from equireg.runtime import say
-from equireg.settings import GridSettings, JobSettings, Mode, NetworkSettings, TrainingSettings
+from equireg.settings import (
+    ALL_IMAGES,
+    GridSettings,
+    JobSettings,
+    Mode,
+    NetworkSettings,
+    SelectionSettings,
+    TrainingSettings,
+)
 from equireg.spelling import parse_seeds, spell_gamma
 from equireg.tables import write_table
-from equireg.theory.gradients import Outside, Stepper
+from equireg.theory.gradients import Outside
 from equireg.theory.ornstein_uhlenbeck import Slope, Stretch, knots, propagate
-from equireg.training.batches import batches, elements, steps_per_epoch, turned
+from equireg.training.batches import batches, elements, steps_per_epoch, subsets, turned
+from equireg.training.compiled import CompiledGradient
 from equireg.training.network import Network
 from equireg.training.schedules import along, gamma_schedule, learning_rates, risk_scale
 from equireg.training.start import perturbation, start_runs
-from equireg.training.trainers import choose_trainer
+from equireg.training.step import Gradient, ReferenceGradient
+from equireg.training.trainers import choose, choose_trainer
 from equireg.weights import load_weights
 
 IMAGES = 100  # per estimate of a Hessian-vector product and of the augmented mode's noise
@@ -55,21 +66,38 @@ def predict(
     output: Path,
     device: str,
     jobs: JobSettings,
+    selection: SelectionSettings = ALL_IMAGES,
 ) -> None:
     """Write quantiles over the grid's seeds of the predicted distance to E, per mode and gamma.
 
     Each seed's equivariant run is trained anew, and measured at some steps: see ``Prediction``.
-    Raises ValueError for settings that do not fit together.
+    Where none is made, the table is empty and its binding says why. Raises ValueError for settings
+    that do not fit together.
     """
     modes: list[Mode] = sorted(mode for mode in grid.modes if mode != "equivariant")
     gammas = sorted(grid.gammas)
     for mistake in training.unstable(tuple(gammas)):
         raise ValueError(f"gamma is {spell_gamma(mistake.value)}; {mistake.remedy}")
-    dataset = load_dataset(data, settings)
-    twin = Twin(settings, training, parse_seeds(grid.seeds), dataset, initial, modes, device, jobs)
+    chosen = {
+        **options(network=settings, training=training),
+        "data": {"sha256": sha256(data), **dataclasses.asdict(selection)},
+    }
+    made = joined({initial: read(initial), "the command": chosen})
+    runs = {"modes": modes, "gammas": gammas, "seeds": grid.seeds}
+    why = "network.build is a network of its own" if settings.build else training.unpredicted()
+    if why:
+        say(f"not applicable: {why}")
+        made = with_source(
+            made, "predict", job_digest("predict"), runs={**runs, "not_applicable": why}
+        )
+        write_table(output, SCHEMA.empty_table(), made)
+        return
+    dataset, subset = load_dataset(data, settings, selection), selection.train_images
+    seeds = parse_seeds(grid.seeds)
+    twin = Twin(settings, training, seeds, dataset, initial, modes, device, jobs, subset)
     predictions = {mode: Prediction(twin, mode, gammas) for mode in modes}
 
-    steps = steps_per_epoch(len(dataset.train_labels), training) * training.epochs - 1
+    steps = twin.steps - 1
     longest = max(1, int(LONGEST / (training.learning_rate * twin.scale)))
     visited = list(knots(steps, longest))
     said = time.perf_counter()
@@ -81,20 +109,7 @@ def predict(
         if time.perf_counter() - said > 10 or there == steps:
             said = time.perf_counter()
             say(f"step {there}/{steps}")
-    made = with_source(
-        joined(
-            {
-                initial: read(initial),
-                "the command": {
-                    **options(network=settings, training=training),
-                    "data": {"sha256": sha256(data)},
-                },
-            }
-        ),
-        "predict",
-        job_digest("predict"),
-        runs={"modes": modes, "gammas": gammas, "seeds": grid.seeds},
-    )
+    made = with_source(made, "predict", job_digest("predict"), runs=runs)
     write_table(output, table(predictions, visited, len(twin.seeds)), made)
 
 
@@ -111,11 +126,15 @@ class Twin:
         modes: Sequence[Mode],
         device: str,
         jobs: JobSettings,
+        subset: int | None = None,
     ) -> None:
         self.network = Network.of(settings)
         self.training, self.seeds, self.jobs = training, seeds, jobs
         self.outside = Outside(self.network.spaces)
-        self.labels = dataset.train_labels.to(device)
+        self.labels, self.subset = dataset.train_labels.to(device), subset
+        images_of_a_run = subset or len(self.labels)
+        self.steps = steps_per_epoch(images_of_a_run, training) * training.epochs
+        self.own = subsets(seeds, len(self.labels), images_of_a_run) if subset else None
         self.scale = risk_scale(training)
         images = dataset.train_images.to(device)
         self.images = {
@@ -123,7 +142,6 @@ class Twin:
             for mode in ("equivariant", *modes)
         }
         weights, _ = load_weights(initial, seeds, self.network.spaces)
-        self.device = device
         start = start_runs(self.network.spaces, weights, "equivariant", seeds, 0.0)
         self.trainer = choose_trainer(
             self.network,
@@ -135,7 +153,6 @@ class Twin:
 
     def train_to(self, here: int, there: int) -> None:
         """Train from step ``here`` to step ``there``."""
-        total = steps_per_epoch(len(self.labels), self.training) * self.training.epochs
         runs, device = len(self.seeds), self.labels.device
         while here < there:
             chunk = batches(
@@ -146,18 +163,24 @@ class Twin:
                 self.training,
                 there - here,
                 here,
+                self.subset,
             )
             rows, classes = next(chunk)  # ends with its epoch at the latest
             count = rows.shape[1]
-            values = gamma_schedule(None), learning_rates(self.training)
+            values = gamma_schedule(None, self.training), learning_rates(self.training)
+            total = self.steps
             along_them = (along([value], runs, here, count, total).to(device) for value in values)
             self.trainer.advance(rows, classes, *along_them)
             here += count
 
-    def stepper(self, mode: Mode) -> Stepper:
+    def gradient(self, mode: Mode) -> Gradient:
         """What differentiates the mean cross entropy on the images of ``mode``."""
-        images, device = self.images[mode], self.device
-        return lambda runs: self.trainer.anew(runs.to(device, torch.float32), images, 1.0)
+        network, images, jobs = self.network, self.images[mode], self.jobs
+        return choose(
+            jobs.step if images.device.type == "cpu" else "reference",
+            lambda: CompiledGradient(network, images, jobs.threads),
+            lambda: ReferenceGradient(network, images),
+        )
 
 
 class Prediction:
@@ -172,7 +195,7 @@ class Prediction:
 
     def __init__(self, twin: Twin, mode: Mode, gammas: Sequence[float]) -> None:
         self.twin, self.mode, self.gammas = twin, mode, gammas
-        self.stepper = twin.stepper(mode)
+        self.gradient = twin.gradient(mode)
         noise = [
             perturbation(twin.network.spaces, mode, seed, twin.training.perturbation)
             for seed in twin.seeds
@@ -186,7 +209,7 @@ class Prediction:
         training, scale = self.twin.training, self.twin.scale
         slope = self.slope(weights, here, there)
         curvature = self.twin.outside.curvature(
-            self.stepper, weights, self.y, *self.sample("curvature", here, IMAGES)
+            self.gradient, weights, self.y, *self.sample("curvature", here, IMAGES)
         )
         for i, gamma in enumerate(self.gammas):
             stretch = Stretch.of(training.learning_rate, gamma, there - here)
@@ -196,15 +219,14 @@ class Prediction:
 
     def slope(self, weights: dict[str, Tensor], here: int, there: int) -> Slope:
         """The gradient at ``weights``; nominal: on as many images as the batches hold."""
-        origin = np.zeros_like(self.y[0])
         outside, twin = self.twin.outside, self.twin
         if self.mode == "augmented":
             sample = self.sample("noise", here, IMAGES)
-            draw = outside.gradient(self.stepper, weights, origin, *sample)
-            return Slope(origin, draw, IMAGES, exact=True)
+            draw = outside.gradient(self.gradient, weights, *sample)
+            return Slope(np.zeros_like(draw), draw, IMAGES, exact=True)
         half = max(1, (there - here) * twin.training.batch_size // 2)
         first, second = (
-            outside.gradient(self.stepper, weights, origin, *self.sample(name, here, half))
+            outside.gradient(self.gradient, weights, *self.sample(name, here, half))
             for name in ("first half", "second half")
         )
         return Slope.of_halves(first, second, 2 * half)
@@ -218,7 +240,10 @@ class Prediction:
         labels, training = self.twin.labels, self.twin.training
         order = len(elements(self.twin.network.group, self.mode))
         draws = [generator(seed, "prediction", self.mode, role, step) for seed in self.twin.seeds]
-        image = torch.from_numpy(np.stack([g.integers(len(labels), size=count) for g in draws]))
+        images = self.twin.subset or len(labels)
+        image = torch.from_numpy(np.stack([g.integers(images, size=count) for g in draws]))
+        if self.twin.own is not None:
+            image = self.twin.own.gather(1, image)
         turn = torch.from_numpy(np.stack([g.integers(order, size=count) for g in draws]))
         if order > 1 and training.augmentation == "exact":
             image = image.repeat_interleave(order, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from equireg import binding
 from equireg.binding import together, with_source, write_document
 from equireg.digest import job_digest
 from equireg.markdown import rows_of
@@ -65,7 +66,8 @@ def score(predictions: Path, summary: Path, output: Path) -> None:
             "experiments"
         )
     made = with_source(together(predictions, summary), "score", job_digest("score"))
-    write_document(output, report(joined), made)
+    why = binding.read(predictions).get("runs", {}).get("not_applicable", "")
+    write_document(output, report(joined, why), made)
 
 
 def read(path: Path, columns: list[str]) -> pd.DataFrame:
@@ -88,9 +90,11 @@ def compared(curve: pd.DataFrame) -> Score:
     )
 
 
-def report(joined: pd.DataFrame) -> str:
-    """The report, as Markdown; joined: a row per mode, gamma and step."""
+def report(joined: pd.DataFrame, why: str = "") -> str:
+    """The report, as Markdown; joined: a row per mode, gamma and step; why: there is none."""
     lines = ["# Figure 2, predicted from the equivariant runs", ""]
+    if why:
+        return "\n".join([*lines, f"Not applicable: {why}."]) + "\n"
     if joined.empty:
         return "\n".join([*lines, "Neither nominal nor augmented runs were predicted."]) + "\n"
     seeds, measured = int(joined["seeds"].max()), int(joined["seeds_measured"].max())

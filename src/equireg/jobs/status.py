@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import re
 import statistics
 import time
@@ -21,6 +20,7 @@ from rich.text import Text
 
 from equireg.binding import Binding, differences, spell
 from equireg.config import Configuration
+from equireg.files import parse_json
 from equireg.inventory import file_of, last_step, of_block, wanted
 from equireg.plan import Block, blocks
 from equireg.spelling import spell_gamma
@@ -146,7 +146,7 @@ def log_of(folder: Path, block: Block, trained: bool) -> Path:
 def saved(checkpoint: Path, chosen: Binding) -> float:
     """The share of the steps that a checkpoint holds; 0 where it is of other settings."""
     try:
-        about = json.loads((checkpoint / "made.json").read_bytes())
+        about = parse_json((checkpoint / "made.json").read_bytes())
         if differences(about["made"], chosen):
             return 0.0
         return float(

@@ -16,22 +16,29 @@ import torch
 from torch import Tensor
 
 from equireg.binding import Binding, joined, options, with_source
+from equireg.built import network_of
 from equireg.dataset import load_dataset
 from equireg.digest import job_digest
 from equireg.files import remove_temporaries, sha256, write_json
 from equireg.processes import Stop, locked
 from equireg.provenance import processor, provenance
 from equireg.runtime import say
-from equireg.settings import UNREAD, JobSettings, NetworkSettings, TrainingSettings
+from equireg.settings import (
+    ALL_IMAGES,
+    UNREAD,
+    JobSettings,
+    NetworkSettings,
+    SelectionSettings,
+    TrainingSettings,
+)
 from equireg.spelling import spell_seeds
 from equireg.tables import distance_columns
 from equireg.training.batches import steps_per_epoch
 from equireg.training.blocks import Blocks
 from equireg.training.checkpoint import Checkpoint
-from equireg.training.network import Network
 from equireg.training.recorder import Recorder, diverged, of_block
 from equireg.training.step import Trainer
-from equireg.weights import load_weights, save_weights
+from equireg.weights import Shaped, load_weights, save_weights
 
 PATIENCE = 0.5  # seconds of steps between two looks at whether to end
 SEGMENT = 120.0  # seconds of steps that a kill may cost, where an epoch takes longer
@@ -47,6 +54,7 @@ def train(
     device: str,
     jobs: JobSettings,
     stop: Stop,
+    selection: SelectionSettings = ALL_IMAGES,
 ) -> None:
     """Train the runs of some blocks, all at once; write what they recorded and became.
 
@@ -62,11 +70,14 @@ def train(
     began = time.perf_counter()
     check_outputs(outputs, len(blocks.gammas))
     blocks.refuse_unstable(training)
-    network, dataset = Network.of(settings), load_dataset(data, settings)
-    epoch = steps_per_epoch(len(dataset.train_labels), training)
-    weights, about = load_weights(initial, blocks.seeds, network.spaces)
+    network, dataset = network_of(settings), load_dataset(data, settings, selection)
+    subset = selection.train_images
+    epoch = steps_per_epoch(subset or len(dataset.train_labels), training)
+    kept: dict[str, Shaped] = {**network.spaces, **network.buffers}
+    weights, about = load_weights(initial, blocks.seeds, kept)
     trainer = blocks.trainer(network, weights, training, dataset.train_images, device, jobs)
-    made = binding_of(blocks, settings, training, {initial: about}, sha256(data))
+    of_data = {"sha256": sha256(data), **dataclasses.asdict(selection)}
+    made = binding_of(blocks, settings, training, {initial: about}, of_data)
     name = torch.cuda.get_device_name() if device == "cuda" else processor()
     how = {
         "device": name if device == "cuda" else "cpu",
@@ -84,7 +95,7 @@ def train(
         write_json(checkpoint.folder / "made.json", {"made": made, "steps": steps})
         recorder = Recorder(blocks, outputs, list(network.spaces), steps, checkpoint, made)
         labels = dataset.train_labels.to(device)
-        given = blocks.chunks(network.group, labels, training, checkpoint.step)
+        given = blocks.chunks(network.group, labels, training, checkpoint.step, subset)
         train_to_end(trainer, recorder, given, epoch, stop)
         write(trainer, recorder, how, time.perf_counter() - began)
         if stop.asked:  # whoever told it to end may take these files for unfinished ones
@@ -99,15 +110,16 @@ def binding_of(
     settings: NetworkSettings,
     training: TrainingSettings,
     initial: Mapping[Path | str, Binding],
-    data: str,
+    data: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What makes the runs of these blocks: settings, the data's sum, the code.
+    """What makes the runs of these blocks: settings, the data, the code.
 
-    initial: the binding of their initial weights, by its file; data: a SHA-256 sum.
+    initial: the binding of their initial weights, by its file; data: its SHA-256 sum, and which of
+    it are taken.
     """
     chosen = dataclasses.asdict(training)
     read = {name: value for name, value in chosen.items() if name not in UNREAD[blocks.mode]}
-    command = {**options(network=settings), "training": read, "data": {"sha256": data}}
+    command = {**options(network=settings), "training": read, "data": data}
     return with_source(
         joined({**initial, "the command": command}),
         "train",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from equireg.library.trees import leaves
 from equireg.library.trial import trial
 from equireg.library.untouched import untouched
 from equireg.library.weights import Distance, Gamma, Weights
+from equireg.symmetry import spaces as symmetry
 from equireg.symmetry.groups import POINT_GROUPS, Group, point_group
 from equireg.symmetry.representations import Representation, check_one_group, trivial
 
@@ -156,6 +158,22 @@ class Equivariance:
         """
         return self._weights.table()
 
+    @property
+    def spaces(self) -> dict[str, symmetry.Space]:
+        """TL = TE + TE-perp of each parameter that the group moves, by its name in the model.
+
+        For whoever holds weights in coordinates; parameters that the group leaves as they are, and
+        those of layers that are left out, are not there. Raises ValueError for a layer whose
+        weights are computed from others (a parametrization).
+        """
+        bare, _ = unwrapped(self._model)
+        names = {id(parameter): name for name, parameter in bare.named_parameters()}
+        return {
+            names[id(tensor)]: space
+            for tensor, space in self._weights.each()
+            if id(tensor) in names
+        }
+
     # The weights
 
     def penalty(self, gamma: Gamma = 1.0) -> Tensor:
@@ -258,9 +276,17 @@ class Equivariance:
         count = len(next(tensor for _, tensor in leaves(batch)))
         return self.act(self.draw(count, generator), batch)
 
-    def group_mean(self, loss: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        """The exact mean of ``loss(rho_in(g) batch)`` over the group: the augmented risk."""
-        return measures.group_mean(self._elements, {"": self.input}, loss, batch)
+    def group_mean(self, loss: Callable[..., Tensor], batch: Tensor, targets: Any = None) -> Tensor:
+        """The exact mean of ``loss(rho_in(g) batch)`` over the group: the augmented risk.
+
+        targets: where they are moved with the batch, ``loss(rho_in(g) batch, rho_out(g) targets)``
+        is taken; as for ``act`` with ``of="output"``. Without them a loss that compares outputs
+        which the group moves with what stays where it is has no equivariant minimum.
+        """
+        moved = None
+        if targets is not None:
+            moved = functools.partial(self.act, batch=targets, of="output")
+        return measures.group_mean(self._elements, {"": self.input}, loss, batch, moved)
 
     def symmetrized(self, *models: nn.Module) -> Symmetrized:
         """The mean of rho_out(g)^-1 f(rho_in(g) x) over the group, as a module.

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -172,6 +171,15 @@ class Weights:
             pairs.append((space, tensor))
         return pairs
 
+    def each(self) -> Iterator[tuple[Tensor, symmetry.Space]]:
+        """Each parameter, and the action on it in its own shape."""
+        for space, tensor in self._stored():
+            action = space.action
+            yield (
+                tensor,
+                symmetry.Space(*action.axes, shape=tensor.shape, trained=action.trained),
+            )
+
     # What to print
 
     def rows(self) -> list[tuple[str, int, int, str]]:
@@ -202,7 +210,7 @@ class Weights:
                 times.append(1e3 * (time.perf_counter() - start))
             lines.append(
                 f"{name:32} {inside:9} {entries:9} {distance:9.3g} "
-                f"{distance / norm if norm else 0:6.1%} {median(times):8.3f}"
+                f"{distance / norm if norm else 0:6.1%} {sorted(times)[1]:8.3f}"
             )
         return "\n".join(lines)
 

@@ -1,23 +1,17 @@
-"""Gradients and Hessian-vector products outside E, taken with the training step.
-
-A training step of size 1 without a penalty subtracts the gradient. So whatever trains a network
-here, the compiled step above all, differentiates it too.
-"""
+"""Gradients and Hessian-vector products outside E, at networks in E."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from equireg.symmetry.spaces import Space
-from equireg.training.step import Runs, Trainer
+from equireg.training.step import Gradient
 
 DISPLACEMENT = 0.02  # |A - A_E| of the difference quotients; |A_E| is about 10
-
-Stepper = Callable[[Runs], Trainer]  # trains on the mean cross entropy itself
 
 
 class Outside:
@@ -34,38 +28,26 @@ class Outside:
         ]
         return torch.cat(parts, 1).numpy()
 
-    def runs(self, twin: Mapping[str, Tensor], outside: np.ndarray) -> Runs:
-        """Runs at ``twin``'s part in E and these coordinates outside."""
+    def weights(self, outside: np.ndarray) -> dict[str, Tensor]:
+        """The weights with no part in E and these coordinates outside; float64."""
         parts = torch.from_numpy(outside).split([s.dims[1] for s in self.spaces.values()], 1)
-        inside = {
-            name: space.coordinates(twin[name].double().cpu())[0]
-            for name, space in self.spaces.items()
+        return {
+            name: space.weight(part.new_zeros(len(part), space.dims[0]), part)
+            for (name, space), part in zip(self.spaces.items(), parts, strict=True)
         }
-        return Runs(inside, dict(zip(self.spaces, parts, strict=True)))
 
     def gradient(
-        self,
-        stepper: Stepper,
-        twin: Mapping[str, Tensor],
-        outside: np.ndarray,
-        rows: Tensor,
-        labels: Tensor,
+        self, gradient: Gradient, twin: Mapping[str, Tensor], rows: Tensor, labels: Tensor
     ) -> np.ndarray:
         """Pi_{E-perp} of the gradient of the mean cross entropy, (runs, dimension).
 
-        twin: weights whose part in E is taken, (runs, *shape) each; outside: (runs, dimension);
-        rows, labels: (runs, images).
+        twin: weights in E, (runs, *shape) each; rows, labels: (runs, images).
         """
-        trainer = stepper(self.runs(twin, outside))
-        before = {name: weight.double() for name, weight in trainer.weights().items()}
-        one = torch.ones(len(rows), 1, device=rows.device)
-        trainer.advance(rows.unsqueeze(1), labels.unsqueeze(1), 0 * one, one)
-        after = trainer.weights()
-        return self.flatten({name: weight - after[name] for name, weight in before.items()})
+        return self.flatten(gradient(twin, rows, labels))
 
     def curvature(
         self,
-        stepper: Stepper,
+        gradient: Gradient,
         twin: Mapping[str, Tensor],
         directions: np.ndarray,
         rows: Tensor,
@@ -75,15 +57,14 @@ class Outside:
 
         The block of the Hessian outside E, by central differences of gradients.
         """
-        count = 2 * len(directions)
         norms = np.maximum(np.linalg.norm(directions, axis=-1, keepdims=True), 1e-300)
-        moved = DISPLACEMENT * directions / norms
-        gradients = self.gradient(
-            stepper,
-            {name: torch.cat([weight] * count) for name, weight in twin.items()},
-            np.concatenate([*moved, *-moved]),
-            rows.repeat(count, 1),
-            labels.repeat(count, 1),
-        )
-        plus, minus = gradients.reshape(2, *directions.shape)
+        steps = DISPLACEMENT * directions / norms
+        moved = self.weights(np.concatenate(list(steps)))
+        both = {}
+        for name, weight in twin.items():
+            here = torch.cat([weight.double().cpu()] * len(steps))
+            both[name] = torch.cat([here + moved[name], here - moved[name]])
+        count = 2 * len(directions)
+        found = self.flatten(gradient(both, rows.repeat(count, 1), labels.repeat(count, 1)))
+        plus, minus = found.reshape(2, *directions.shape)
         return np.asarray((plus - minus) / (2 * DISPLACEMENT) * norms)

@@ -33,6 +33,7 @@ def batches(
     training: TrainingSettings,
     chunk: int,
     first: int = 0,
+    subset: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the batches of up to ``chunk`` consecutive steps, from step ``first`` to the last.
 
@@ -40,18 +41,22 @@ def batches(
     elements(group, mode))`` and their classes, (runs, steps, batch) of int64 on the device of
     ``labels``. In the augmented mode each image is turned by its own random group element, or, with
     exact augmentation, each batch holds every image turned by every element. The draws are made on
-    the CPU from the seed and the epoch.
+    the CPU from the seed and the epoch. subset: so many images are a run's, see ``subsets``.
     """
     size, device, order_of_group = training.batch_size, labels.device, len(elements(group, mode))
-    steps = steps_per_epoch(len(labels), training)
+    count = subset or len(labels)
+    steps = steps_per_epoch(count, training)
+    own = subsets(seeds, len(labels), count) if subset else None
     exact = mode == "augmented" and training.augmentation == "exact"
     every = torch.arange(order_of_group, device=device)
 
     for epoch in range(first // steps, training.epochs):
         images = torch.arange(steps * size).expand(len(seeds), -1)
         if training.order == "shuffled":
-            draws = [generator(seed, "order", epoch).permutation(len(labels)) for seed in seeds]
+            draws = [generator(seed, "order", epoch).permutation(count) for seed in seeds]
             images = torch.from_numpy(np.stack(draws))[:, : steps * size]
+        if own is not None:
+            images = own.gather(1, images)
         turns = torch.zeros_like(images)
         if order_of_group > 1 and not exact:
             drawn = [
@@ -65,7 +70,20 @@ def batches(
             if exact:
                 pairs = torch.broadcast_tensors(image[..., None], every)
                 image, turn = (x.flatten(-2) for x in pairs)
-            yield image * order_of_group + turn, labels[image].long()
+            truth = labels[image]
+            yield (
+                image * order_of_group + turn,
+                truth if truth.is_floating_point() else truth.long(),
+            )
+
+
+def subsets(seeds: Sequence[int], images: int, count: int) -> Tensor:
+    """The images that each seed trains on, ``count`` of all, (seeds, count): in their order.
+
+    Drawn from the seed alone, so that the modes and penalties of a seed share them.
+    """
+    draws = [generator(seed, "images").permutation(images)[:count] for seed in seeds]
+    return torch.from_numpy(np.sort(draws))
 
 
 def elements(group: Group, mode: Mode) -> np.ndarray:

@@ -11,11 +11,11 @@ from torch import Tensor
 from equireg.settings import MODES, JobSettings, Mode, TrainingSettings
 from equireg.spelling import spell_gamma
 from equireg.symmetry.groups import Group
-from equireg.training.batches import batches, elements, steps_per_epoch, turned
-from equireg.training.network import Network
+from equireg.training.batches import batches, steps_per_epoch
+from equireg.training.optimizers import optimizer_of
 from equireg.training.schedules import along, gamma_schedule, learning_rates, risk_scale
 from equireg.training.start import start_runs
-from equireg.training.step import Trainer
+from equireg.training.step import Trainable, Trainer
 from equireg.training.trainers import choose_trainer
 
 CHUNK = 1000  # steps whose batches are gathered at once
@@ -54,7 +54,7 @@ class Blocks:
 
     def trainer(
         self,
-        network: Network,
+        network: Trainable,
         weights: Mapping[str, Tensor],
         training: TrainingSettings,
         images: Tensor,
@@ -63,26 +63,36 @@ class Blocks:
     ) -> Trainer:
         """What trains these runs from ``weights`` in E, (seeds, *shape), float32 on the device.
 
-        images: (count, channels, height, width) of uint8.
+        weights: with the network's buffers; images: (count, channels, height, width) of uint8.
         """
         spaces, deviation = network.spaces, training.perturbation
         runs = start_runs(spaces, weights, self.mode, self.seeds, deviation, len(self.gammas))
-        table = turned(images.to(device), elements(network.group, self.mode))
-        return choose_trainer(
-            network, runs.to(device, torch.float32), table, risk_scale(training), jobs
-        )
+        for name in network.buffers:
+            runs.buffers[name] = torch.cat([weights[name]] * len(self.gammas))
+        table = images.to(device)
+        if self.mode == "augmented":
+            table = network.orbit(table)
+        held = runs.to(device, torch.float32)
+        scale, optimizer = risk_scale(training), optimizer_of(training)
+        return choose_trainer(network, held, table, scale, jobs, optimizer)
 
     def chunks(
-        self, group: Group, labels: Tensor, training: TrainingSettings, first: int = 0
+        self,
+        group: Group,
+        labels: Tensor,
+        training: TrainingSettings,
+        first: int = 0,
+        subset: int | None = None,
     ) -> Iterator[tuple[Tensor, ...]]:
         """What every run trains on from step ``first`` on: what ``Trainer.advance`` takes.
 
-        The blocks share the batches of their seeds.
+        The blocks share the batches of their seeds. subset: of the images, for each seed.
         """
-        total = steps_per_epoch(len(labels), training) * training.epochs
-        gammas = [gamma_schedule(gamma) for gamma in self.gammas]
+        total = steps_per_epoch(subset or len(labels), training) * training.epochs
+        gammas = [gamma_schedule(gamma, training) for gamma in self.gammas]
         seeds, runs = len(self.seeds), len(self.seeds) * len(gammas)
-        for rows, classes in batches(group, self.mode, self.seeds, labels, training, CHUNK, first):
+        given = batches(group, self.mode, self.seeds, labels, training, CHUNK, first, subset)
+        for rows, classes in given:
             steps = rows.shape[1]
             penalties = along(gammas, seeds, first, steps, total)
             rates = along([learning_rates(training)], runs, first, steps, total)

@@ -710,6 +710,26 @@ struct Memory {
     alignas(64) float gradient[Whole::SIZE];
 };
 
+// The sum of the cross entropies of ``count`` images; their gradient is added to ``gradient``.
+//   rows, labels: (count,), which image and its class; more: how many rows follow these.
+float differentiated(Whole& network, float* gradient, const uint8_t* images, const int64_t* rows,
+                     const int64_t* labels, int count, int64_t more, const float* weight) {
+    float loss = 0;
+    network.prepare(weight);
+    for (int at = 0; at < count; at += GROUP) {
+        const int some = count - at < GROUP ? count - at : GROUP;
+        for (int n = 0; n < some; ++n) {
+            if (at + n + 1 < count + more)  // the next image is on its way from memory
+                for (int k = 0; k < PIXELS; k += 64)
+                    __builtin_prefetch(images + rows[at + n + 1] * PIXELS + k);
+            network.forward(n, images + rows[at + n] * PIXELS, weight);
+        }
+        loss += network.classify(some, labels + at, weight, gradient);
+        for (int n = some - 1; n >= 0; --n) network.backward(n, gradient, nullptr);
+    }
+    return loss;
+}
+
 }  // namespace
 
 // Trains one run for ``steps`` steps of ``batch`` images, its weights being the coordinates a and b
@@ -724,25 +744,12 @@ extern "C" void train(const uint8_t* images, const int64_t* rows, const int64_t*
                       float* squares, float scale, const float* rates, const float* gammas,
                       float* recorded) {
     const auto memory = std::make_unique<Memory>();
-    Whole& network = memory->network;
-    const int64_t end = (int64_t)steps * batch;
-    int64_t at = 0;
-    for (int step = 0; step < steps; ++step) {
-        float *gradient = memory->gradient, loss = 0;
+    for (int64_t step = 0; step < steps; ++step) {
+        float* gradient = memory->gradient;
         std::memset(gradient, 0, sizeof memory->gradient);
-        network.prepare(weight);
-        for (int rest = batch; rest > 0; rest -= GROUP) {
-            const int count = rest < GROUP ? rest : GROUP;
-            for (int n = 0; n < count; ++n) {
-                if (at + n + 1 < end)  // the next image is on its way from memory
-                    for (int k = 0; k < PIXELS; k += 64)
-                        __builtin_prefetch(images + rows[at + n + 1] * PIXELS + k);
-                network.forward(n, images + rows[at + n] * PIXELS, weight);
-            }
-            loss += network.classify(count, labels + at, weight, gradient);
-            for (int n = count - 1; n >= 0; --n) network.backward(n, gradient, nullptr);
-            at += count;
-        }
+        const float loss =
+            differentiated(memory->network, gradient, images, rows + step * batch,
+                           labels + step * batch, batch, (steps - step - 1) * batch, weight);
         *recorded++ = loss / batch;
         const Descent by = {scale, rates[step], gammas[step]};
         float *inside = a, *outside = b, *whole = weight;
@@ -762,6 +769,15 @@ extern "C" void train(const uint8_t* images, const int64_t* rows, const int64_t*
 
 // How many channels are taken at once.
 extern "C" const int lanes = N;
+
+// The gradient of the sum of the cross entropies of ``count`` images, in the layout of ``weight``.
+extern "C" void differentiate(const uint8_t* images, const int64_t* rows, const int64_t* labels,
+                              int count, const float* weight, float* gradient) {
+    const auto memory = std::make_unique<Memory>();
+    std::memset(memory->gradient, 0, sizeof memory->gradient);
+    differentiated(memory->network, memory->gradient, images, rows, labels, count, 0, weight);
+    std::memcpy(gradient, memory->gradient, sizeof memory->gradient);
+}
 
 // The logits of ``count`` images by one run's network, (count, CLASSES).
 extern "C" void predict(const uint8_t* images, int count, const float* weight, float* logits) {

@@ -24,7 +24,9 @@ from equireg.training.packed import (
     Packed,
     Sizes,
     check_images,
-    pack_weights,
+    lines_of,
+    packed_weights,
+    unpacked_weights,
     with_total,
 )
 from equireg.training.step import Runs
@@ -70,9 +72,6 @@ class Compiled(Packed):
             list(pool.map(run, range(runs)))
         return torch.cat([recorded[..., :1], with_total(recorded[..., 1:])], -1)
 
-    def anew(self, runs: Runs, images: Tensor, scale: float) -> Compiled:
-        return Compiled(self.network, runs, images, scale, self.threads)
-
 
 class CompiledForward:
     """The networks of a block of runs, for evaluation on uint8 images on the CPU.
@@ -85,7 +84,7 @@ class CompiledForward:
     ) -> None:
         self.library = library_for(network, images)
         self.sizes, self.threads = Sizes.of(network), threads
-        self.whole = pack_weights(network, weights)
+        self.whole = packed_weights(lines_of(network), weights)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Every run's logits of images (count, 1, side, side): (runs, count, classes)."""
@@ -100,6 +99,35 @@ class CompiledForward:
         with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(run, range(len(logits))))
         return logits
+
+
+class CompiledGradient:
+    """The gradients of a block of networks, for uint8 images on the CPU: see ``step.Gradient``.
+
+    Raises UnavailableError as ``Compiled`` does.
+    """
+
+    def __init__(self, network: Network, images: Tensor, threads: int = 1) -> None:
+        self.library = library_for(network, images)
+        self.lines, self.images, self.threads = lines_of(network), images.contiguous(), threads
+
+    def __call__(
+        self, weights: Mapping[str, Tensor], rows: Tensor, targets: Tensor
+    ) -> dict[str, Tensor]:
+        rows, targets = rows.long().contiguous(), targets.long().contiguous()
+        whole = packed_weights(self.lines, weights)
+        gradient = torch.empty_like(whole)
+
+        def run(i: int) -> None:
+            self.library.differentiate(
+                *(x.data_ptr() for x in (self.images, rows[i], targets[i])),
+                rows.shape[1],
+                *(x[i].data_ptr() for x in (whole, gradient)),
+            )
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(run, range(len(rows))))
+        return unpacked_weights(self.lines, gradient.div_(rows.shape[1]))
 
 
 def library_for(network: Network, images: Tensor) -> ctypes.CDLL:
@@ -180,6 +208,8 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         *[pointer] * 4,
         *(real, pointer, pointer, pointer),
     )
+    loaded.differentiate.argtypes = (*[pointer] * 3, whole, pointer, pointer)
     loaded.predict.argtypes = (pointer, whole, pointer, pointer)
-    loaded.train.restype = loaded.predict.restype = None
+    for function in (loaded.train, loaded.differentiate, loaded.predict):
+        function.restype = None
     return loaded

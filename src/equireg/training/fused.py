@@ -61,9 +61,6 @@ class Fused(Packed):
         )
         return torch.cat([recorded[..., :1], with_total(recorded[..., 1:])], -1)
 
-    def anew(self, runs: Runs, images: Tensor, scale: float) -> Fused:
-        return Fused(self.network, runs, images, scale)
-
 
 def plan(network: Network) -> tuple[dict[str, Any], np.ndarray]:
     """The constants of ``fused_kernel.train``, where they are explained, and its table."""

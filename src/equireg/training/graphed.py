@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from equireg.runtime import say
-from equireg.training.network import Network
-from equireg.training.step import Reference, Runs
+from equireg.training.optimizers import PLAIN, Optimizer
+from equireg.training.step import Reference, Runs, Trainable
 
 WARM_UP = 3  # steps in which libraries choose their algorithms, which no graph can record
 
@@ -41,13 +41,14 @@ class Graphed(Reference):
 
     def __init__(
         self,
-        network: Network,
+        network: Trainable,
         runs: Runs,
         images: Tensor,
         scale: float,
         record: Callable[[Callable[[], None]], Callable[[], None]] = cuda_graph,
+        optimizer: Optimizer = PLAIN,
     ) -> None:
-        super().__init__(network, runs, images, scale)
+        super().__init__(network, runs, images, scale, optimizer)
         self.record = record
         self.inputs: tuple[Tensor, ...] = ()  # rows, targets, gamma, rate of a step
         self.recorded = torch.empty(0)
@@ -81,6 +82,4 @@ class Graphed(Reference):
             complaint = str(error).strip().splitlines()
             say(f"step: kernel by kernel; no CUDA graph: {complaint[0] if complaint else 'failed'}")
             self.repeat = self._step
-        for held in self._held().values():
-            held.requires_grad_(False)  # a step that was cut off leaves it set
         self.restore(before)

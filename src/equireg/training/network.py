@@ -22,6 +22,7 @@ from equireg.symmetry.representations import (
     trivial,
 )
 from equireg.symmetry.spaces import Space
+from equireg.training.batches import turned
 from equireg.training.layers import POOLING, Layer, Linear, PooledConvolution
 
 
@@ -31,6 +32,9 @@ class Network:
     group: it moves the pixels of the images, (channels, height, width) each, and leaves their
     channels as they are; layers: in order, the names of their parameters all different.
     """
+
+    apart = False
+    buffers: Mapping[str, Tensor] = {}
 
     def __init__(self, group: Group, layers: Sequence[Layer]) -> None:
         if len(group.algebra):
@@ -76,7 +80,13 @@ class Network:
             found |= layer.initial(seed, law)
         return found
 
-    def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    def orbit(self, inputs: Tensor) -> Tensor:
+        """Images (count, channels, height, width), each turned by every element."""
+        return turned(inputs, self.group.elements)
+
+    def forward(
+        self, weights: Mapping[str, Tensor], inputs: Tensor, training: bool = False
+    ) -> Tensor:
         """The outputs Phi_A(x), (runs, count, outputs).
 
         weights: (runs, *shape) per parameter; inputs: (runs, count, channels, height, width), in

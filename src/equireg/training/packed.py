@@ -186,11 +186,7 @@ class Packed:
         return float(np.float32(self.scale) / np.float32(batch))
 
     def weights(self) -> dict[str, Tensor]:
-        parts = self.whole.split([line.count * line.width for line in self.lines.values()], 1)
-        return {
-            name: lines.unpack(part)
-            for (name, lines), part in zip(self.lines.items(), parts, strict=True)
-        }
+        return unpacked_weights(self.lines, self.whole)
 
     def distances(self) -> Tensor:
         return with_total(self.squares)
@@ -215,10 +211,17 @@ def lines_of(network: Network) -> dict[str, Lines]:
     }
 
 
-def pack_weights(network: Network, weights: Mapping[str, Tensor]) -> Tensor:
+def packed_weights(lines: Mapping[str, Lines], weights: Mapping[str, Tensor]) -> Tensor:
     """The order of the compiled steps: (runs, *shape) per parameter -> (runs, all of it)."""
-    packed = [lines.pack(weights[name]) for name, lines in lines_of(network).items()]
-    return torch.cat(packed, 1).contiguous()
+    return torch.cat([held.pack(weights[name]) for name, held in lines.items()], 1).contiguous()
+
+
+def unpacked_weights(lines: Mapping[str, Lines], packed: Tensor) -> dict[str, Tensor]:
+    """The weights from ``packed_weights``."""
+    parts = packed.split([held.count * held.width for held in lines.values()], 1)
+    return {
+        name: held.unpack(part) for (name, held), part in zip(lines.items(), parts, strict=True)
+    }
 
 
 def with_total(squares: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from equireg.settings import TrainingSettings
+from equireg.spelling import parse_knots
 
 Schedule = Callable[[np.ndarray, int], np.ndarray]
 
@@ -65,14 +66,44 @@ def piecewise(knots: Sequence[tuple[float, float]]) -> Schedule:
     return schedule
 
 
-def gamma_schedule(gamma: float | None) -> Schedule:
-    """Of a run with this penalty; None is the equivariant mode, which is in E throughout."""
-    return constant(math.inf if gamma is None else gamma)
+def cosine(value: float) -> Schedule:
+    """From ``value`` to 0 along half a cosine.
+
+    >>> cosine(2.0)(np.array([0, 50, 100]), 100).round(9).tolist()
+    [2.0, 1.0, 0.0]
+    """
+    start = constant(value)
+    return lambda steps, total: start(steps, total) * (1 + np.cos(np.pi * steps / total)) / 2
+
+
+def gamma_schedule(gamma: float | None, training: TrainingSettings) -> Schedule:
+    """Of a run with this penalty, times the factors of the training's schedule.
+
+    None is the equivariant mode, which is in E throughout; so is any run where the factor is
+    infinite, also one without a penalty.
+
+    >>> release = TrainingSettings(gamma_schedule="release")
+    >>> gamma_schedule(0.1, release)(np.array([0, 49, 50, 99]), 100).tolist()
+    [inf, inf, 0.1, 0.1]
+    """
+    if gamma is None:
+        return constant(math.inf)
+    if training.gamma_schedule == "constant":
+        return constant(gamma)
+    factor = piecewise(parse_knots(training.gamma_schedule))
+
+    def schedule(steps: np.ndarray, total: int) -> np.ndarray:
+        factors = factor(steps, total)
+        in_e = np.isposinf(factors)
+        return np.where(in_e, np.inf, gamma * np.where(in_e, 0, factors))
+
+    return schedule
 
 
 def learning_rates(training: TrainingSettings) -> Schedule:
     """The learning rate of a training."""
-    return constant(training.learning_rate)
+    kind = cosine if training.rate_schedule == "cosine" else constant
+    return kind(training.learning_rate)
 
 
 def risk_scale(training: TrainingSettings) -> float:

@@ -8,30 +8,70 @@ penalty of Theorem 3 is gamma/2 times the squared norm of the complement's coord
 
 A gamma of infinity means in E: b is 0 and stays so. It is a mask, never arithmetic, and it is what
 the equivariant mode is. The distance to E is |b|, exact also where b is tiny against the weights.
+
+Another optimizer puts its direction in the place of scale grad R, and leaves the penalty as it is:
+decoupled from the optimizer. It works on entries; in E, on those of the projected gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from equireg.symmetry.groups import Group
 from equireg.symmetry.spaces import Space
-from equireg.training.network import Network
+from equireg.training.optimizers import COUNT, PLAIN, Optimizer, moments_of
+
+
+class Trainable(Protocol):
+    """A network as training sees it; every tensor has a leading axis of runs.
+
+    group: what acts on inputs; buffers: what changes in training beside the parameters, by name,
+    as for one run; apart: whether runs are trained one after another.
+    """
+
+    group: Group
+    apart: bool
+
+    @property
+    def spaces(self) -> Mapping[str, Space]:
+        """TL = TE + TE-perp of each parameter."""
+
+    @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        """See above."""
+
+    def orbit(self, inputs: Tensor) -> Tensor:
+        """Inputs (count, ...), each moved by every element: (count * order, ...)."""
+
+    def forward(
+        self, weights: Mapping[str, Tensor], inputs: Tensor, training: bool = False
+    ) -> Tensor:
+        """The outputs, (runs, count, ...), for (runs, count, ...) inputs.
+
+        weights: (runs, *shape) per parameter and buffer; training: buffers are changed in place.
+        """
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each sample, (runs, count)."""
 
 
 @dataclass
 class Runs:
     """The state of a block of runs: coordinates in E and in its complement.
 
-    By parameter, (runs, dims[0]) and (runs, dims[1]): see ``Space.coordinates``.
+    By parameter, (runs, dims[0]) and (runs, dims[1]): see ``Space.coordinates``. moments: what the
+    optimizer keeps; buffers: what the network does, by name; (runs, ...) each.
     """
 
     equivariant: dict[str, Tensor]
     complement: dict[str, Tensor]
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
 
     def weights(self, spaces: Mapping[str, Space]) -> dict[str, Tensor]:
         """The layers A, (runs, *shape) each."""
@@ -40,12 +80,30 @@ class Runs:
             for name, space in spaces.items()
         }
 
+    @property
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        """All that the runs hold, by kind and name."""
+        return {
+            "equivariant": self.equivariant,
+            "complement": self.complement,
+            "moments": self.moments,
+            "buffers": self.buffers,
+        }
+
     def to(self, *args: Any, **kwargs: Any) -> Runs:
-        """The same runs, moved as by ``Tensor.to``."""
-        return Runs(
-            {name: a.to(*args, **kwargs) for name, a in self.equivariant.items()},
-            {name: b.to(*args, **kwargs) for name, b in self.complement.items()},
-        )
+        """The same runs, moved as by ``Tensor.to``; whole numbers stay such."""
+
+        def moved(x: Tensor) -> Tensor:
+            there = x.to(*args, **kwargs)
+            return there if x.is_floating_point() else there.to(x.dtype)
+
+        parts = self.parts.values()
+        return Runs(*({name: moved(x) for name, x in held.items()} for held in parts))
+
+    def run(self, i: int) -> Runs:
+        """One of them, alone: views of what it holds, (1, ...) each."""
+        parts = self.parts.values()
+        return Runs(*({name: x[i : i + 1] for name, x in held.items()} for held in parts))
 
     def distances(self) -> Tensor:
         """|Pi_{E-perp} A|: in total, then per parameter; (runs, 1 + parameters)."""
@@ -54,35 +112,41 @@ class Runs:
 
 
 def training_step(
-    network: Network,
+    network: Trainable,
     runs: Runs,
     inputs: Tensor,
     targets: Tensor,
     gamma: Tensor,
     rate: Tensor,
     scale: float,
+    optimizer: Optimizer = PLAIN,
 ) -> Tensor:
-    """One step of gradient descent on ``scale`` times the risk plus the penalty, in place.
+    """One step of descent on ``scale`` times the risk plus the penalty, in place.
 
     inputs: (runs, batch, channels, height, width); targets: (runs, batch); gamma, rate: (runs,).
     Returns what is recorded, before the update: (runs, 2 + parameters), the mean loss of the batch,
     unscaled and without the penalty, and the distances to E.
     """
-    leaves = [*runs.equivariant.values(), *runs.complement.values()]
-    for leaf in leaves:
-        leaf.requires_grad_(True)
-    loss = network.loss(network.forward(runs.weights(network.spaces), inputs), targets).mean(1)
-    gradients = torch.autograd.grad(scale * loss.sum(), leaves)
+    weights = {name: w.detach() for name, w in runs.weights(network.spaces).items()}
+    leaves = [weight.requires_grad_() for weight in weights.values()]
+    outputs = network.forward({**weights, **runs.buffers}, inputs, training=True)
+    loss = network.loss(outputs, targets).mean(1)
+    gradients = torch.autograd.grad(scale * loss.sum(), leaves, materialize_grads=True)
 
     with torch.no_grad():
         recorded = torch.cat([loss.unsqueeze(1), runs.distances()], 1)
-        half = len(gradients) // 2
+        count = runs.moments[COUNT].add_(1) if optimizer.parts else torch.empty(0)
         in_e, rate = gamma.isposinf().unsqueeze(1), rate.unsqueeze(1)
-        gamma = gamma.unsqueeze(1).masked_fill(in_e, 0)
-        for a, gradient in zip(leaves[:half], gradients[:half], strict=True):
-            a.requires_grad_(False).sub_(rate * gradient)
-        for b, gradient in zip(leaves[half:], gradients[half:], strict=True):
-            b.requires_grad_(False).sub_(rate * (gradient + gamma * b)).masked_fill_(in_e, 0)
+        pull = gamma.unsqueeze(1).masked_fill(in_e, 0) + optimizer.decay
+        for (name, space), gradient in zip(network.spaces.items(), gradients, strict=True):
+            if optimizer.parts:  # so that the moments of runs in E are in E
+                masked = in_e.view(-1, *[1] * (gradient.ndim - 1))
+                gradient = torch.where(masked, space.project(gradient), gradient)
+            moments = {part: runs.moments[f"{part}.{name}"] for part in optimizer.parts}
+            inside, outside = space.coordinates(optimizer.direction(gradient, moments, count))
+            a, b = runs.equivariant[name], runs.complement[name]
+            a.sub_(rate * (inside + optimizer.decay * a))
+            b.sub_(rate * (outside + pull * b)).masked_fill_(in_e, 0)
     return recorded
 
 
@@ -98,7 +162,7 @@ class Trainer(Protocol):
         """
 
     def weights(self) -> dict[str, Tensor]:
-        """The layers A as they are now, (runs, *shape) each."""
+        """The layers A, and the network's buffers, as they are now, (runs, *shape) each."""
 
     def distances(self) -> Tensor:
         """|Pi_{E-perp} A| as it is now: in total, then per parameter; (runs, 1 + parameters)."""
@@ -112,8 +176,17 @@ class Trainer(Protocol):
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go back to a ``state``, to the bit."""
 
-    def anew(self, runs: Runs, images: Tensor, scale: float) -> Trainer:
-        """What trains other runs of the same network in the same way."""
+
+class Gradient(Protocol):
+    """The gradients of the mean cross entropies of a block of networks."""
+
+    def __call__(
+        self, weights: Mapping[str, Tensor], rows: Tensor, targets: Tensor
+    ) -> dict[str, Tensor]:
+        """At ``weights``, (runs, *shape) per parameter, and of these shapes.
+
+        rows, targets: (runs, count), which images and their classes.
+        """
 
 
 class Reference:
@@ -123,8 +196,20 @@ class Reference:
     images lie on one device. ``scale`` multiplies the risk.
     """
 
-    def __init__(self, network: Network, runs: Runs, images: Tensor, scale: float) -> None:
+    def __init__(
+        self,
+        network: Trainable,
+        runs: Runs,
+        images: Tensor,
+        scale: float,
+        optimizer: Optimizer = PLAIN,
+    ) -> None:
         self.network, self.runs, self.images, self.scale = network, runs, images, scale
+        self.optimizer = optimizer
+        if optimizer.parts and not runs.moments:
+            runs.moments = moments_of(optimizer, runs.weights(network.spaces))
+        count = len(next(iter(runs.equivariant.values())))
+        self.each = [runs.run(i) for i in range(count)] if network.apart else []
 
     def advance(self, rows: Tensor, targets: Tensor, gammas: Tensor, rates: Tensor) -> Tensor:
         steps = zip(*(x.unbind(1) for x in (rows, targets, gammas, rates)), strict=True)
@@ -132,13 +217,25 @@ class Reference:
 
     def step(self, rows: Tensor, targets: Tensor, gamma: Tensor, rate: Tensor) -> Tensor:
         """Train one step; rows, targets: (runs, batch). Returns as ``training_step`` does."""
-        like = next(iter(self.runs.equivariant.values()))
+        given = rows, targets, gamma, rate
+        if not self.network.apart:
+            return self._train(self.runs, *given)
+        one = (x.split(1) for x in given)
+        return torch.cat([self._train(*run) for run in zip(self.each, *one, strict=True)])
+
+    def _train(
+        self, runs: Runs, rows: Tensor, targets: Tensor, gamma: Tensor, rate: Tensor
+    ) -> Tensor:
+        """The same for some of the runs."""
+        like = next(iter(runs.equivariant.values()))
         inputs = self.images[rows].to(like) / 255.0
         gamma, rate = gamma.to(like), rate.to(like)
-        return training_step(self.network, self.runs, inputs, targets, gamma, rate, self.scale)
+        return training_step(
+            self.network, runs, inputs, targets, gamma, rate, self.scale, self.optimizer
+        )
 
     def weights(self) -> dict[str, Tensor]:
-        return self.runs.weights(self.network.spaces)
+        return {**self.runs.weights(self.network.spaces), **self.runs.buffers}
 
     def distances(self) -> Tensor:
         return self.runs.distances()
@@ -150,9 +247,28 @@ class Reference:
         for name, held in self._held().items():
             held.copy_(state[name])
 
-    def anew(self, runs: Runs, images: Tensor, scale: float) -> Trainer:
-        return Reference(self.network, runs, images, scale)
-
     def _held(self) -> dict[str, Tensor]:
-        parts = {"equivariant": self.runs.equivariant, "complement": self.runs.complement}
-        return {f"{part}.{name}": x for part, held in parts.items() for name, x in held.items()}
+        return {
+            f"{part}.{name}": x
+            for part, held in self.runs.parts.items()
+            for name, x in held.items()
+        }
+
+
+class ReferenceGradient:
+    """See ``Gradient``; images: (count, channels, height, width) of uint8, on any device."""
+
+    def __init__(self, network: Trainable, images: Tensor) -> None:
+        self.network, self.images = network, images
+
+    def __call__(
+        self, weights: Mapping[str, Tensor], rows: Tensor, targets: Tensor
+    ) -> dict[str, Tensor]:
+        held = {
+            name: weight.to(self.images.device, torch.float32).requires_grad_(True)
+            for name, weight in weights.items()
+        }
+        outputs = self.network.forward(held, self.images[rows] / 255.0)
+        loss = self.network.loss(outputs, targets).mean(1).sum()
+        found = torch.autograd.grad(loss, list(held.values()))
+        return dict(zip(held, found, strict=True))

@@ -14,31 +14,40 @@ from equireg.training.compiled import Compiled
 from equireg.training.fused import fused
 from equireg.training.graphed import Graphed
 from equireg.training.network import Network
-from equireg.training.step import Reference, Runs, Trainer
+from equireg.training.optimizers import PLAIN, Optimizer
+from equireg.training.step import Reference, Runs, Trainable, Trainer
 
 Fast = TypeVar("Fast")
 Plain = TypeVar("Plain")
 
 
 def choose_trainer(
-    network: Network, runs: Runs, images: Tensor, scale: float, jobs: JobSettings
+    network: Trainable,
+    runs: Runs,
+    images: Tensor,
+    scale: float,
+    jobs: JobSettings,
+    optimizer: Optimizer = PLAIN,
 ) -> Trainer:
     """What trains the block: the step compiled for the device, or the reference.
 
     images: (count, channels, height, width) of uint8; ``scale`` multiplies the risk. Raises
     ValueError if the settings ask for the compiled step and it cannot be taken.
     """
-    if images.device.type == "cuda":
-        plain = Reference if jobs.step == "reference" else Graphed
-        return choose(
-            jobs.step,
-            lambda: fused(network, runs, images, scale),
-            lambda: plain(network, runs, images, scale),
-        )
+    on_gpu = images.device.type == "cuda"
+    plain = Graphed if on_gpu and jobs.step != "reference" and not network.apart else Reference
+
+    def compiled() -> Trainer:
+        if not isinstance(network, Network):
+            raise UnavailableError("the network is a module of its own (network: build)")
+        if optimizer.parts or optimizer.decay:
+            raise UnavailableError("the optimizer is not plain gradient descent")
+        if on_gpu:
+            return fused(network, runs, images, scale)
+        return Compiled(network, runs, images, scale, jobs.threads)
+
     return choose(
-        jobs.step,
-        lambda: Compiled(network, runs, images, scale, jobs.threads),
-        lambda: Reference(network, runs, images, scale),
+        jobs.step, compiled, lambda: plain(network, runs, images, scale, optimizer=optimizer)
     )
 
 
