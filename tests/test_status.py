@@ -77,6 +77,22 @@ def test_live_it_stays_until_every_run_is_done(
     assert out.getvalue().rstrip().endswith(f"{tmp_path}/mine: 4 of 4 runs done")
 
 
+def test_a_terminal_of_80_columns_shows_every_name(tmp_path: Path) -> None:
+    """Also of a grid whose runs are in many states."""
+    folder = tmp_path / "mine"
+    done, _, runs, fails, *_ = blocks(GRID)
+    write(folder, done, *TRAINED, "evaluation.parquet")
+    log(folder, runs, "train", STEP)
+    log(folder, fails, "train", "equireg: no longer finite\n")
+    out = io.StringIO()
+    status(CHOSEN, tmp_path, Console(file=out, width=80))
+    said = out.getvalue()
+    head = next(line.split() for line in said.splitlines() if "mode" in line)
+    assert head == ["mode", "gamma", "done", "running", "failed", "missing", "trained"]
+    assert "equivariant" in said
+    assert "…" not in said
+
+
 def test_nothing_has_run(tmp_path: Path) -> None:
     said = printed(tmp_path, GRID)
     assert said.splitlines()[-1] == f"{tmp_path}/mine: 0 of 12 runs done"

@@ -211,19 +211,24 @@ def told_to_end(lines: list[str]) -> bool:
 
 
 def table(grid: Iterable[Progress]) -> Table:
-    """A row per mode and gamma: the runs in each state, and the share of the steps made."""
+    """A row per mode and gamma: the runs in each state that some are in, the share of the steps.
+
+    States that no run is in have no column: a terminal of 80 columns would cut their names off.
+    """
     rows: dict[tuple[str, str], list[Progress]] = {}
     for entry in grid:
         rows.setdefault((entry.block.mode, spell_gamma(entry.block.gamma)), []).append(entry)
-    made = Table(box=SIMPLE)
-    made.add_column("mode")
-    for name in ("gamma", *STATES, "trained"):
-        made.add_column(name, justify="right")
-    for (mode, gamma), entries in rows.items():
-        runs = Counter[State]()
+    runs = {row: Counter[State]() for row in rows}
+    for row, entries in rows.items():
         for entry in entries:
-            runs[entry.state] += len(entry.block.seeds)
+            runs[row][entry.state] += len(entry.block.seeds)
+    states = [state for state in STATES if any(count[state] for count in runs.values())]
+    made = Table(box=SIMPLE)
+    made.add_column("mode", no_wrap=True)
+    for name in ("gamma", *states, "trained"):
+        made.add_column(name, justify="right", no_wrap=True)
+    for row, entries in rows.items():
         steps = sum(entry.share * len(entry.block.seeds) for entry in entries)
-        counts = [str(runs[state] or "") for state in STATES]
-        made.add_row(mode, gamma, *counts, f"{100 * steps / sum(runs.values()):.0f} %")
+        counts = [str(runs[row][state] or "") for state in states]
+        made.add_row(*row, *counts, f"{100 * steps / sum(runs[row].values()):.0f} %")
     return made
