@@ -23,7 +23,7 @@ STUDY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided 
 	start-1e-4 start-1e-2 start-1e-1 start-1e0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures quick report theory study status schema live test bench lint format clean
+.PHONY: help setup figures quick report theory study status schema live test bench lint format docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -96,8 +96,14 @@ format: setup ## put code and workflow into shape
 	$(ENTER) ruff format
 	$(ENTER) snakefmt Snakefile workflow
 
+docs: setup ## build the documentation site from docs/ and the docstrings, into site/
+	$(ENTER) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict && \
+	$(TELL) "made: the documentation site, in site/" \
+	"look: open site/index.html in a browser" \
+	"next: make help    # the other targets"
+
 clean: ## remove the environment and caches; results/ stays, and what Snakemake knows of it
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Once, and again when the lock file or the package's metadata changed, or this folder was moved:

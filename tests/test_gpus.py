@@ -113,6 +113,6 @@ def test_a_workflow_shares_them_out(counted: list[str], tmp_path: Path) -> None:
     said = snakemake(*words, "--forceall", "--dry-run", cwd=folder, environment=environment).stdout
     assert "--no-own-gpu" in said
     assert " --own-gpu" not in said
-    forced = (*SMALL, "--forceall", "--dry-run", "--config", "jobs={device: cpu}")
-    said = snakemake(*forced, "--resources", "gpu=2", cwd=folder).stdout
+    cpu = ("--forceall", "--dry-run", "--config", "jobs={device: cpu}")
+    said = snakemake(*SMALL, *cpu, "--resources", "gpu=2", cwd=folder).stdout
     assert " --own-gpu" not in said

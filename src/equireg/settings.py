@@ -194,7 +194,7 @@ class SelectionSettings(Section):
         0.0,
         "Held out of the training images for validation: a share below 1, or so many.",
         Accepted(
-            lambda held: 0 <= held < 1 or (held <= MOST_IMAGES and held == int(held)),
+            lambda held: 0 <= held < 1 or (1 <= held <= MOST_IMAGES and held == int(held)),
             "shares, 0 to below 1, or whole numbers of images",
             {"minimum": 0, "maximum": MOST_IMAGES},
         ),
