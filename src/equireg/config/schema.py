@@ -108,13 +108,8 @@ def _accepted(section: type, entry: dataclasses.Field[Any], hint: Any) -> str:
     if kinds == "array":
         return f"a list; each: {'; '.join(texts) or 'a value'}"
     if not texts:
-<<<<<<< HEAD
-        each: list[str] = kinds if isinstance(kinds, list) else [kinds]
-        texts = [_WORDS.get(kind, kind) for kind in each]
-=======
         every: list[str] = kinds if isinstance(kinds, list) else [kinds]
         texts = [_WORDS.get(kind, kind) for kind in every]
->>>>>>> main
     elif "null" in kinds:
         return f"{', '.join(texts)}, or null"
     return " or ".join(texts)
