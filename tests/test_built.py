@@ -139,9 +139,9 @@ def test_from_start_to_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     twin = jobs.train("e", "equivariant", None, "0-1", *more)
     free = jobs.train("n", "nominal", "0.1", "0-1", *more)
     for block in (twin, free):
-        words = ["--block", block, "--twin", twin.with_suffix(".safetensors"), "--data", jobs.data]
-        jobs.run("evaluate", *words, *jobs.network, "--output", block.with_name("e.parquet"))
-    inside, outside = (pd.read_parquet(b.with_name("e.parquet")) for b in (twin, free))
+        words = ["--block", block, "--twins", twin.parent, "--data", jobs.data]
+        jobs.run("evaluate", *words, *jobs.network)
+    inside, outside = (pd.read_parquet(b.with_suffix(".evaluation.parquet")) for b in (twin, free))
     assert (inside["equivariance_error"] < 1e-5).all()
     assert (outside["equivariance_error"] > 1e-3).all()
     assert (inside["test_accuracy"] > 0.3).all()  # ten classes

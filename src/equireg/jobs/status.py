@@ -138,9 +138,11 @@ def progress(configuration: Configuration, folder: Path, block: Block) -> Progre
 def log_of(folder: Path, block: Block, trained: bool) -> Path:
     """The log of the block's last job."""
     logs, below = folder / "logs", block.path.relative_to("runs")
-    log = (logs / ("evaluate" if trained else "train") / below).with_suffix(".log")
+    if trained:  # one job for all seeds of a mode and gamma
+        return logs / "evaluate" / block.mode / f"{below.parent.name}.log"
+    log = (logs / "train" / below).with_suffix(".log")
     stacked = logs / "train" / block.mode / f"{block.name}.log"  # one job for all gammas
-    return stacked if not trained and stacked.is_file() and not newer(log, stacked) else log
+    return stacked if stacked.is_file() and not newer(log, stacked) else log
 
 
 def saved(checkpoint: Path, chosen: Binding) -> float:
