@@ -7,6 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 ENTER := . $(VENV)/bin/activate &&
 CONFIG ?=
+REPORT ?= html
 ifneq ($(CONFIG),)
 ifneq ($(shell test -f '$(CONFIG)' && echo there),there)
 $(error equireg: CONFIG is $(CONFIG); no such file here)
@@ -22,7 +23,7 @@ STUDY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided 
 	start-1e-4 start-1e-2 start-1e-1 start-1e0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures quick report theory study status live test bench lint format clean
+.PHONY: help setup figures quick report theory study status schema live test bench lint format docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -42,11 +43,11 @@ quick: setup ## the same at reduced scale, about a minute, into results/quick/ (
 	"look: open results/$$name/overview.html in a browser" \
 	"next: make figures$(AGAIN)    # at full scale; how far it is: make status$(AGAIN)"
 
-report: figures ## run what is missing and write Snakemake's report, one HTML file, into results/paper/report.html
+report: figures ## run what is missing and write Snakemake's report into results/paper/report.html (REPORT=zip: a folder, where it is large)
 	$(ENTER) name=$(NAME) && \
-	snakemake $(PRESET) --report results/$$name/report.html --report-stylesheet workflow/report/style.css && \
+	snakemake $(PRESET) --report results/$$name/report.$(REPORT) --report-stylesheet workflow/report/style.css && \
 	$(TELL) "made: Snakemake's report of $$name, one file" \
-	"look: open results/$$name/report.html in a browser; Result is the overview" \
+	"look: $(if $(filter zip,$(REPORT)),unpack results/$$name/report.zip and open report/report.html,open results/$$name/report.html) in a browser" \
 	"next: make theory$(AGAIN)    # every statement of the paper, measured"
 
 theory: setup ## measure every statement of the paper, with C4 and with D4, into results/paper/theory.md and results/group-d4/theory.md
@@ -71,6 +72,9 @@ study: setup ## run the experiments of docs/study.md and compare them, an hour a
 status: setup ## print which runs are done, running, stopped, failed or missing, and the logs to read
 	$(ENTER) python -m equireg status $(PRESET)
 
+schema: setup ## write workflow/config.schema.json and docs/config.md from the code that reads config.yaml
+	$(ENTER) python -m equireg schema --output workflow/config.schema.json --page docs/config.md
+
 live: setup ## the same, kept on the screen until every run is done
 	$(ENTER) python -m equireg status --live $(PRESET)
 
@@ -92,8 +96,14 @@ format: setup ## put code and workflow into shape
 	$(ENTER) ruff format
 	$(ENTER) snakefmt Snakefile workflow
 
+docs: setup ## build the documentation site from docs/ and the docstrings, into site/
+	$(ENTER) NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict && \
+	$(TELL) "made: the documentation site, in site/" \
+	"look: open site/index.html in a browser" \
+	"next: make help    # the other targets"
+
 clean: ## remove the environment and caches; results/ stays, and what Snakemake knows of it
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Once, and again when the lock file or the package's metadata changed, or this folder was moved:

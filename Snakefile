@@ -4,6 +4,7 @@
 import os
 import re
 import shlex
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,31 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-# Where this file is, from where commands are run: ".", or another folder for a workflow of somebody
-# else's that has this one as a module.
-HERE = Path(os.path.relpath(workflow.current_basedir.get_path_or_uri(secret_free=True)))
+
+def folder_of(place):
+    """Where this file is, from where commands are run: ".", or another folder.
+
+    Another one with --directory, and for a workflow of somebody else's that has this one as a
+    module. Links lead to the same files. Of a repository elsewhere, as snakedeploy names it,
+    Snakemake reads file by file; jobs need them all, so its commit is unpacked below .snakemake/.
+    """
+    if not hasattr(place, "ref"):
+        return Path(os.path.relpath(os.path.realpath(place.get_path_or_uri(secret_free=True))))
+    clone = place.hosted_repo.repo_clone if hasattr(place, "hosted_repo") else place.repo_path
+    git = ["git", "-C", str(clone)]
+    commit = subprocess.check_output([*git, "rev-parse", f"{place.ref}^{{commit}}"], text=True)
+    folder = Path(".snakemake", "equireg", commit.strip())
+    if not folder.is_dir():
+        unpacked = folder.with_name(f"{folder.name}.{os.getpid()}")
+        unpacked.mkdir(parents=True)
+        packed = subprocess.check_output([*git, "archive", folder.name])
+        subprocess.run(["tar", "-x", "-C", str(unpacked)], input=packed, check=True)
+        unpacked.rename(folder)
+    return folder / place.path
+
+
+HERE = folder_of(workflow.current_basedir)
+MODULE = not workflow.modifier.is_main_snakefile()
 SOURCES = str(Path(HERE, "src").absolute())
 sys.path.insert(0, SOURCES)
 
@@ -46,18 +69,20 @@ from equireg.spelling import GAMMA, NO_PENALTY, build_file, spell_gamma, spell_s
 
 # Refused in a line per mistake; an exception would print a traceback.
 try:
-    if HERE == Path():
-        files = ["config.yaml", *workflow.overwrite_configfiles]
-        chosen = load(files, workflow.config_settings.config)
+    files = [HERE / "config.yaml"]
+    if MODULE:
+        chosen = load(files, config, "the configuration of the module")
     else:
-        chosen = load([HERE / "config.yaml"], config)
+        if HERE != Path() and Path("config.yaml").is_file():  # of the folder of --directory
+            files.append(Path("config.yaml"))
+        chosen = load([*files, *workflow.overwrite_configfiles], workflow.config_settings.config)
 except ConfigurationError as error:
     sys.exit(f"equireg: {error}")
 
 
-if HERE == Path():
+if not MODULE:
 
-    configfile: "config.yaml"
+    configfile: str(HERE / "config.yaml")
 
 
 config["merged"] = configuration_text(chosen)  # the report shows it
@@ -95,6 +120,10 @@ RUN = "{mode}/gamma-{gamma}/seeds-{seeds}"  # a block of runs, as plan.Block spe
 BLOCK = f"{RESULTS}/runs/{RUN}"
 BLOCKS = [f"{RESULTS}/{block.path}" for block in blocks(chosen.grid)]
 OUTDATED = {str(file) for file in found.outdated}
+# With --resources gpu=2, two of the jobs that use one at a time, each on a GPU of its own. SLURM
+# gives out GPUs itself: there the profile says who gets one.
+GPU = int("gpu" in workflow.global_resources and chosen.jobs.device != "cpu")
+OWN_GPU = "--own-gpu" if GPU else "--no-own-gpu"
 
 
 wildcard_constraints:
@@ -148,3 +177,4 @@ include: "workflow/rules/predictions.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/theory.smk"
+include: "workflow/rules/start.smk"

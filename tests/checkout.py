@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 PARTS = ("Snakefile", "config.yaml", "workflow", "profiles", "slurm", "envs", "src", "tests/data")
 SMALL = ("--configfile", "workflow/presets/test.yaml")
@@ -18,6 +20,16 @@ ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON"
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     "COLUMNS": "200",
 }
+
+
+def tracked() -> list[str]:
+    """The files that git has or would take, as paths below the root."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("needs git and a clone")
+    words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, check=True, text=True)
+    names = {name for name in done.stdout.split("\0") if name}
+    return sorted(name for name in names if (ROOT / name).is_file())
 
 
 def copy_repository(to: Path) -> Path:

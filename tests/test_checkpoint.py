@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from checkout import ENVIRONMENT, SMALL, copy_repository, snakemake
@@ -232,6 +233,7 @@ def test_what_is_damaged_is_set_aside(
         (*BLOCK, "--epochs", "3"),
         (*BLOCK, "--order", "shuffled"),
         "initial",
+        "data",
         "code",
     ],
     ids=str,
@@ -251,6 +253,10 @@ def test_another_training_s_checkpoint_is_set_aside(
             jobs.folder / "initial-0-1.safetensors",
             *law,
         )
+    elif change == "data":  # one pixel of it
+        tensors = load_file(jobs.data)
+        tensors["train_images"][0, 0, 0, 0] += 1
+        save_file(tensors, jobs.data)
     elif change == "code":
         jobs.monkeypatch.setattr(job, "job_digest", lambda *_: "another")
     capsys.readouterr()

@@ -66,6 +66,16 @@ def test_elements_are_orthogonal_matrices_of_the_group(group: Group) -> None:
     assert np.allclose(defining(group).matrices_of(drawn), found)
 
 
+@pytest.mark.parametrize("group", GROUPS, ids=NAMES)
+def test_inverses(group: Group) -> None:
+    drawn = group.sample(5, np.random.default_rng(2))
+    one, two = (matrices(group, x.index, x.algebra) for x in (drawn, group.inverse(drawn)))
+    assert np.allclose(one @ two, np.eye(one.shape[-1]))
+    rho = defining(group)
+    x = torch.randn(rho.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert np.allclose(rho.act(drawn[:1], x), one[0] @ x.numpy())
+
+
 @pytest.mark.parametrize("degree", [1, 2, 3, 5])
 def test_the_rule_of_space_is_exact_to_its_degree(degree: int) -> None:
     """Characters' means: 1 for the numbers, 0 for every other irreducible representation."""

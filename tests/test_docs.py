@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +19,9 @@ import typer.core
 import typer.main
 import yaml
 
+import equireg
 from checkout import copy_repository, snakemake
+from equireg import groups, representations
 from equireg.cli import app
 from equireg.config import load
 from equireg.jobs.aggregate import aggregate
@@ -52,6 +58,40 @@ def test_every_file_that_is_linked_exists(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#:]+)\)", text)
     assert [link for link in links if not (ROOT / document).parent.joinpath(link).exists()] == []
+
+
+def navigated(entries: list[Any]) -> Iterator[str]:
+    for entry in entries:
+        for inner in entry.values():
+            yield from navigated(inner) if isinstance(inner, list) else [inner]
+
+
+def test_every_document_has_its_place_in_the_site() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    site = yaml.safe_load(text.replace("!!python/name:", ""))
+    pages = list(navigated(site["nav"]))
+    made = {"index.md", "contributing.md", "changelog.md", "api.md"}
+    left_out = set(site["exclude_docs"].split()) - {"site.py"}
+    assert len(set(pages)) == len(pages)
+    assert set(pages) - made == {f.name for f in ROOT.glob("docs/*.md")} - left_out
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """So that every link in it resolves, and every name of the API has its docstring."""
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not re.search(r"^(WARNING|ERROR)", done.stderr, re.MULTILINE), done.stderr
+    page = (tmp_path / "api.html").read_text(encoding="utf-8")
+    for module in (equireg, groups, representations):
+        for name in set(module.__all__) - {"__version__", "groups", "representations"}:
+            assert re.search(rf'id="equireg\.[\w.]+\.{name}"', page), name
+    assert "&gt;&gt;&gt;" in re.sub(r"<[^>]*>", "", page)
+    assert "<blockquote>" not in page
 
 
 @pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/architecture.md"])

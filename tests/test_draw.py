@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -95,6 +96,36 @@ def test_tables_of_another_kind_are_refused(
     files = [tables / f"{name}.parquet" for name in (trajectories, summary)]
     with pytest.raises(ValueError, match=problem):
         draw(files[0], files[1], [tmp_path / "figure2.png"])
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "said"),
+    [
+        ("summary", None, "summary.parquet has neither a nominal nor an augmented run"),
+        ("trajectories", None, "has no run to draw"),
+        ("summary", "median", "summary.parquet: a median is null; expected a number; delete"),
+        ("summary", "step", "summary.parquet: a step is null; expected a number; delete"),
+        ("trajectories", "distance", "trajectories.parquet: a distance is null; expected a num"),
+        ("trajectories", "step", "trajectories.parquet: a step is null; expected a number; "),
+    ],
+)
+def test_tables_without_rows_or_numbers_are_refused(
+    tables: Path, tmp_path: Path, table: str, column: str | None, said: str
+) -> None:
+    files = [tmp_path / f"{name}.parquet" for name in ("trajectories", "summary")]
+    for file in files:
+        whole = pq.read_table(tables / file.name)
+        changed = whole
+        if file.stem == table and column is None:
+            changed = whole.slice(0, 0)
+        elif file.stem == table:
+            field = whole.schema.field(column).with_nullable(True)
+            nulls = pa.nulls(len(whole), field.type)
+            changed = whole.set_column(whole.column_names.index(column), field, nulls)
+        pq.write_table(changed.replace_schema_metadata(whole.schema.metadata), file)
+    with pytest.raises(ValueError, match=said):
+        drawn(tmp_path, tmp_path / "figure2.png")
+    assert not (tmp_path / "figure2.png").exists()
 
 
 def test_tables_of_different_experiments_are_refused(tables: Path, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from hiding import needed, run
 
 ROOT = Path(__file__).parent.parent
 CONDA = sorted((ROOT / "envs").glob("*.yaml"))
@@ -47,12 +48,15 @@ def locked(python: str) -> dict[str, str]:
 
 def test_the_lock_file_has_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
     wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    wanted += [text for texts in extras.values() for text in texts]
     for python in ("3.11", "3.12", "3.13"):
         pins = locked(python)
         for text in wanted:
             requirement = Requirement(text)
-            assert pins[canonicalize_name(requirement.name)] in requirement.specifier
+            if requirement.name != "equireg":  # an extra within another
+                assert pins[canonicalize_name(requirement.name)] in requirement.specifier
 
 
 @pytest.mark.parametrize("file", CONDA, ids=lambda file: file.stem)
@@ -68,45 +72,16 @@ def test_conda_has_the_versions_of_the_lock_file(file: Path) -> None:
 
 @pytest.mark.parametrize("file", CONDA, ids=lambda file: file.stem)
 def test_conda_has_every_library_that_its_jobs_import(file: Path) -> None:
-    """Its jobs are imported where everything else that is installed here cannot be.
+    """Its jobs are imported where nothing else that is installed here can be.
 
     Imports at the top of modules, that is; those in functions are for one path.
     """
     environment = yaml.safe_load(file.read_text(encoding="utf-8"))
-    there = needed([text.split("==")[0] for text in environment["dependencies"][-1]["pip"]])
-    hidden = [
-        module
-        for module, owners in packages_distributions().items()
-        if not there & set(map(canonicalize_name, owners)) and module != "equireg"
-    ]
-    assert {"snakemake", "pytest"} <= set(hidden)
+    there = needed(text.split("==")[0] for text in environment["dependencies"][-1]["pip"])
+    assert not {"snakemake", "pytest"} & there
     modules = ["equireg.cli", *(f"equireg.jobs.{job}" for job in JOBS[file.stem])]
-    code = HIDING.format(hidden=hidden) + f"import {', '.join(modules)}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = run(f"import {', '.join(modules)}", there)
     assert done.returncode == 0, done.stderr
-
-
-HIDING = """\
-import sys
-class Hiding:
-    def find_spec(name, path=None, target=None):
-        if name.split(".")[0] in {hidden}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Hiding)
-"""
-
-
-def needed(names: list[str]) -> set[str]:
-    """Distributions and, at any depth, those that they need, as installed here."""
-    found: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = canonicalize_name(waiting.pop())
-        if name not in found:
-            found.add(name)
-            needs = map(Requirement, requires(name) or [])
-            waiting += [n.name for n in needs if not n.marker or n.marker.evaluate({"extra": ""})]
-    return found
 
 
 def test_each_rule_names_an_environment_for_its_command() -> None:
@@ -199,3 +174,56 @@ def test_a_preset_that_is_not_there() -> None:
     assert done.returncode != 0
     assert "equireg: CONFIG is typo.yaml; no such file here.  Stop." in done.stderr
     assert done.stdout == ""
+
+
+@needs_make
+def test_a_preset_s_path_may_have_spaces(tmp_path: Path) -> None:
+    preset = tmp_path / "my presets" / "mine.yaml"
+    preset.parent.mkdir()
+    preset.write_text("experiment: mine")
+    for target in ("figures", "quick", "report", "theory", "status", "live"):
+        done = make("-n", target, f"CONFIG={preset}")
+        assert done.returncode == 0, done.stderr
+        assert f"--configfile '{preset}'" in done.stdout
+
+
+@pytest.fixture
+def pretended(tmp_path: Path) -> Path:
+    """A checkout whose Python makes environments of nothing, and says what it was called with."""
+    folder = tmp_path / "checkout"
+    (folder / "envs").mkdir(parents=True)
+    (folder / "envs/requirements.lock").touch()
+    (folder / "pyproject.toml").touch()
+    shutil.copy(ROOT / "Makefile", folder)
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\n[ "$1" = -m ] && [ "$2" = venv ] || exit 0\necho "called: $*"\n'
+        'for last; do :; done\nmkdir -p "$last/bin" && ln -sf /bin/true "$last/bin/python"\n'
+    )
+    python.chmod(0o755)
+    return folder
+
+
+@needs_make
+def test_a_folder_that_was_moved_gets_its_environment_anew(pretended: Path) -> None:
+    """And only then: its commands have the old place in them."""
+    python = f"PYTHON={pretended.parent / 'python'}"
+    assert "called: -m venv .venv" in make("setup", python, cwd=pretended).stdout
+    assert "called" not in make("setup", python, cwd=pretended).stdout
+    moved = pretended.rename(pretended.with_name("renamed"))
+    assert "called: -m venv --clear .venv" in make("setup", python, cwd=moved).stdout
+    assert "called" not in make("setup", python, cwd=moved).stdout
+
+
+@needs_make
+@pytest.mark.parametrize("place", ["link", "elsewhere"])
+def test_the_environment_may_lie_elsewhere(pretended: Path, tmp_path: Path, place: str) -> None:
+    """Behind a link whose target is not there yet, or where VENV says."""
+    python, scratch = f"PYTHON={tmp_path / 'python'}", tmp_path / "scratch" / "venv"
+    if place == "link":
+        (pretended / ".venv").symlink_to(scratch)
+    more = [] if place == "link" else [f"VENV={scratch}"]
+    done = make("setup", python, *more, cwd=pretended)
+    assert done.returncode == 0, done.stderr
+    assert (scratch / "bin/python").exists()
+    assert (scratch / ".installed").read_text() == str(pretended)

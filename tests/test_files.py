@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from equireg.files import atomic, write_json, write_text
+from equireg.files import atomic, remove_temporaries, write_json, write_text
 from equireg.randomness import generator
 
 
@@ -24,6 +25,42 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a machine that loses power may come up with the name and nothing in it."""
+    path, flushed = tmp_path / "x.txt", []
+    fsync = os.fsync
+
+    def watched(handle: int) -> None:
+        size = os.fstat(handle).st_size
+        flushed.append((str(Path(f"/proc/self/fd/{handle}").readlink()), size, path.exists()))
+        fsync(handle)
+
+    monkeypatch.setattr("os.fsync", watched)
+    write_text(path, "text")
+    ((name, size, there),) = flushed
+    assert (Path(name).parent, size, there) == (tmp_path, 4, False)
+    assert Path(name) != path
+    assert path.read_text() == "text"
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_of_others(tmp_path: Path) -> None:
+    """The names are those that ``atomic`` gives; a file of another name is another process's."""
+    names = []
+    for name in ("block.parquet", "block.evaluation.parquet", "block.safetensors", "a[b].parquet"):
+        (tmp_path / name).touch()
+        with atomic(tmp_path / name) as temporary:
+            names.append(temporary.name)
+    for name in names:
+        (tmp_path / name).touch()
+    before = set(tmp_path.iterdir())
+    for name, left in zip(("block.parquet", "a[b].parquet"), (names[0], names[3]), strict=True):
+        remove_temporaries(tmp_path / name)
+        assert before - set(tmp_path.iterdir()) == {tmp_path / left}
+        before.discard(tmp_path / left)
 
 
 def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:

@@ -78,3 +78,9 @@ def test_too_large_a_group() -> None:
 def test_which_groups_move_pixels() -> None:
     assert point_group("C4").moves_pixels
     assert not symmetric(2).moves_pixels
+
+
+def test_inverses() -> None:
+    group = point_group("D4")
+    inverse = group.inverse(group.numbered(np.arange(8)))
+    assert (group.elements @ group.elements[inverse.index] == np.eye(2)).all()

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from equireg import binding
 from equireg.jobs.initialize import initialize
 from equireg.settings import Distribution, InitializationSettings, NetworkSettings
 from equireg.training.network import Network
@@ -54,3 +56,13 @@ def test_a_file_that_is_no_weight_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("<html>")
     with pytest.raises(ValueError, match=r"is damaged, or no weight file .* delete it"):
         load_weights(tmp_path / "x", [0], {})
+
+
+def test_what_a_file_says_of_itself_may_be_nested_without_end(tmp_path: Path) -> None:
+    """Python's reader of JSON ends with another error then than for what is no JSON."""
+    file = tmp_path / "x.safetensors"
+    save_file({"seeds": torch.tensor([0])}, file, {"about": "[" * 100_000})
+    with pytest.raises(ValueError, match=r"no weight file of equireg \(nested too deeply\)"):
+        load_weights(file, [0], {})
+    with pytest.raises(ValueError, match="does not say what made it"):
+        binding.read(file)

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from checkout import copy_repository, snakemake
 from equireg.config import COMMAND_LINE, Configuration, ConfigurationError, load
 from equireg.plan import Block, options
-from equireg.settings import DataSettings
+from equireg.settings import SourceSettings
+from equireg.spelling import KNOTS
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +72,11 @@ def within(wrong: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return no_list | wrong.map(lambda value: [value])
 
 
+def something(wrong: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """What is no text and not null, which is accepted, or a text that is wrong."""
+    return no_text.filter(lambda value: value is not None) | wrong
+
+
 hints: dict[tuple[str, ...], Any] = {}
 for section, kind in typing.get_type_hints(Configuration).items():
     if dataclasses.is_dataclass(kind):
@@ -85,6 +91,10 @@ WRONG: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
     ("compare",): within(no_name),
     ("data", "name"): no_name,
     ("data", "folder"): no_text.filter(lambda value: value is not None) | text.map("no/{}".format),
+    ("data", "file"): something(text.map("no/{}.csv".format)),
+    ("data", "train_images"): whole(1, 1_000_000_000).filter(lambda value: value is not None),
+    ("data", "validation"): amount(0) | st.floats(1, 1e6).filter(lambda value: value % 1 != 0),
+    ("network", "build"): something(text.filter(lambda value: ".py:" not in value)),
     ("network", "group"): other(typing.Literal["C1", "C2", "C4", "D1", "D2", "D4"]),
     ("network", "image_size"): whole(1, 1024),
     ("network", "image_channels"): whole(1, 64),
@@ -95,6 +105,11 @@ WRONG: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
     ("training", "epochs"): whole(1, 100_000),
     ("training", "batch_size"): whole(1, 1_000_000),
     ("training", "learning_rate"): amount(0) | st.just(0),
+    ("training", "momentum"): amount(0) | st.floats(1, 1e6),
+    ("training", "weight_decay"): amount(0),
+    ("training", "gamma_schedule"): no_text.filter(lambda value: value not in ({}, None))
+    | text.filter(lambda value: value not in KNOTS and ":" not in value)
+    | st.lists(st.tuples(amount(0), st.integers(0, 9)).map(list), min_size=1, max_size=2),
     ("grid", "gammas"): within(amount(0)) | st.just([]),
     ("grid", "modes"): within(other(typing.Literal["equivariant", "augmented", "nominal"])),
     ("grid", "seeds"): nothing
@@ -235,7 +250,7 @@ FOLDERS = ["-rf", "a b", "$(touch y)", "`touch y`", "x; touch y", "x' \"y", "%s"
 def test_the_name_of_a_folder_is_data(tmp_path: Path) -> None:
     """A folder of one's own may have any name: a job that reads it runs nothing else."""
     for name in FOLDERS:
-        assert shlex.split(options(DataSettings("x", name))) == ["--name", "x", "--folder", name]
+        assert shlex.split(options(SourceSettings("x", name))) == ["--name", "x", "--folder", name]
     (tmp_path / "repository").mkdir()
     repository = copy_repository(tmp_path / "repository")
     before = {path.name for path in repository.iterdir()}

@@ -59,6 +59,17 @@ def test_defines_are_part_of_what_is_kept(source: Path, tmp_path: Path) -> None:
 
 
 @needs_compiler
+def test_each_kind_of_processor_has_its_own(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nodes of a cluster may share a home."""
+    for features in (b"flags : sse2", b"flags : sse2 avx2", b"flags : sse2"):
+        monkeypatch.setattr(native, "processor_features", lambda features=features: features)
+        assert answer(source) == 42
+    assert len(kept(tmp_path)) == 2
+
+
+@needs_compiler
 @pytest.mark.parametrize("damage", ["library cut", "a byte of the sum", "sum removed"])
 def test_what_is_damaged_is_compiled_anew(damage: str, source: Path, tmp_path: Path) -> None:
     answer(source)

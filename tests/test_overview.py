@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from equireg.binding import read, write_document
 from equireg.figures.style import save
-from equireg.jobs.overview import headline, overview, parts, section, typeset
+from equireg.figures.typeset import typeset
+from equireg.jobs.overview import headline, overview, parts, section
 
 CLAIMS = """\
 # The claims
@@ -55,7 +56,7 @@ def test_it_holds_the_figure_and_the_documents(tmp_path: Path) -> None:
     assert 'src="data:image/png;base64,iVBORw' in page
     places = ("The claims</h2>", "Comparison&lt;b&gt;</h2>", "In detail</h2>", "How</h3>")
     assert sorted(places, key=page.index) == list(places)  # the criteria below the results
-    assert not re.search(r"<(script|link)|src=\"(?!data:)|<!--[A-Z]", page)
+    assert not re.search(r"<(script\b[^>]+\bsrc|link)|src=\"(?!data:)|<!--[A-Z]", page)
     assert read(tmp_path / "a.html")["training"] == {"epochs": 1}
 
 
@@ -105,3 +106,7 @@ def test_the_headline_counts_what_applies() -> None:
         table = "\n".join(rows).format(verdict, verdict)
         tokens = MarkdownIt("commonmark").enable("table").parse(table)
         assert headline(tokens) == f"Of the paper's claims, {said}"
+    few = [*rows[:2], "| 1 | one | **yes** | **held, too few seeds** |"]
+    tokens = MarkdownIt("commonmark").enable("table").parse("\n".join(few))
+    said = "1 of 1 reproduced and 0 of 1 held by our reading, 1 more on too few seeds"
+    assert headline(tokens) == f"Of the paper's claims, {said}"

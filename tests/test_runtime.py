@@ -7,6 +7,11 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
+from equireg.runtime import configured
+from equireg.settings import JobSettings
+
 SAYING = "from equireg.runtime import say; say('step 1', passing=True); say('step 2')"
 
 
@@ -22,3 +27,14 @@ def test_a_terminal_shows_one_line_that_changes() -> None:
     shown = os.read(ours, 1000).decode()
     os.close(ours)
     assert shown == "\r\x1b[Kstep 1\r\x1b[Kstep 2\r\n"
+
+
+def test_threads_that_wait_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every job of several threads; unless the user has said how they wait."""
+    for before, within in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if before:
+            monkeypatch.setenv("OMP_WAIT_POLICY", before)
+        with configured(JobSettings(2, "cpu")):
+            assert os.environ["OMP_WAIT_POLICY"] == within
+        assert os.environ.get("OMP_WAIT_POLICY") == before

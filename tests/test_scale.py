@@ -85,13 +85,17 @@ def aggregation(experiment: Path, grid: GridSettings) -> Cost:
 
 @pytest.mark.slow
 def test_aggregation_takes_the_memory_of_a_few_runs(tmp_path: Path) -> None:
-    """Of 10 times the rows it takes 1.1 times the memory at most."""
+    """Of 10 times the rows it takes the same; what is freed and not given back varies by a tenth.
+
+    The smaller experiment fills what is held at a time: 60 seeds of 40,000 steps are more distances
+    than ``aggregate.VALUES``, and more rows than ``aggregate.ROWS``.
+    """
     costs = []
-    for seeds in ("0-29", "0-299"):
+    for seeds in ("0-59", "0-599"):
         grid = GridSettings(modes=("nominal",), gammas=(1.0,), seeds=seeds)
         write_blocks(tmp_path / seeds, grid, steps=40_000)
         costs.append(aggregation(tmp_path / seeds, grid))
-    assert costs[1].memory < 1.1 * costs[0].memory, costs
+    assert costs[1].memory < 1.2 * costs[0].memory, costs
 
 
 @pytest.mark.slow

@@ -40,6 +40,8 @@ def write(folder: Path, block: Block, *suffixes: str) -> None:
 def log(folder: Path, block: Block, job: str, text: str, age: float = 0) -> Path:
     below = block.path.relative_to("runs")
     file = folder / "logs" / job / below.with_name(f"{block.name}.log")
+    if job == "evaluate":  # of all seeds
+        file = file.parent.with_name(f"{file.parent.name}.log")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     os.utime(file, (time.time() - age,) * 2)
@@ -75,6 +77,22 @@ def test_live_it_stays_until_every_run_is_done(
     follow(Configuration("mine", grid=grid), tmp_path, Console(file=out, width=200))
     assert not waiting
     assert out.getvalue().rstrip().endswith(f"{tmp_path}/mine: 4 of 4 runs done")
+
+
+def test_a_terminal_of_80_columns_shows_every_name(tmp_path: Path) -> None:
+    """Also of a grid whose runs are in many states."""
+    folder = tmp_path / "mine"
+    done, _, runs, fails, *_ = blocks(GRID)
+    write(folder, done, *TRAINED, "evaluation.parquet")
+    log(folder, runs, "train", STEP)
+    log(folder, fails, "train", "equireg: no longer finite\n")
+    out = io.StringIO()
+    status(CHOSEN, tmp_path, Console(file=out, width=80))
+    said = out.getvalue()
+    head = next(line.split() for line in said.splitlines() if "mode" in line)
+    assert head == ["mode", "gamma", "done", "running", "failed", "missing", "trained"]
+    assert "equivariant" in said
+    assert "…" not in said
 
 
 def test_nothing_has_run(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from equireg.symmetry.representations import Representation
 from equireg.tables import trajectory_table, write_table
 from equireg.theory import cases, theorems
 from equireg.theory.facts import all_facts, fact_a, fact_b, lemma, unit, zero_directions
-from equireg.theory.flows import SETTLED, descend, plateau, settle
+from equireg.theory.flows import SETTLED, descend, plateau, settle, swift_steps
 from equireg.theory.measurement import Measurement, table
 from equireg.theory.models import Model, convolutional, graphs, perceptron
 from equireg.theory.report import report
@@ -56,7 +56,7 @@ def small_risk(model: Model) -> Risk:
     if model.network == "perceptron":
         return Risk(model, *graphs(4, 16, seed=0))
     images = torch.from_numpy(random.random((12, 144)))
-    return Risk(model, images, torch.from_numpy(random.integers(4, size=12)))
+    return Risk(model, images, torch.from_numpy(random.integers(4, size=(12, 1))))
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +147,8 @@ def test_equal_graphs_are_taken_once() -> None:
     point = random_tensor("point", risk.coordinates.dimension)
     every = dataclasses.replace(
         risk,
-        inputs=model.orbit(risk.inputs),
-        labels=risk.labels.repeat_interleave(model.group.order),
+        inputs=model.orbit(model.input, risk.inputs),
+        targets=risk.targets.repeat_interleave(model.group.order, 0),
     )
     once = risk.augmented()
     assert len(once.inputs) < len(every.inputs) / 4
@@ -265,6 +265,18 @@ def test_descent_is_that_of_the_weights(settled: Settled) -> None:
             weights[name] = weights[name] - step * (gradient[name] + gamma * outside)
     found, _ = next(steps)
     assert torch.allclose(found, risk.coordinates.of(weights), atol=1e-12)
+
+
+def test_swift_steps_are_those_of_a_flow() -> None:
+    """A round shrinks what is fast to a quarter, keeps what is slow, and takes a quarter."""
+    steps = np.array(swift_steps(0.01, 100.0))
+    assert len(steps) == 8
+    assert steps.sum() > 4 * 8 * 1.8 / 100
+    fast = np.linspace(100 / 64, 100, 1000)
+    assert np.abs(np.prod(1 - np.outer(fast, steps), 1)).max() < 0.27
+    for slow in (-0.05, 0.01, 0.1):
+        assert np.prod(1 - slow * steps) == pytest.approx(np.exp(-slow * steps.sum()), rel=1e-3)
+    assert swift_steps(50.0, 100.0) == [1.9 / 150]  # nothing is slow
 
 
 def test_a_measurement_that_is_no_number_has_not_held() -> None:

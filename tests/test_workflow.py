@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import html
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +88,35 @@ def test_a_workflow_of_another_s_has_it_as_a_module(untouched: Path, tmp_path: P
     done = snakemake("--dry-run", cwd=tmp_path)
     assert done.returncode
     assert "grid.gammas is -1" in done.stdout
+
+
+def test_a_repository_elsewhere_as_snakedeploy_names_it(tmp_path: Path) -> None:
+    """From a clone in Snakemake's cache, so without a network; its commit is unpacked for jobs."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    source = copy_repository(tmp_path / "source")
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-C", str(source)]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "x"], ["tag", "v1"]):
+        subprocess.run([*git, *words], check=True)
+    cache = "cache/snakemake/snakemake/source-cache/snakemake-git-cache/github.com/owner/equireg"
+    clone = ["git", "clone", "-q", "--bare", str(source), str(tmp_path / cache)]
+    subprocess.run(clone, check=True)
+    mine = tmp_path / "mine"
+    for part in ("workflow", "config"):
+        (mine / part).mkdir(parents=True)
+    shutil.copy(ROOT / "config/config.yaml", mine / "config")  # what snakedeploy copies
+    (mine / "workflow/Snakefile").write_text(
+        'configfile: "config/config.yaml"\nmodule equireg:\n'
+        '    snakefile: github("owner/equireg", path="Snakefile", tag="v1")\n'
+        "    config: config\nuse rule * from equireg\n"
+    )
+    environment = {**ENVIRONMENT, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    asked = ("--cores", "1", "--until", "initialize", "--config", "grid={'seeds': 1}")
+    done = snakemake(*asked, cwd=mine, environment=environment)
+    assert done.returncode == 0, done.stdout
+    assert (mine / "results/paper/initial/seeds-000-000.safetensors").is_file()
+    (unpacked,) = (mine / ".snakemake/equireg").iterdir()
+    assert (unpacked / "src/equireg/cli.py").is_file()
 
 
 GAMMAS = "1e-2", "1e2"  # of the smallest experiment
@@ -174,6 +205,35 @@ def test_a_bad_configuration_is_one_line(untouched: Path, words: list[str], line
     assert not (untouched / "results").exists()
 
 
+def test_a_mistake_is_blamed_on_its_file_wherever_commands_are_run(
+    untouched: Path, tmp_path: Path
+) -> None:
+    """With --directory, through a link, and for a module, whose configuration is its own."""
+    preset, folder = tmp_path / "my presets" / "mine.yaml", tmp_path / "elsewhere"
+    preset.parent.mkdir()
+    preset.write_text("experiment: mine\ntraining: {epochs: 0}")
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(untouched)
+    line = "equireg: ../my presets/mine.yaml: training.epochs is 0; accepted: 1 to 100000"
+    own = ("--configfile", str(preset), "--dry-run")
+    for words, cwd in (
+        (("--snakefile", f"{untouched}/Snakefile", "--directory", str(folder)), tmp_path),
+        (("--snakefile", "../link/Snakefile"), folder),
+    ):
+        done = snakemake(*words, *own, cwd=cwd)
+        assert done.returncode == 1
+        assert line in done.stdout.splitlines()
+    (folder / "config.yaml").write_text("experiment: there\ntraining: {order: any}")
+    done = snakemake("--snakefile", "../link/Snakefile", "--dry-run", cwd=folder)
+    assert "equireg: config.yaml: training.order is 'any'; " in done.stdout
+    (folder / "Snakefile").write_text(
+        f'module equireg:\n    snakefile: "{untouched}/Snakefile"\n'
+        '    config: {"grid": {"gammas": [-1]}}\nuse rule * from equireg\n'
+    )
+    done = snakemake("--dry-run", cwd=folder)
+    assert "equireg: the configuration of the module: grid.gammas is -1" in done.stdout
+
+
 def test_a_config_yaml_that_is_not_yaml(tmp_path: Path) -> None:
     folder = copy_repository(tmp_path)
     with (folder / "config.yaml").open("a") as file:
@@ -182,6 +242,31 @@ def test_a_config_yaml_that_is_not_yaml(tmp_path: Path) -> None:
     assert done.returncode == 1
     (said,) = [text for text in done.stdout.splitlines() if not text.startswith("Using ")]
     assert said.startswith("equireg: config.yaml: is not YAML: ")
+
+
+@pytest.mark.parametrize("compiler", ["", "/bin/false"])
+def test_the_step_is_said_when_trainings_start(tmp_path: Path, compiler: str) -> None:
+    """Once, and why where it is the slow one; nothing is said where none is to run."""
+    folder = copy_repository(tmp_path / "checkout")
+    environment = {**ENVIRONMENT, "CXX": compiler, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    if compiler:  # and no other: the usual ones are played by it, too
+        (tmp_path / "bin").mkdir()
+        for name in ("c++", "g++", "clang++"):
+            (tmp_path / "bin" / name).symlink_to(compiler)
+        environment["PATH"] = f"{tmp_path}/bin:{ENVIRONMENT['PATH']}"
+    elif not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        pytest.skip("needs a C++ compiler")
+    epochs = ("--config", "training={'epochs': 1}", "experiment=short")
+    wanted = "results/short/runs/equivariant/gamma-none/seeds-002-002.parquet"
+    done = snakemake(*SMALL, *epochs, "--cores", "1", wanted, cwd=folder, environment=environment)
+    assert done.returncode == 0, done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("training here: ")]
+    slow = "the reference step, mostly several times slower, as /bin/false failed"
+    assert line.removeprefix("training here: ").startswith(
+        slow if compiler else "the step compiled for this machine"
+    )
+    again = snakemake(*SMALL, *epochs, "--cores", "1", wanted, cwd=folder, environment=environment)
+    assert "training here" not in again.stdout
 
 
 def test_a_failed_job_shows_what_it_said(tmp_path: Path) -> None:
@@ -237,6 +322,26 @@ class TestFinished:
         spelled = {word.replace("<layer>", layer) for word in names for layer in layers}
         assert spelled == set(pq.read_schema(finished / f"results/test/{name}.parquet").names)
 
+    def test_where_results_came_from_is_documented(self, finished: Path) -> None:
+        """docs/data.md has every key of the two JSON files and no other."""
+        text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+        said = text.split("## Where a block came from")[1].split("\n## ")[0]
+        tables = [
+            {
+                key
+                for row in re.findall(r"^\| (`.*?) \|", table, re.M)
+                for key in row.split("`")[1::2]
+            }
+            for table in said.split("`results/data/<name>.json`")
+        ]
+        block = "results/test/runs/nominal/gamma-1e2/seeds-002-002.json"
+        files = [
+            json.loads((finished / n).read_text()) for n in (block, "results/data/digits.json")
+        ]
+        assert set(files[0]) == tables[0]
+        both = {"equireg", "commit", "python", "libraries", "machine"}
+        assert set(files[1]) == tables[1] | both
+
     def test_the_readmes_table(self, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The columns that it reads are there."""
         text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -246,6 +351,10 @@ class TestFinished:
 
     def test_nothing(self, finished: Path) -> None:
         assert planned(*SMALL, cwd=finished) == {}
+
+    def test_nothing_through_a_link(self, finished: Path, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(finished)
+        assert planned(*SMALL, "--snakefile", f"{tmp_path}/link/Snakefile", cwd=finished) == {}
 
     @pytest.mark.parametrize(
         ("module", "jobs"),
@@ -347,6 +456,12 @@ class TestFinished:
         done = snakemake(*SMALL, *other, "--cores", "1", cwd=folder)
         assert done.returncode == 1
         assert "trained with training.learning_rate 0.001, not 0.01" in done.stdout
+        for file in (folder / "results").rglob("*.*"):  # the clock was a year ahead
+            os.utime(file, (time.time() + 3e7,) * 2)
+        (folder / "results/test/summary.parquet").unlink()
+        done = snakemake(*own, "--cores", "1", cwd=folder)
+        assert done.returncode == 0, done.stdout
+        assert planned(*SMALL, cwd=folder) == {}
         (folder / "results/data/digits.safetensors").unlink()
         assert planned(*SMALL, cwd=folder) == {"fetch": 1}
 
@@ -484,7 +599,9 @@ const find = async choose => { while (!choose()) await pause(); return choose() 
 const named = text => [...document.querySelectorAll("#app a")].find(x => x.innerText === text)
 const seen = document.documentElement.dataset
 async function visit() {
-    await find(() => named("Result") && document.querySelector("#rulegraph canvas, #rulegraph svg"))
+    seen.first = (await find(() => document.querySelector("iframe"))).src.slice(0, 15)
+    named("Workflow").click()
+    await find(() => document.querySelector("#rulegraph canvas, #rulegraph svg"))
     seen.home = document.querySelector("#app").innerText
     named("Result").click()
     const view = await find(() => document.querySelector("#app table a"))
@@ -499,7 +616,7 @@ visit()
 @needs_browser
 @pytest.mark.slow
 def test_the_report_in_a_browser(finished: Path, tmp_path: Path) -> None:
-    """Written and shown without a network; clicked through to the overview."""
+    """Written and shown without a network; opens on the overview, and is clicked through to it."""
     report = finished / "results/test/report.html"
     style = ("--report-stylesheet", "workflow/report/style.css")
     offline = {**ENVIRONMENT, **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")}
@@ -521,4 +638,5 @@ def test_the_report_in_a_browser(finished: Path, tmp_path: Path) -> None:
     ):
         assert text in root.partition("data-home=")[2]
     assert "figure, claims and numbers" in root.partition("data-menu=")[2]
-    assert 'data-frame="data:text/html;"' in root
+    for name in ("first", "frame"):
+        assert f'data-{name}="data:text/html;"' in root

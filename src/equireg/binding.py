@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from equireg.digest import network_digest
-from equireg.files import write_text
+from equireg.files import parse_json, write_text
 from equireg.spelling import build_file
 
 Binding = Mapping[str, Any]
@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, Any]:
     readers = {
         ".parquet": _of_parquet,
         ".safetensors": header,
-        ".json": lambda file: json.loads(file.read_bytes())["made"],
+        ".json": lambda file: parse_json(file.read_bytes())["made"],
         ".png": _of_picture,
         ".md": _of_text,
         ".html": _of_text,
@@ -167,7 +167,7 @@ def without_comment(content: str) -> str:
 def _of_parquet(path: Path) -> Any:
     import pyarrow.parquet as pq  # a part of a second, which most readers do not need
 
-    return json.loads((pq.read_schema(path).metadata or {})[ENTRY.encode()])
+    return parse_json((pq.read_schema(path).metadata or {})[ENTRY.encode()])
 
 
 def header(path: Path) -> Any:
@@ -176,16 +176,16 @@ def header(path: Path) -> Any:
         length = int.from_bytes(stream.read(8), "little")
         if length > HEADER:
             raise ValueError("no safetensors file")
-        return json.loads(json.loads(stream.read(length))["__metadata__"]["about"])
+        return parse_json(parse_json(stream.read(length))["__metadata__"]["about"])
 
 
 def _of_picture(path: Path) -> Any:
     from PIL import Image
 
     with Image.open(path) as picture:
-        return json.loads(picture.info[ENTRY])
+        return parse_json(picture.info[ENTRY])
 
 
 def _of_text(path: Path) -> Any:
     last = path.read_text(encoding="utf-8").rstrip("\n").rpartition("\n")[2]
-    return json.loads(re.findall(rf"\A<!-- {ENTRY} (.*) -->\Z", last)[0])
+    return parse_json(re.findall(rf"\A<!-- {ENTRY} (.*) -->\Z", last)[0])

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from equireg.gpus import own
 from equireg.runtime import configured, wipe
 from equireg.settings import (
     DataSettings,
@@ -90,6 +91,9 @@ def options(*sections: type) -> Callable[[Callable[..., None]], Callable[..., No
 Output = Annotated[Path, typer.Option(help="File to write.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, such as 0-9 or 0,3,7-9.")]
 Threads = Annotated[int, typer.Option(help="Threads of the process.")]
+OwnGpu = Annotated[
+    bool, typer.Option(help="Take a GPU that no other such job has, and wait for one.")
+]
 SumsFile = Annotated[Path | None, typer.Option(help="Known SHA-256 sums.")]
 SummaryFile = Annotated[Path, typer.Option(help="Table of quantiles over seeds.")]
 InitialFile = Annotated[Path, typer.Option(help="Initial weights, written by initialize.")]
@@ -155,6 +159,7 @@ def train(
         list[Path], typer.Option(help="Parquet to write, once per block; the rest goes beside it.")
     ],
     parent: Annotated[int | None, typer.Option(help="Process whose end ends this one.")] = None,
+    own_gpu: OwnGpu = False,
 ) -> None:
     """Train blocks of runs, stacked: one mode, some gammas, some seeds.
 
@@ -162,12 +167,19 @@ def train(
     """
     from equireg.processes import stopping
 
-    with stopping(parent) as stop, configured(job) as device:
+    with own(own_gpu), stopping(parent) as stop, configured(job) as device:
         from equireg.jobs.train import train
         from equireg.training.blocks import Blocks
 
         blocks = Blocks.of(mode, gamma or [], parse_seeds(seeds))
         train(blocks, network, training, data, initial, output, device, job, stop, selection)
+
+
+@app.command()
+@options(NetworkSettings, JobSettings)
+def step(*, network: NetworkSettings, job: JobSettings) -> None:
+    """Say which training step this machine takes, and compile it if it is not there yet."""
+    print(_step_here(network, job))
 
 
 @app.command()
@@ -184,9 +196,10 @@ def evaluate(
         Path | None, typer.Option(help="Folder of the equivariant blocks of the seeds.")
     ] = None,
     data: DataFile,
+    own_gpu: OwnGpu = False,
 ) -> None:
     """Test the trained blocks of a mode and gamma; write evaluations and ensembles beside them."""
-    with configured(job) as device:
+    with own(own_gpu), configured(job) as device:
         from equireg.jobs.evaluate import evaluate
 
         evaluate(network, block, twins, data, device, job, selection)
@@ -217,9 +230,10 @@ def predict(
     data: DataFile,
     initial: InitialFile,
     output: Output,
+    own_gpu: OwnGpu = False,
 ) -> None:
     """Predict figure 2 from the equivariant runs alone."""
-    with configured(job) as device:
+    with own(own_gpu), configured(job) as device:
         from equireg.jobs.predict import predict
 
         predict(network, training, grid, data, initial, output, device, job, selection)
@@ -397,6 +411,25 @@ def against(
 
 
 @app.command()
+def schema(
+    *,
+    output: Annotated[
+        Path | None, typer.Option(help="JSON Schema to write; none: print it.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="The same as a page in Markdown.")] = None,
+) -> None:
+    """Write what a configuration may be, for editors and for readers."""
+    from equireg.config.schema import page_text, schema_text
+    from equireg.files import write_text
+
+    for file, text in ((output, schema_text()), (page, page_text())):
+        if file:
+            write_text(file, text)
+    if not (output or page):
+        print(schema_text(), end="")
+
+
+@app.command()
 def status(
     *,
     configfile: Annotated[
@@ -414,9 +447,22 @@ def status(
     configuration = load(["config.yaml", *(configfile or [])])
     if name:
         print(configuration.experiment)
-    else:
-        show = follow if live else status
-        show(configuration, Path("results"), Console())
+        return
+    show = follow if live else status
+    show(configuration, Path("results"), Console())
+    if not live:
+        print(_step_here(configuration.network, configuration.jobs))
+
+
+def _step_here(network: NetworkSettings, jobs: JobSettings) -> str:
+    """Which step a training would take here, as ``step`` says it; or why there would be none."""
+    try:
+        with configured(jobs) as device:
+            from equireg.jobs.step import step
+
+            return step(network, jobs, device)
+    except ValueError as error:
+        return f"training here: none, as {error}"
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ NEUTRAL = frozenset(
         "equireg.binding",  # what a result says of itself
         "equireg.built",  # a network of the user's own has a digest of its own
         "equireg.files",  # how files are made whole, not what is in them
+        "equireg.gpus",  # which GPU, not what is computed on it
         "equireg.processes",  # who may write a result, and when one must stop
         "equireg.provenance",  # what is said about a result
         "equireg.settings",  # values, which are parameters of the rules, and what is refused

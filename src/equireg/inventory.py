@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from equireg import binding
 from equireg.binding import Binding
 from equireg.config import Configuration, ConfigurationError
 from equireg.digest import job_digest
-from equireg.files import sha256, write_text
+from equireg.files import parse_json, sha256, write_text
 from equireg.plan import ENSEMBLES, Block, blocks, conditions, data_files, predicted_seeds
 from equireg.settings import (
     UNREAD,
@@ -81,7 +81,7 @@ def take(configuration: Configuration, results: Path) -> Inventory:
     for block in blocks(configuration.grid):
         if (made := of_block(folder, block)) is None:
             continue
-        other = binding.differences(_completed(made), wanted(configuration, block, known))
+        other = binding.differences(made, wanted(configuration, block, known))
         if known and not found.data:
             other.append(("data", "the files that it was made of", "other files in data.folder"))
         if other:
@@ -165,19 +165,22 @@ def _plain(value: Any) -> Any:
 def redate(found: Inventory) -> None:
     """Date outdated files back by decades, so that whoever compares times makes them anew.
 
-    A file that was dated back, by a dry run say, and is right after all gets its time back.
+    A file that was dated back, by a dry run say, and is right after all gets its time back. One
+    that is dated ahead, by a clock that was set back since, is dated now: whatever is made of it
+    would be older than it, which Snakemake takes for a broken clock, and deletes.
     """
+    now = time.time_ns()
     for file in found.outdated:
-        _shift(file, -SHIFT, when=lambda time: time > SHIFT)
+        _date(file, lambda dated: dated - SHIFT if dated > SHIFT else dated)
     for file in found.current:
-        _shift(file, SHIFT, when=lambda time: time < SHIFT)
+        _date(file, lambda dated: min(now, dated + SHIFT if dated < SHIFT else dated))
 
 
-def _shift(file: Path, by: int, when: Callable[[int], bool]) -> None:
+def _date(file: Path, anew: Callable[[int], int]) -> None:
     with contextlib.suppress(OSError):
-        time = file.stat().st_mtime_ns
-        if when(time):
-            os.utime(file, ns=(time + by, time + by))
+        dated = file.stat().st_mtime_ns
+        if anew(dated) != dated:
+            os.utime(file, ns=(anew(dated), anew(dated)))
 
 
 def file_of(folder: Path, block: Block, suffix: str) -> Path:
@@ -196,7 +199,7 @@ def of_block(folder: Path, block: Block) -> dict[str, Any] | None:
     if not all(file_of(folder, block, suffix).is_file() for suffix in TRAINED):
         return None
     try:
-        return binding.read(file_of(folder, block, "json"))
+        return completed(binding.read(file_of(folder, block, "json")))
     except ValueError:
         return {}
 
@@ -220,13 +223,13 @@ def wanted(configuration: Configuration, block: Block, data: str | None) -> dict
     return made
 
 
-def _completed(made: Binding) -> Binding:
+def completed(made: Binding) -> dict[str, Any]:
     """A binding with the defaults of keys that were not there yet when the file was made."""
     defaults = binding.options(
         network=NetworkSettings(), training=TrainingSettings(), data=SelectionSettings()
     )
-    completed = {name: {**defaults[name], **made[name]} for name in defaults if name in made}
-    return {**made, **completed}
+    whole = {name: {**defaults[name], **made[name]} for name in defaults if name in made}
+    return {**made, **whole}
 
 
 def unchanged(configuration: Configuration, data: Path) -> bool:
@@ -238,7 +241,7 @@ def unchanged(configuration: Configuration, data: Path) -> bool:
     if not files:
         return True
     try:
-        made = json.loads(data.with_suffix(".json").read_bytes())["files"]
+        made = parse_json(data.with_suffix(".json").read_bytes())["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return bool(made == {Path(file).name: sha256(Path(file)) for file in files})
@@ -253,7 +256,7 @@ def _initial(configuration: Configuration, file: Path, sources: Mapping[str, str
         network=configuration.network, initialization=configuration.initialization
     )
     source = {**chosen.get("source", {}), "initialize": sources["initialize"]}
-    return not binding.differences(_completed(made), {**chosen, "source": source})
+    return not binding.differences(completed(made), {**chosen, "source": source})
 
 
 def _evaluated(
@@ -328,7 +331,7 @@ def _tables(
             own = {name: digests[name] for name in ("network", "initialize") if name in digests}
             sources |= own
         try:
-            other = binding.differences(_completed(binding.read(file)), {**more, "source": sources})
+            other = binding.differences(completed(binding.read(file)), {**more, "source": sources})
         except ValueError:
             other = [("", None, None)]
         if job == "predict" and data and not found.data:  # it is of data that are to be read anew

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
+from equireg.files import parse_json
 from equireg.runtime import say
 
 # Ctrl-C; what SLURM and others send before they kill; a closed terminal; a time limit's warning.
@@ -142,7 +143,7 @@ class Holder(NamedTuple):
 
 def _read(handle: int) -> Holder:
     try:
-        host, process, start = json.loads(os.pread(handle, 4096, 0))
+        host, process, start = parse_json(os.pread(handle, 4096, 0))
         return Holder(str(host), int(process), str(start))
     except (ValueError, TypeError):
         return Holder("a machine that has not said so yet", 0, "")

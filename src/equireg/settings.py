@@ -1,6 +1,7 @@
 """What can be chosen: one dataclass per section of ``config.yaml``, with the limits of its values.
 
-It is long because every key and its limit stand here and nowhere else: a section that breaks one cannot be made, whoever makes it.
+It is long because every key and its limit stand here and nowhere else: a section that breaks one
+cannot be made, whoever makes it.
 Nothing is computed here, so that a result depends on the values alone. Standard library only, so
 that a machine that only trains needs no validation library; ``config`` reads the same dataclasses
 from YAML and says where a value came from.
@@ -14,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from equireg.spelling import KNOTS, MOST_SEEDS, parse_knots, parse_seeds
@@ -49,22 +51,28 @@ class Mistake(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """What a field takes: a condition, of each value of a tuple, and its text."""
+    """What a field takes: a condition, of each value of a tuple, and its text.
+
+    schema: the condition in the words of JSON Schema, as far as they go.
+    """
 
     holds: Callable[[Any], bool]
     text: str
+    schema: Mapping[str, Any] = MappingProxyType({})
 
 
 def between(least: int, most: int) -> Accepted:
     """Numbers that are larger than any machine's memory or patience end here, not in a job."""
     return Accepted(
-        lambda value: isinstance(value, int) and least <= value <= most, f"{least} to {most}"
+        lambda value: isinstance(value, int) and least <= value <= most,
+        f"{least} to {most}",
+        {"minimum": least, "maximum": most},
     )
 
 
 def one_of(values: tuple[str, ...]) -> Accepted:
     """These texts."""
-    return Accepted(lambda value: value in values, ", ".join(values))
+    return Accepted(lambda value: value in values, ", ".join(values), {"enum": list(values)})
 
 
 def plain(path: str) -> bool:
@@ -73,8 +81,8 @@ def plain(path: str) -> bool:
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+AMOUNT = Accepted(lambda value: 0 <= value < math.inf, "finite numbers, 0 and more", {"minimum": 0})
 _BUILD = re.compile(r"[^{}\0\n]+\.py:[A-Za-z_]\w*")
-AMOUNT = Accepted(lambda value: 0 <= value < math.inf, "finite numbers, 0 and more")
 
 
 def _option(default: Any, help: str, *accepted: Accepted) -> Any:
@@ -101,7 +109,7 @@ class Section:
         wrong = False
         for entry in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, entry.name)
-            for holds, text in entry.metadata.get("accepted", ()):
+            for holds, text, _ in entry.metadata.get("accepted", ()):
                 items = value if isinstance(value, tuple) else (value,)
                 found = [item for item in items if not _holds(holds, item)]
                 if found:  # a line is enough for a value
@@ -141,12 +149,15 @@ class SourceSettings(Section):
             lambda name: _NAME.fullmatch(name) is not None,
             "up to 100 lower-case letters, digits, '.', '_' and '-', beginning with a letter or a "
             "digit",
+            {"pattern": f"^{_NAME.pattern}$"},
         ),
     )
     folder: str | None = _option(
         None,
         "Folder with the four IDX files, raw or gzipped, or four .npy files; none: download.",
-        Accepted(lambda folder: plain(folder or ""), "folders without { and }"),
+        Accepted(
+            lambda folder: plain(folder or ""), "folders without { and }", {"pattern": "^[^{}]*$"}
+        ),
     )
     file: str | None = _option(
         None,
@@ -154,6 +165,7 @@ class SourceSettings(Section):
         Accepted(
             lambda file: file is None or (plain(file) and file.endswith((".npz", ".safetensors"))),
             "files that end in .npz or .safetensors, without { and }",
+            {"pattern": r"^[^{}]*\.(npz|safetensors)$"},
         ),
     )
 
@@ -175,14 +187,16 @@ class SelectionSettings(Section):
         Accepted(
             lambda count: count is None or (isinstance(count, int) and 1 <= count <= MOST_IMAGES),
             f"1 to {MOST_IMAGES}",
+            {"minimum": 1, "maximum": MOST_IMAGES},
         ),
     )
     validation: float = _option(
         0.0,
         "Held out of the training images for validation: a share below 1, or so many.",
         Accepted(
-            lambda held: 0 <= held < 1 or (held <= MOST_IMAGES and held == int(held)),
+            lambda held: 0 <= held < 1 or (1 <= held <= MOST_IMAGES and held == int(held)),
             "shares, 0 to below 1, or whole numbers of images",
+            {"minimum": 0, "maximum": MOST_IMAGES},
         ),
     )
 
@@ -225,7 +239,11 @@ class NetworkSettings(Section):
     kernel_size: int = _option(
         3,
         "Side of the filters; odd.",
-        Accepted(lambda size: size in range(1, 100, 2), "odd numbers, 1 to 99"),
+        Accepted(
+            lambda size: size in range(1, 100, 2),
+            "odd numbers, 1 to 99",
+            {"minimum": 1, "maximum": 99, "not": {"multipleOf": 2}},
+        ),
     )
     support: Support = _option(
         "full", "Which entries of a filter are trained.", one_of(get_args(Support))
@@ -239,6 +257,7 @@ class NetworkSettings(Section):
         Accepted(
             lambda build: build is None or _BUILD.fullmatch(build) is not None,
             "path/to/mine.py:function, without { and }",
+            {"pattern": r"^[^{}\n]+\.py:[A-Za-z_]\w*$"},
         ),
     )
 
@@ -292,7 +311,11 @@ class TrainingSettings(Section):
     epochs: int = _option(10, "Passes over the training images.", between(1, 100_000))
     batch_size: int = _option(10, "Images per step.", between(1, 1_000_000))
     learning_rate: float = _option(
-        1e-3, "Step size.", Accepted(lambda rate: 0 < rate < math.inf, "finite numbers above 0")
+        1e-3,
+        "Step size.",
+        Accepted(
+            lambda rate: 0 < rate < math.inf, "finite numbers above 0", {"exclusiveMinimum": 0}
+        ),
     )
     risk_scale: RiskScale = _option(
         "batch",
@@ -315,7 +338,11 @@ class TrainingSettings(Section):
     momentum: float = _option(
         0.0,
         "Of sgd: how much of the step before a step keeps.",
-        Accepted(lambda momentum: 0 <= momentum < 1, "0 to below 1"),
+        Accepted(
+            lambda momentum: 0 <= momentum < 1,
+            "0 to below 1",
+            {"minimum": 0, "exclusiveMaximum": 1},
+        ),
     )
     weight_decay: float = _option(0.0, "Of adamw: decay of all weights, decoupled.", AMOUNT)
     rate_schedule: RateSchedule = _option(

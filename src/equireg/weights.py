@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from equireg.files import atomic
+from equireg.files import atomic, parse_json
 
 
 class Shaped(Protocol):
@@ -48,7 +48,7 @@ def load_weights(
         )
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["about"])
+            about = parse_json(file.metadata()["about"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         held = tensors.pop("seeds").tolist()
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,13 @@ def cluster() -> Iterator[Cluster]:
             yield running
 
 
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
 def run_id(said: str) -> str:
     """The name that the plugin gives to all SLURM jobs of a call of Snakemake."""
     found = re.search(r"SLURM run ID: (\S+)", said)
@@ -66,7 +73,7 @@ def test_the_small_experiment(cluster: Cluster, tmp_path: Path) -> None:
     }
     assert {rule: len(found) for rule, found in rules.items()} == {
         "train": 10,
-        "evaluate": 10,
+        "evaluate": 5,
         "aggregate": 1,
         "predict": 1,
     }
@@ -129,3 +136,46 @@ def test_a_node_fails_and_a_job_is_requeued(cluster: Cluster, tmp_path: Path) ->
         for suffix in ("parquet", "safetensors"):
             file = f"{block}.{suffix}"
             assert (folder / file).read_bytes() == (calm / file).read_bytes()
+
+
+def test_more_time_than_a_partition_allows_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    """SLURM would queue such jobs without a word, and Snakemake would wait for ever."""
+    folder = copy_repository(tmp_path / "checkout")
+    cluster.run("scontrol", "update", "PartitionName=main", "MaxTime=10")
+    words = ["--profile", "slurm", *SMALL, *SOON]
+    try:
+        done = snakemake(*words, cwd=folder, environment=cluster.environment, timeout=120)
+        assert done.returncode == 1
+        lines = [line for line in done.stdout.splitlines() if line.startswith("equireg: ")]
+        (train,) = [line for line in lines if line.startswith("equireg: train ")]
+        assert "asks for 17 minutes, more than its partition allows (main 00:10:00)" in train
+        assert "--set-resources train:runtime=MINUTES" in train
+        assert "Traceback" not in done.stdout
+        assert not (folder / "results/test/initial").exists()  # nothing has begun
+        done = snakemake(
+            *(*words, "--default-resources", "slurm_partition=none"),
+            cwd=folder,
+            environment=cluster.environment,
+            timeout=120,
+        )
+        assert "equireg: train asks for partition none; accepted: main" in done.stdout
+    finally:
+        cluster.run("scontrol", "update", "PartitionName=main", "MaxTime=INFINITE")
+
+
+def test_why_a_job_waits_for_ever_is_said(cluster: Cluster, tmp_path: Path) -> None:
+    """Once Snakemake has submitted it: here the partition is switched off, as for a maintenance."""
+    folder, said = copy_repository(tmp_path / "checkout"), tmp_path / "said"
+    words = [sys.executable, "-m", "snakemake", "--profile", "slurm", *TRAININGS, *SOON]
+    cluster.run("scontrol", "update", "PartitionName=main", "State=DOWN")
+    running = cluster.start(*words, said=said, cwd=folder, EQUIREG_WATCH_SECONDS="2")
+    try:
+        wait_until(lambda: "equireg: SLURM will not start" in said.read_text(), 240)
+        (line,) = [line for line in said.read_text().splitlines() if "will not start" in line]
+        assert "(train, partition main), for PartitionDown" in line
+        assert "slurm_account=NAME" in line
+    finally:
+        running.kill()
+        running.wait()
+        cluster.run("scancel", "--me")
+        cluster.run("scontrol", "update", "PartitionName=main", "State=UP")

@@ -1,5 +1,4 @@
-# Kept once they are there and right: they take minutes. Passive: on a busy machine two threads that
-# spin while they wait took 42 s of processor time for the smallest experiment, in place of 16.
+# Kept once they are there and right: they take minutes.
 if not found.predicted:
 
     rule predict:
@@ -12,10 +11,15 @@ if not found.predicted:
             f"{RESULTS}/logs/predict.log",
         benchmark:
             f"{RESULTS}/benchmarks/predict.tsv"
+        # First, beside the trainings: it waits for none of them, and would else run alone at the end.
+        priority: 1
         conda:
             "../../envs/training.yaml"
-        threads: max(2, chosen.jobs.threads)
+        # One where cores are few: much of it runs on one core whatever it is given.
+        threads: max(chosen.jobs.threads, min(4, (workflow.cores or 1) // 4))
         resources:
+            gpu=GPU,
+            own_gpu=OWN_GPU,
             device=chosen.jobs.device,
             step=chosen.jobs.step,
             mem_mb=lambda wildcards, attempt: attempt * 3000,
@@ -32,10 +36,10 @@ if not found.predicted:
         message:
             f"Predict figure 2 of {chosen.experiment} from its equivariant runs"
         shell:
-            "OMP_WAIT_POLICY=PASSIVE python -m equireg predict"
-            " --data {input.data} --initial {input.initial}"
+            "python -m equireg predict --data {input.data} --initial {input.initial}"
             " --output {output.predictions} {params.options}"
-            " --threads {threads} --device {resources.device} --step {resources.step} > {log} 2>&1"
+            " --threads {threads} --device {resources.device} --step {resources.step}"
+            " {resources.own_gpu} > {log} 2>&1"
 
 
 rule score:

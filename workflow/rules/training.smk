@@ -83,6 +83,8 @@ rule train:
     resources:
         # Not parameters: one that changes trains anew, and these need not. The same for all jobs
         # of a rule: a SLURM array asks for what its first job does.
+        gpu=GPU,
+        own_gpu=OWN_GPU,
         device=chosen.jobs.device,
         step=chosen.jobs.step,
         # 10 seeds for 10 epochs took 1.1 GB and a minute of one core, and 2 GB and 7 minutes with
@@ -112,7 +114,7 @@ rule train:
         "python -m equireg train {params.blocks} --data {input.data} --initial {input.initial}"
         " {params.options}"
         " --threads {threads} --device {resources.device} --step {resources.step}"
-        " --parent $PPID > {log} 2>&1"
+        " {resources.own_gpu} --parent $PPID > {log} 2>&1"
 
 
 if chosen.jobs.stack_gammas:
@@ -178,6 +180,8 @@ rule evaluate:
         "../../envs/training.yaml"
     threads: chosen.jobs.threads
     resources:
+        gpu=GPU,
+        own_gpu=OWN_GPU,
         device=chosen.jobs.device,
         step=chosen.jobs.step,
         # 30 seeds took 1 GB and 15 s of one core
@@ -194,4 +198,5 @@ rule evaluate:
     shell:
         "python -m equireg evaluate {params.blocks} {params.twins} --data {input.data}"
         " {params.options}"
-        " --threads {threads} --device {resources.device} --step {resources.step} > {log} 2>&1"
+        " --threads {threads} --device {resources.device} --step {resources.step}"
+        " {resources.own_gpu} > {log} 2>&1"

@@ -14,7 +14,6 @@ one of them the ratio is further off and the interval leaves 1 out; else the see
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from equireg.claims.criteria import Claim, Measured
+from equireg.files import parse_json
 from equireg.plan import Condition
 from equireg.randomness import generator
 from equireg.spelling import spell_gamma
@@ -77,7 +77,7 @@ def read_numbers(path: Path) -> Numbers:
     Raises ValueError, one line that names the file, where it is not such a file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         steps = tuple(int(step) for step in content["steps"])
         curves = {
             Condition(curve["mode"], float(curve["gamma"])): np.array(curve["distances"], float)

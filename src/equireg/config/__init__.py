@@ -22,6 +22,7 @@ from equireg.config.reading import merge, read
 from equireg.config.types import explain, model_of, values_of
 from equireg.digest import network_digest
 from equireg.settings import (
+    Accepted,
     DataSettings,
     GridSettings,
     InitializationSettings,
@@ -37,16 +38,39 @@ __all__ = ["COMMAND_LINE", "Configuration", "ConfigurationError", "load"]
 COMMAND_LINE = "the command line (--config)"
 MOST_LINES = 20  # of mistakes
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAMED = Accepted(
+    lambda name: _NAME.fullmatch(name) is not None,
+    "up to 100 letters, digits, '.', '_' and '-', no '/'",
+    {"pattern": f"^{_NAME.pattern}$"},
+)
+
+
+def _said(help: str, *accepted: Accepted) -> dict[str, Any]:
+    return {"help": help, "accepted": accepted}
 
 
 @dataclass(frozen=True)
 class Configuration:
     """A whole experiment: its name, and the settings of each section."""
 
-    experiment: str = "paper"
-    compare: tuple[str, ...] = ()
-    mark_critical: bool = False
-    overwrite: bool = False
+    experiment: str = field(
+        default="paper",
+        metadata=_said(
+            "Name of the experiment, and of the folder in results/ that gets its results.", NAMED
+        ),
+    )
+    compare: tuple[str, ...] = field(
+        default=(),
+        metadata=_said("Experiments, already run, to stand beside this one.", NAMED),
+    )
+    mark_critical: bool = field(
+        default=False,
+        metadata=_said("Mark the penalty above which E attracts, by the Hessian; takes minutes."),
+    )
+    overwrite: bool = field(
+        default=False,
+        metadata=_said("Train anew where the folder has runs of other settings or data."),
+    )
     data: DataSettings = field(default_factory=DataSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     initialization: InitializationSettings = field(default_factory=InitializationSettings)
@@ -63,15 +87,21 @@ _SECTIONS: dict[str, type[Section]] = {
 }
 
 
-def load(files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> Configuration:
+def load(
+    files: Sequence[str | Path],
+    overrides: Mapping[str, Any] | None = None,
+    called: str = COMMAND_LINE,
+) -> Configuration:
     """The configuration in ``files``, each laid over the one before it, then ``overrides``.
+
+    called: what a mistake in ``overrides`` is said to be in.
 
     A key that none of them has keeps its default; allow_incompatible_support is false wherever it
     changes nothing, so that it trains nothing anew. Raises ConfigurationError with a line per
     mistake, which names the file, the key, the value and what is accepted.
     """
     layers = {os.path.relpath(file): read(Path(os.path.relpath(file))) for file in files}
-    layers[COMMAND_LINE] = dict(overrides or {})
+    layers[called] = dict(overrides or {})
     merged: dict[str, Any] = {}
     for layer in layers.values():
         merged = merge(merged, layer)
@@ -105,14 +135,13 @@ def _build(values: Mapping[str, Any]) -> Configuration:
 def _wrong_values(values: Mapping[str, Any]) -> Iterator[Mistake]:
     """Values beyond the limits of their section, and names that cannot be folders."""
     name = values.get("experiment", Configuration.experiment)
-    if not _NAME.fullmatch(name):
-        accepted = "up to 100 letters, digits, '.', '_' and '-', no '/'"
-        yield Mistake(("experiment",), name, f"accepted: {accepted}")
+    if not NAMED.holds(name):
+        yield Mistake(("experiment",), name, f"accepted: {NAMED.text}")
     if name == "data":
         remedy = "accepted: other names; results/data/ holds the data sets"
         yield Mistake(("experiment",), name, remedy)
     for other in values.get("compare", ()):
-        if not _NAME.fullmatch(other):
+        if not NAMED.holds(other):
             yield Mistake(("compare",), other, "accepted: names of experiments")
     for key, section in _SECTIONS.items():
         for mistake in section.mistakes(values.get(key, {})):

@@ -7,15 +7,22 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from equireg.config.messages import Mistake
 from equireg.settings import GridSettings, TrainingSettings
-from equireg.spelling import KNOTS, parse_knots, parse_seeds, spell_knots, spell_seeds
+from equireg.spelling import (
+    KNOTS,
+    MOST_SEEDS,
+    parse_knots,
+    parse_seeds,
+    spell_knots,
+    spell_seeds,
+)
 
 
 def _accept(remedy: str) -> PydanticCustomError:
@@ -41,20 +48,29 @@ def _list(value: Any) -> Any:
     return value
 
 
+_RANGE = r"\d{1,9}(-\d{1,9})?"
+_SEEDS = "a number of seeds, ranges such as 0-29 or 0,3,7-9, or a list of seeds"
+
+
 def _seeds(value: Any) -> str:
     """A number of seeds, a text of ranges or a list of seeds; in the one spelling of settings."""
     items = value if isinstance(value, list) else [value]
     text = ",".join(str(item) for item in items if type(item) in (int, str))
     if items is not value and re.fullmatch(r"\d+", text):  # a number; --config makes it a text
         text = f"0-{int(text) - 1}"
-    accepted = "a number of seeds, ranges such as 0-29 or 0,3,7-9, or a list of seeds"
     if any(type(item) not in (int, str) for item in items):
-        raise _accept(accepted)
+        raise _accept(_SEEDS)
     try:
         return spell_seeds(parse_seeds(text))
     except ValueError as error:
         remedy = str(error).partition("accepted: ")[2]
-        raise _accept(accepted if remedy.startswith("numbers") else remedy) from None
+        raise _accept(_SEEDS if remedy.startswith("numbers") else remedy) from None
+
+
+_KNOTS = (
+    f"{', '.join(KNOTS)}, or a list of [share, factor], with shares ascending from 0 to at most 1 "
+    "and factors that are 0 or more, or inf"
+)
 
 
 def _knots(value: Any) -> str:
@@ -68,11 +84,52 @@ def _knots(value: Any) -> str:
     try:
         return spell_knots(parse_knots(str(text)))
     except ValueError:
-        raise _accept(
-            f"{', '.join(KNOTS)}, or a list of [share, factor], with shares ascending "
-            "from 0 to at most 1 and factors that are 0 or more, or inf"
-        ) from None
+        raise _accept(_KNOTS) from None
 
+
+class Spelling(NamedTuple):
+    """How YAML may spell a key whose type in settings is the one spelling of all of them.
+
+    read: what makes that of any of them, or refuses it; schema: the values in JSON Schema's words.
+    """
+
+    read: Callable[[Any], Any]
+    text: str
+    schema: Mapping[str, Any]
+
+
+SPELLINGS: dict[tuple[type, str], Spelling] = {
+    (GridSettings, "seeds"): Spelling(
+        _seeds,
+        _SEEDS,
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": MOST_SEEDS},
+                {"type": "string", "pattern": rf"^\s*{_RANGE}\s*(,\s*{_RANGE}\s*)*$"},
+                {"type": "array", "minItems": 1, "items": {"type": ["integer", "string"]}},
+            ]
+        },
+    ),
+    (TrainingSettings, "gamma_schedule"): Spelling(
+        _knots,
+        _KNOTS,
+        {
+            "anyOf": [
+                {"enum": list(KNOTS)},
+                {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {
+                        "type": "array",
+                        "minItems": 2,
+                        "maxItems": 2,
+                        "items": {"type": ["number", "string"]},
+                    },
+                },
+            ]
+        },
+    ),
+}
 
 _READERS: dict[Any, Callable[[Any], Any]] = {int: _number, float: _number, bool: _truth}
 
@@ -94,10 +151,9 @@ def model_of(section: type) -> type[BaseModel]:
     fields: dict[str, Any] = {
         name: (_type(hint), None) for name, hint in typing.get_type_hints(section).items()
     }
-    if section is GridSettings:
-        fields["seeds"] = (Annotated[str, BeforeValidator(_seeds)], None)
-    if section is TrainingSettings:
-        fields["gamma_schedule"] = (Annotated[str, BeforeValidator(_knots)], None)
+    for name, hint in typing.get_type_hints(section).items():
+        if spelling := SPELLINGS.get((section, name)):
+            fields[name] = (Annotated[hint, BeforeValidator(spelling.read)], None)
     return create_model(section.__name__, __config__=ConfigDict(extra="forbid"), **fields)
 
 

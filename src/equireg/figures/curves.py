@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from equireg.binding import REMEDY
 from equireg.tables import open_parquet
 
 
@@ -27,7 +28,8 @@ def series(
 ) -> Iterator[tuple[tuple[Any, ...], np.ndarray, np.ndarray]]:
     """Consecutive rows of the table with equal ``keys``: the keys, the steps, the values.
 
-    Reads one row group at a time and only the columns it needs.
+    Reads one row group at a time and only the columns it needs. Raises ValueError, naming the
+    file, where a step or a value is missing.
     """
     current: tuple[Any, ...] | None = None
     parts: list[tuple[np.ndarray, np.ndarray]] = []
@@ -35,6 +37,11 @@ def series(
     with open_parquet(path, needed) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=needed)
+            for name in ("step", value):
+                if table[name].null_count:
+                    raise ValueError(f"{path}: a {name} is null; expected a number; {REMEDY}")
+            if not len(table):
+                continue
             steps, values = table["step"].to_numpy(), table[value].to_numpy()
             bounds = [0, *_changes(table.select(keys)), len(steps)] if len(steps) else []
             for start, stop in itertools.pairwise(bounds):

@@ -18,9 +18,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from equireg.figures.curves import Curve
 from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH
 from equireg.plan import Condition
+from equireg.settings import Mode
 from equireg.spelling import spell_gamma
 
-MODES = ("nominal", "augmented")  # in the order of drawing; the equivariant distance is always 0
+# In the order of drawing; the equivariant distance is always 0.
+MODES: tuple[Mode, ...] = ("nominal", "augmented")
 PREDICTED: dict[str, Any] = {"color": "black", "linestyle": (0, (3, 2)), "linewidth": 0.8}
 
 

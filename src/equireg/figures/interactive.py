@@ -23,6 +23,7 @@ from bokeh.resources import Resources
 
 from equireg.figures.curves import Curve
 from equireg.figures.style import COLOURS
+from equireg.figures.typeset import typeset
 from equireg.plan import Condition
 from equireg.spelling import spell_gamma
 
@@ -81,7 +82,7 @@ def distance_page(
     panels: list[figure] = []
     for gamma in gammas:
         panel = figure(
-            title=f"γ = {spell_gamma(gamma)}",
+            title=typeset(f"γ = {spell_gamma(gamma)}"),
             width=WIDTH,
             height=HEIGHT,
             tools=TOOLS,

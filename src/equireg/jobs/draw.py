@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from equireg.binding import together, with_source, write_document
+from equireg.binding import REMEDY, together, with_source, write_document
 from equireg.digest import job_digest
 from equireg.figures.curves import Curve, decimate, series, thin
 from equireg.figures.figure2 import MODES, distance_figure
@@ -61,6 +61,8 @@ def draw(
             )
         if mode in MODES:
             runs[condition][seed] = decimate(steps, values, bins)
+    if not any(runs.values()):
+        raise ValueError(f"{trajectories} has no run to draw; {REMEDY}")
 
     predicted: dict[Condition, Curve] = {}
     if predictions:

@@ -15,9 +15,11 @@ from markdown_it.token import Token
 
 from equireg.binding import joined, read, with_source, without_comment, write_document
 from equireg.digest import job_digest
+from equireg.figures.typeset import typeset
 
 # How a verdict's words begin, its sign, and its class on the page.
 SIGNS = (
+    ("held, too few seeds", "✓", "few"),
     ("held", "✓", "good"),
     ("reproduced", "✓", "good"),
     ("yes", "✓", "good"),
@@ -31,7 +33,6 @@ SIGNS = (
 # What a column's heading becomes in the headline.
 WORDS = {"Verdict": "held", "Our reading of the sentence": "held by our reading"}
 NUMBER = re.compile(r"[-+−<]?\s?\d[\d,.]*(e[-+]?\d+)?( (of|to) [\d,.e+-]+)?×?%?( \[.*\])?( %)?")
-RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def overview(experiment: str, figure: Path, documents: list[Path], output: Path) -> None:
@@ -108,7 +109,9 @@ def headline(tokens: Sequence[Token]) -> str:
             kinds = [kind for _, kind in filter(None, signs)]
             if None not in signs and {*kinds} - {"none"}:
                 what = WORDS.get(name.content, name.content.strip("*?").lower())
-                said.append(f"{kinds.count('good')} of {len(kinds)} {what}")
+                few = kinds.count("few")
+                more = f", {few} more on too few seeds" if few else ""
+                said.append(f"{kinds.count('good')} of {len(kinds)} {what}{more}")
         if said:
             return f"Of the paper's claims, {' and '.join(said)}"
     return ""
@@ -119,20 +122,6 @@ def sign(verdict: str) -> tuple[str, str] | None:
     return next(
         ((mark, kind) for start, mark, kind in SIGNS if re.match(rf"{start}\b", verdict)), None
     )
-
-
-def typeset(text: str) -> str:
-    """Powers of ten and gamma as a reader writes them."""
-
-    def power(found: re.Match[str]) -> str:
-        digits, exponent = found[1], found[2].replace("+", "").translate(RAISED)
-        exponent = re.sub("(⁻?)⁰+(?=.)", r"\1", exponent)
-        if exponent == "⁰":
-            return digits
-        return f"10{exponent}" if digits == "1" else f"{digits}·10{exponent}"
-
-    text = re.sub(r"(?<![\w.])(\d(?:\.\d+)?)e([-+]?\d+)\b", power, text)
-    return re.sub(r"\bgamma\b", "γ", text)
 
 
 def _tables(tokens: Sequence[Token]) -> Iterator[list[Token]]:

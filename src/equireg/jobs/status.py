@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import re
 import statistics
 import time
@@ -21,7 +20,8 @@ from rich.text import Text
 
 from equireg.binding import Binding, differences, spell
 from equireg.config import Configuration
-from equireg.inventory import file_of, last_step, of_block, wanted
+from equireg.files import parse_json
+from equireg.inventory import completed, file_of, last_step, of_block, wanted
 from equireg.plan import Block, blocks
 from equireg.spelling import spell_gamma
 
@@ -148,8 +148,8 @@ def log_of(folder: Path, block: Block, trained: bool) -> Path:
 def saved(checkpoint: Path, chosen: Binding) -> float:
     """The share of the steps that a checkpoint holds; 0 where it is of other settings."""
     try:
-        about = json.loads((checkpoint / "made.json").read_bytes())
-        if differences(about["made"], chosen):
+        about = parse_json((checkpoint / "made.json").read_bytes())
+        if differences(completed(about["made"]), chosen):
             return 0.0
         return float(
             max(map(last_step, checkpoint.glob("*.safetensors")), default=0) / about["steps"]
@@ -213,19 +213,24 @@ def told_to_end(lines: list[str]) -> bool:
 
 
 def table(grid: Iterable[Progress]) -> Table:
-    """A row per mode and gamma: the runs in each state, and the share of the steps made."""
+    """A row per mode and gamma: the runs in each state that some are in, the share of the steps.
+
+    States that no run is in have no column: a terminal of 80 columns would cut their names off.
+    """
     rows: dict[tuple[str, str], list[Progress]] = {}
     for entry in grid:
         rows.setdefault((entry.block.mode, spell_gamma(entry.block.gamma)), []).append(entry)
-    made = Table(box=SIMPLE)
-    made.add_column("mode")
-    for name in ("gamma", *STATES, "trained"):
-        made.add_column(name, justify="right")
-    for (mode, gamma), entries in rows.items():
-        runs = Counter[State]()
+    runs = {row: Counter[State]() for row in rows}
+    for row, entries in rows.items():
         for entry in entries:
-            runs[entry.state] += len(entry.block.seeds)
+            runs[row][entry.state] += len(entry.block.seeds)
+    states = [state for state in STATES if any(count[state] for count in runs.values())]
+    made = Table(box=SIMPLE)
+    made.add_column("mode", no_wrap=True)
+    for name in ("gamma", *states, "trained"):
+        made.add_column(name, justify="right", no_wrap=True)
+    for row, entries in rows.items():
         steps = sum(entry.share * len(entry.block.seeds) for entry in entries)
-        counts = [str(runs[state] or "") for state in STATES]
-        made.add_row(mode, gamma, *counts, f"{100 * steps / sum(runs.values()):.0f} %")
+        counts = [str(runs[row][state] or "") for state in states]
+        made.add_row(*row, *counts, f"{100 * steps / sum(runs[row].values()):.0f} %")
     return made

@@ -14,11 +14,12 @@ from equireg.files import sha256
 from equireg.runtime import say
 from equireg.settings import NetworkSettings
 from equireg.tables import write_table
-from equireg.theory.cases import Case, convolutional_cases, perceptron_case
+from equireg.theory.cases import Case, convolutional_cases, perceptron_case, wider_cases
 from equireg.theory.facts import all_facts
 from equireg.theory.figures import Landscape, draw_figures
 from equireg.theory.flows import settle
 from equireg.theory.measurement import Measurement, table
+from equireg.theory.models import LOPSIDED
 from equireg.theory.report import write_report
 from equireg.theory.spectrum import spectrum
 from equireg.theory.symmetry import projections, representations
@@ -34,6 +35,7 @@ from equireg.theory.theorems import (
     theorem_3,
     unstable,
 )
+from equireg.theory.tube import assumptions, at_a_distance
 
 FLOWING = 2  # points from which Theorem 1's thousand steps start; the spectrum is taken there
 
@@ -65,9 +67,15 @@ def theory(
     dataset = load_dataset(data, settings)
     measured: list[Measurement] = []
     landscapes: list[Landscape] = []
-    for case in (*convolutional_cases(settings, dataset, blocks), perceptron_case()):
+    for case in (
+        *convolutional_cases(settings, dataset, blocks),
+        perceptron_case(),
+        *wider_cases(settings, dataset),
+    ):
         measured += at_points(case)
-        if case.flow is not None:
+        if case.wider:
+            measured += in_short(case)
+        elif case.flow is not None:
             found, landscape = along_flows(case)
             measured += found
             landscapes.append(landscape)
@@ -79,10 +87,24 @@ def theory(
 def at_points(case: Case) -> Iterator[Measurement]:
     """The statements that need no flow."""
     model = case.facts.model
-    say(f"{model.network} network, {model.group.name}, {model.support} support: facts")
-    yield from representations(model)
-    yield from projections(model)
+    broken = f", {model.breach.what}" if model.breach else f", {model.support} support"
+    say(f"{model.network} network, {model.group.name}{broken}: facts")
+    if model.breach in (None, LOPSIDED):
+        yield from representations(model)
+        yield from projections(model)
     yield from all_facts(case.facts, case.points)
+
+
+def in_short(case: Case) -> Iterator[Measurement]:
+    """Theorems 1 to 3 for a wider case; where an assumption is broken, that Theorem 1 fails."""
+    assert case.flow is not None
+    assert case.start is not None
+    yield from theorem_1(case.flow, case.start, "random")
+    if case.flow.model.breach is None:
+        settled = Settled.at(case.flow, "settled in E", settle(case.flow, case.start), case.longest)
+        yield from (stationary(settled), *theorem_2(settled))
+        yield from theorem_3(settled, [follow(settled, gamma) for gamma in settled.gammas])
+        yield from at_a_distance(settled)
 
 
 def along_flows(case: Case) -> tuple[list[Measurement], Landscape]:
@@ -106,6 +128,11 @@ def along_flows(case: Case) -> tuple[list[Measurement], Landscape]:
     say("Theorem 3")
     rates = [follow(settled, gamma) for gamma in settled.gammas]
     measured += theorem_3(settled, rates)
+
+    for name, point in few.items():
+        measured += assumptions(flow, point, name)
+    if case.small:
+        measured += at_a_distance(settled)
 
     say("Remarks 1 and 2")
     mu, levels = plateaus(settled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -275,9 +276,17 @@ class Equivariance:
         count = len(next(tensor for _, tensor in leaves(batch)))
         return self.act(self.draw(count, generator), batch)
 
-    def group_mean(self, loss: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        """The exact mean of ``loss(rho_in(g) batch)`` over the group: the augmented risk."""
-        return measures.group_mean(self._elements, {"": self.input}, loss, batch)
+    def group_mean(self, loss: Callable[..., Tensor], batch: Tensor, targets: Any = None) -> Tensor:
+        """The exact mean of ``loss(rho_in(g) batch)`` over the group: the augmented risk.
+
+        targets: where they are moved with the batch, ``loss(rho_in(g) batch, rho_out(g) targets)``
+        is taken; as for ``act`` with ``of="output"``. Without them a loss that compares outputs
+        which the group moves with what stays where it is has no equivariant minimum.
+        """
+        moved = None
+        if targets is not None:
+            moved = functools.partial(self.act, batch=targets, of="output")
+        return measures.group_mean(self._elements, {"": self.input}, loss, batch, moved)
 
     def symmetrized(self, *models: nn.Module) -> Symmetrized:
         """The mean of rho_out(g)^-1 f(rho_in(g) x) over the group, as a module.

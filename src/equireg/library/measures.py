@@ -133,8 +133,16 @@ class Symmetrized(nn.Module):
 def group_mean(
     elements: Sequence[int],
     inputs: Mapping[str, Known],
-    loss: Callable[[Any], Tensor],
+    loss: Callable[..., Tensor],
     batch: Any,
+    targets: Callable[[int], Any] | None = None,
 ) -> Tensor:
-    """The exact mean of ``loss(rho_in(g) batch)`` over these elements."""
-    return torch.stack([loss(act(inputs, element, batch)) for element in elements]).mean(0)
+    """The exact mean of ``loss(rho_in(g) batch)`` over these elements.
+
+    targets: what an element makes of the loss's second argument, if it takes one.
+    """
+    terms = []
+    for element in elements:
+        moved = act(inputs, element, batch)
+        terms.append(loss(moved) if targets is None else loss(moved, targets(element)))
+    return torch.stack(terms).mean(0)

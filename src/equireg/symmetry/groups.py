@@ -120,6 +120,24 @@ class Group:
         """The elements with these numbers among ``elements``."""
         return Elements(index, np.zeros((len(index), len(self.algebra))))
 
+    def inverse(self, elements: Elements) -> Elements:
+        """g^-1 for each of these.
+
+        >>> three = symmetric(3)
+        >>> turns = three.numbered(np.array([2]))
+        >>> three.inverse(three.inverse(turns)).index.tolist()
+        [2]
+        """
+        index = np.argmin(self.table[elements.index], axis=1)  # the identity is number 0
+        if not len(self.algebra):
+            return self.numbered(index)
+        # (exp(X) g)^-1 = exp(-g^-1 X g) g^-1
+        logarithms = np.tensordot(elements.algebra, self.algebra, 1)
+        turned = self.elements[index] @ logarithms @ self.elements[elements.index]
+        basis = self.algebra.reshape(len(self.algebra), -1).T
+        found = np.linalg.lstsq(basis, -turned.reshape(len(index), -1).T, rcond=None)[0]
+        return Elements(index, np.asarray(found.T))
+
     def _finite(self, method: str) -> None:
         if len(self.algebra):
             raise TypeError(

@@ -199,8 +199,8 @@ class Representation:
                 held = self._tensors[key] = torch.from_numpy(array).to(device, dtype)
         return held
 
-    def act(self, element: int, x: Tensor, axis: int = -1) -> Tensor:
-        """rho(g) x for the one of ``Group.elements`` with this number, along one axis of ``x``."""
+    def act(self, element: int | Elements, x: Tensor, axis: int = -1) -> Tensor:
+        """rho(g) x along one axis of ``x``, g one element or its number in ``Group.elements``."""
         if x.shape[axis] != self.size:
             raise ValueError(
                 f"{self.name} acts on {self.size} entries; axis {axis} of a tensor of shape "
@@ -208,6 +208,9 @@ class Representation:
             )
         if self.is_trivial or (self.algebra is None and element == 0):
             return x
+        if isinstance(element, Elements):
+            one = self.act_each(element, x.movedim(axis, -1).unsqueeze(0))
+            return one.squeeze(0).movedim(-1, axis)
         if self.permutations is not None:
             return x.index_select(axis, self.tensor(x)[element])
         if self.dense is not None:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equireg.symmetry.groups import Elements
 from equireg.symmetry.invariants import Invariants, invariants, null_space, whole_and_cut
 from equireg.symmetry.representations import Representation, check_one_group
 
@@ -178,7 +179,7 @@ class Space:
         )
         return len(ones) == len(twos) and all(map(Representation.equals, ones, twos))
 
-    def act(self, element: int, weight: Tensor) -> Tensor:
+    def act(self, element: int | Elements, weight: Tensor) -> Tensor:
         """rho(g) A, (..., *shape); for a linear layer rho_out(g) A rho_in(g)^-1."""
         x = self._axes(weight)
         for i, axis in enumerate(self.axes):

@@ -1,56 +1,113 @@
 """The networks that the theory is checked on, with the spaces of their layers.
 
-Inputs are flat vectors that the group permutes, outputs carry the trivial representation. Two
-networks: the paper's, and a multilayer perceptron on the adjacency matrices of graphs, as in the
-first experiments of [10].
+Inputs, outputs and targets are flat vectors, each moved by a representation. Here are the paper's
+network and a multilayer perceptron on the adjacency matrices of graphs, as in the first experiments
+of [10], whose outputs the group leaves as they are; ``wider`` has those that need all of the
+paper's assumptions: equivariant outputs, affine layers, compact groups.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from equireg.randomness import generator
 from equireg.settings import NetworkSettings, Support
-from equireg.symmetry.groups import Group, symmetric
+from equireg.symmetry.groups import Elements, Group, symmetric
 from equireg.symmetry.representations import Representation, defining, grid, trivial
 from equireg.symmetry.spaces import Space, hom
 from equireg.training.network import Network
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Breach:
+    """An assumption of the paper that a model breaks on purpose.
+
+    what: "labels that are not turned"; of_lemma: whether Lemma 3.11 needs it too. It needs an
+    invariant loss and functions that commute; Fact A also that Pi_L, the offset and the mean over
+    the group are as they should be.
+    """
+
+    what: str
+    of_lemma: bool
+
+
+LOPSIDED = Breach("a lopsided support", of_lemma=False)
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """An architecture L, and a group G that permutes the entries of its inputs.
+    """An architecture L = A_0 + TL, and a group G.
 
-    input: how it permutes them; spaces: TL = TE + TE-perp of each layer; forward: the logits
-    (count, classes) from weights, ``space.shape`` each, and inputs (count, entries); start: a
-    seed's random weights in E, by the law of the experiment.
+    input, output, target: what acts on inputs, on the network's outputs and on what the loss
+    compares them with; spaces: TL = TE + TE-perp of each layer; forward: the outputs (count,
+    entries) from weights, ``space.shape`` each, and inputs (count, entries); loss: of outputs and
+    targets, (count,); start: a seed's random weights in E, by the law of the experiment. offsets:
+    A_0 of the layers that are affine, orthogonal to TL. degree: up to which the mean over a compact
+    group is exact for the matrix entries of representations.
     """
 
     network: str
     input: Representation
+    output: Representation
+    target: Representation
     support: Support
     spaces: Mapping[str, Space]
     forward: Callable[[Mapping[str, Tensor], Tensor], Tensor]
+    loss: Loss
     start: Callable[[int], dict[str, Tensor]]
+    offsets: Mapping[str, Tensor] = field(default_factory=dict)
+    degree: int = 0
+    breach: Breach | None = None
 
     @property
     def group(self) -> Group:
         """The group G."""
         return self.input.group
 
-    def orbit(self, inputs: Tensor) -> Tensor:
-        """Every input moved by every element, (count * order, entries), an input's side by side."""
-        each = [self.input.act(element, inputs) for element in range(self.group.order)]
-        return torch.stack(each, 1).flatten(0, 1)
+    @functools.cached_property
+    def elements(self) -> tuple[Elements, Tensor]:
+        """The elements of the mean over the group, and their weights, of sum 1: all, if finite."""
+        elements, shares = self.group.quadrature(self.degree)
+        return elements, torch.from_numpy(shares)
 
-    def act(self, element: int, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def each_element(self) -> list[tuple[Elements, float]]:
+        """The same one by one."""
+        elements, shares = self.elements
+        return [(elements[i : i + 1], share) for i, share in enumerate(shares.tolist())]
+
+    def orbit(self, rho: Representation, x: Tensor) -> Tensor:
+        """Every row moved by every element, (count * elements, entries), a row's side by side."""
+        elements, _ = self.elements
+        moved = rho.act_each(elements, x.expand(len(elements), *x.shape))
+        return moved.transpose(0, 1).flatten(0, 1)
+
+    def act(self, element: Elements, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """rho(g) A, that is rho_out(g) A rho_in(g)^-1 for each layer."""
         return {name: space.act(element, weights[name]) for name, space in self.spaces.items()}
+
+
+def cross_entropy(classes: int) -> Loss:
+    """The mean cross entropy of an input's targets, each a class, from so many outputs each."""
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        entropy = F.cross_entropy(outputs.reshape(-1, classes), targets.flatten(), reduction="none")
+        return entropy.view(targets.shape).mean(1)
+
+    return loss
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """|y - target|^2 / 2, invariant under orthogonal representations."""
+    return (outputs - targets).square().sum(1) / 2
 
 
 def convolutional(settings: NetworkSettings) -> Model:
@@ -66,10 +123,14 @@ def convolutional(settings: NetworkSettings) -> Model:
     return Model(
         "convolutional",
         channels * pixels,
+        trivial(network.group, settings.classes),
+        trivial(network.group),
         settings.support,
         network.spaces,
         forward,
+        cross_entropy(settings.classes),
         lambda seed: network.initial(seed, "gaussian"),
+        breach=LOPSIDED if settings.support == "lopsided" else None,
     )
 
 
@@ -90,17 +151,27 @@ def perceptron(nodes: int, channels: Sequence[int], classes: int) -> Model:
             x = (torch.tanh(x) if i else x) @ weights[name].mT
         return x
 
-    def start(seed: int) -> dict[str, Tensor]:
-        return {
-            name: space.project(
-                torch.from_numpy(
-                    generator(seed, "initial weights", name).standard_normal(space.shape)
-                )
-            )
-            for name, space in spaces.items()
-        }
+    return Model(
+        "perceptron",
+        pairs,
+        signals[-1],
+        trivial(group),
+        "full",
+        spaces,
+        forward,
+        cross_entropy(classes),
+        functools.partial(normal_start, spaces),
+    )
 
-    return Model("perceptron", pairs, "full", spaces, forward, start)
+
+def normal_start(spaces: Mapping[str, Space], seed: int) -> dict[str, Tensor]:
+    """Weights in E, each entry of L standard normal before it is projected."""
+    return {
+        name: space.project(
+            torch.from_numpy(generator(seed, "initial weights", name).standard_normal(space.shape))
+        )
+        for name, space in spaces.items()
+    }
 
 
 def graphs(nodes: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -115,4 +186,5 @@ def graphs(nodes: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
     adjacency = (edges | edges.mT).astype(float)
     reach = np.linalg.matrix_power(np.eye(nodes) + adjacency, nodes)
     connected = (reach > 0).all((1, 2))
-    return torch.from_numpy(adjacency).flatten(1), torch.from_numpy(connected.astype(np.int64))
+    labels = torch.from_numpy(connected.astype(np.int64)).unsqueeze(1)
+    return torch.from_numpy(adjacency).flatten(1), labels

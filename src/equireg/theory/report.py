@@ -10,6 +10,8 @@ from equireg.binding import Binding, write_document
 from equireg.markdown import rows_of
 from equireg.theory.measurement import Measurement
 
+HEAD = ["Network", "Group", "Support", "Mode", "Point", "gamma", "Measured", "Value", "", "Held"]
+
 
 def write_report(path: Path, measured: Sequence[Measurement], made: Binding) -> None:
     """Write ``report(measured)``, and what made it."""
@@ -37,7 +39,9 @@ def report(measured: Sequence[Measurement]) -> str:
         ),
     ]
     if failed:
-        lines += ["## What did not hold", "", *_rows(failed)]
+        lines += ["## What did not hold", ""]
+        named = [[m.statement, *row] for m, row in zip(failed, map(_row, failed), strict=True)]
+        lines += rows_of(["Statement", *HEAD], named)
     for statement, some in groups:
         lines += [f"## {statement}", "", *_rows(some)]
     return "\n".join(lines).rstrip() + "\n"
@@ -60,24 +64,22 @@ def _summary(statement: str, some: Sequence[Measurement]) -> list[str]:
 
 
 def _rows(some: Sequence[Measurement]) -> list[str]:
-    return rows_of(
-        ["Network", "Group", "Support", "Mode", "Point", "gamma", "Measured", "Value", "", "Held"],
-        [
-            [
-                m.model.network,
-                m.model.group.name,
-                m.model.support,
-                m.mode,
-                m.point,
-                "" if m.gamma is None else f"{m.gamma:.3g}",
-                _cell(m.quantity),
-                f"{m.value:.3g}",
-                f"{m.relation} {m.tolerance:g}",
-                "yes" if m.held else "**no**",
-            ]
-            for m in some
-        ],
-    )
+    return rows_of(HEAD, [_row(m) for m in some])
+
+
+def _row(m: Measurement) -> list[str]:
+    return [
+        m.model.network,
+        m.model.group.name,
+        m.model.support,
+        m.mode,
+        m.point,
+        "" if m.gamma is None else f"{m.gamma:.3g}",
+        _cell(m.quantity),
+        f"{m.value:.3g}",
+        f"{m.relation} {m.tolerance:g}",
+        "yes" if m.held else "**no**",
+    ]
 
 
 def _cell(text: str) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from equireg.theory.models import Model
@@ -22,18 +21,23 @@ class Coordinates:
     """The orthonormal coordinates of a model's TL = TE + TE-perp; float64 vectors."""
 
     def __init__(self, model: Model) -> None:
-        self.spaces = model.spaces
+        self.spaces, self.offsets = model.spaces, model.offsets
         sizes = [space.dims for space in self.spaces.values()]
         self.equivariant, self.complement = (sum(dims) for dims in zip(*sizes, strict=True))
         self.dimension = self.equivariant + self.complement
 
     def of(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """The coordinates of weights, (*shape) per layer."""
+        """The coordinates of weights or of a direction, (*shape) per layer: an offset has none."""
         pairs = [space.coordinates(weights[name]) for name, space in self.spaces.items()]
         return torch.cat([part.flatten() for side in zip(*pairs, strict=True) for part in side])
 
     def weights(self, point: Tensor) -> dict[str, Tensor]:
         """The layers A with these coordinates; the inverse of ``of`` on L."""
+        found = self.direction(point)
+        return found | {name: found[name] + offset for name, offset in self.offsets.items()}
+
+    def direction(self, point: Tensor) -> dict[str, Tensor]:
+        """The same without the offset: a direction X in TL."""
         sides = point.split([self.equivariant, self.complement])
         parts = [
             side.split([space.dims[i] for space in self.spaces.values()])
@@ -66,17 +70,17 @@ class Coordinates:
 class Risk:
     """R(A) = the mean of the loss over inputs + decay/2 |A|^2 + stiffness/2 |Pi_E A - A_0|^2.
 
-    The loss is the cross entropy of the logits; inputs: (count, entries), labels: (count,); shares:
-    (count,), of each input in the mean, None where all are alike; anchor: the coordinates of A_0
-    in E. Both further terms are invariant, as the representations are
-    unitary, so that all of the paper holds with them. They make minima in E exist, and strict:
-    images that can be told apart have none, and cross entropy does not see the same vector added to
-    all rows of the last layer. The second leaves the Hessian on the complement as it is.
+    inputs, targets: (count, entries) each; shares: (count,), of each input in the mean, None where
+    all are alike; anchor: the coordinates of A_0 in E. Both further terms are invariant, as the
+    representations are unitary, so that all of the paper holds with them. They make minima in E
+    exist, and strict: images that can be told apart have none, and cross entropy does not see the
+    same vector added to all rows of the last layer. The second leaves the Hessian on the complement
+    as it is.
     """
 
     model: Model
     inputs: Tensor
-    labels: Tensor
+    targets: Tensor
     shares: Tensor | None = None
     decay: float = 0.0
     anchor: Tensor | None = None
@@ -88,15 +92,30 @@ class Risk:
         return Coordinates(self.model)
 
     def augmented(self) -> Risk:
-        """R_aug: the mean of R over data moved by each element, exact (section II-B).
+        """R_aug: the mean of R over data moved by each element, targets too (section II-B).
 
-        Moved inputs that are equal are taken once: of graphs most are.
+        Exact for a finite group; of a compact one as exact as the model's ``degree`` is high. Moved
+        inputs that are equal are taken once: of graphs most are.
         """
-        labels = self.labels.repeat_interleave(self.model.group.order)
-        pairs = torch.cat([self.model.orbit(self.inputs), labels.unsqueeze(1)], 1)
-        pairs, counts = torch.unique(pairs, dim=0, return_counts=True)
-        shares = counts / counts.sum(dtype=torch.float64)
-        return replace(self, inputs=pairs[:, :-1], labels=pairs[:, -1].long(), shares=shares)
+        return self._augmented
+
+    @functools.cached_property
+    def _augmented(self) -> Risk:
+        model = self.model
+        inputs, targets = (
+            model.orbit(rho, x)
+            for rho, x in ((model.input, self.inputs), (model.target, self.targets))
+        )
+        shares = model.elements[1].repeat(len(self.inputs)) / len(self.inputs)
+        pairs, place = torch.unique(torch.cat([inputs, targets], 1), dim=0, return_inverse=True)
+        shares = shares.new_zeros(len(pairs)).index_add(0, place, shares)
+        width = inputs.shape[1]
+        return replace(
+            self,
+            inputs=pairs[:, :width],
+            targets=pairs[:, width:].to(self.targets.dtype),
+            shares=shares,
+        )
 
     def plain(self) -> Risk:
         """The same without decay and anchor."""
@@ -104,9 +123,9 @@ class Risk:
 
     def of_weights(self, weights: Mapping[str, Tensor]) -> Tensor:
         """The loss and the decay of weights that need not lie in L."""
-        logits = self.model.forward(weights, self.inputs)
+        outputs = self.model.forward(weights, self.inputs)
         squares = torch.stack([weight.square().sum() for weight in weights.values()])
-        losses = F.cross_entropy(logits, self.labels, reduction="none")
+        losses = self.model.loss(outputs, self.targets)
         mean = losses.mean() if self.shares is None else self.shares @ losses
         return mean + self.decay / 2 * squares.sum()
 

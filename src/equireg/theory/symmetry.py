@@ -15,6 +15,7 @@ from equireg.symmetry.representations import Representation, grid
 from equireg.symmetry.spaces import Space
 from equireg.theory.measurement import Measurement
 from equireg.theory.models import Model
+from equireg.theory.risks import Coordinates
 from equireg.training.layers import pooled_convolution
 
 EXACT = 1e-12  # what is exact but for rounding
@@ -22,7 +23,7 @@ MOST_ENTRIES = 600  # of a grid whose null space is computed, by a singular valu
 
 
 def representations(model: Model) -> Iterator[Measurement]:
-    """Definition 1: homomorphisms, unitary; Definition 2: an invariant network for A in E."""
+    """Definition 1: homomorphisms, unitary; Definition 2: an equivariant network for A in E."""
 
     def measured(quantity: str, value: float) -> Measurement:
         return Measurement(
@@ -34,32 +35,64 @@ def representations(model: Model) -> Iterator[Measurement]:
         defect = max(homomorphism_defect(rho) for rho in axes)
         yield measured(f"rho(s g) - rho(s) rho(g), {name}", defect)
         yield measured(f"rho(g)^T rho(g) - 1, {name}", max(map(orthogonality_defect, axes)))
-    weights = model.start(0)
-    inputs = random_tensor("inputs", 2, model.input.size).abs()
-    logits = model.forward(weights, model.orbit(inputs)).view(2, model.group.order, -1)
-    turned = (logits - logits[:, :1]).abs().max() / logits.abs().max()
-    yield measured("Phi_A(rho(g) x) - Phi_A(x), relative, A in E", float(turned))
+    kind = "Phi_A(x)" if model.output.is_trivial else "rho(g) Phi_A(x)"
+    yield measured(f"Phi_A(rho(g) x) - {kind}, relative, A in E", equivariance_defect(model))
     if model.network == "convolutional":
         for name, (operation, channels) in pixelwise(model).items():
             defect = commutator(model, operation, channels)
             yield measured(f"{name} commutes with rho(g)", defect)
 
 
+def equivariance_defect(model: Model) -> float:
+    """The largest entry of Phi_A(rho(g) x) - rho(g) Phi_A(x), relative, at random weights in E."""
+    weights = Coordinates(model).weights(Coordinates(model).of(model.start(0)))
+    inputs = random_tensor("inputs", 2, model.input.size).abs()
+    found = model.forward(weights, model.orbit(model.input, inputs))
+    expected = model.orbit(model.output, model.forward(weights, inputs))
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
 def homomorphism_defect(rho: Representation) -> float:
-    """The largest entry of rho(s g) - rho(s) rho(g), s a generator, as permutations."""
-    permutations = rho.permutations
-    assert permutations is not None
+    """The largest entry of rho(s g) - rho(s) rho(g), s a generator, as permutations or matrices.
+
+    Of a Lie algebra that of d rho([X, Y]) - [d rho(X), d rho(Y)].
+    """
+    cayley = rho.group.cayley
+    if rho.permutations is not None:
+        images = rho.permutations
+        products = [images[:, images[row[0]]] for row in cayley]
+    else:
+        images = rho.matrices
+        products = [images[row[0]] @ images for row in cayley]
     differences = [
-        np.abs(permutations[row] - permutations[:, permutations[row[0]]]).max()
-        for row in rho.group.cayley
+        np.abs(images[row] - product).max() for row, product in zip(cayley, products, strict=True)
     ]
+    if rho.algebra is not None:
+        differences.append(bracket_defect(rho.group.algebra, rho.algebra))
     return float(max(differences, default=0))
+
+
+def bracket_defect(algebra: np.ndarray, images: np.ndarray) -> float:
+    """The largest entry of d rho([X, Y]) - [d rho(X), d rho(Y)] over a basis of the algebra."""
+
+    def brackets(x: np.ndarray) -> np.ndarray:
+        products = x[:, None] @ x[None]
+        return np.asarray(products - products.swapaxes(0, 1))
+
+    size = len(algebra)
+    basis, found = algebra.reshape(size, -1).T, brackets(algebra).reshape(size * size, -1).T
+    coefficients = np.linalg.lstsq(basis, found, rcond=None)[0]
+    expected = np.tensordot(coefficients.T, images, 1).reshape(size, size, *images.shape[1:])
+    return float(np.abs(brackets(images) - expected).max())
 
 
 def orthogonality_defect(rho: Representation) -> float:
     """How far rho(g) is from orthogonal: a permutation matrix is, with each row just once."""
-    assert rho.permutations is not None
-    return float(np.abs(np.sort(rho.permutations) - np.arange(rho.size)).max())
+    if rho.permutations is not None:
+        return float(np.abs(np.sort(rho.permutations) - np.arange(rho.size)).max())
+    elements = rho.group.sample(8, generator(0, "theory", "elements"))
+    matrices = rho.matrices_of(elements)
+    return float(np.abs(matrices @ matrices.mT - np.eye(rho.size)).max())
 
 
 def pixelwise(model: Model) -> dict[str, tuple[Callable[[Tensor], Tensor], Representation]]:
@@ -91,13 +124,13 @@ def commutator(
     count = next(iter(model.spaces.values())).axes[1].size
     side = round((model.input.size / count) ** 0.5)
     images = random_tensor("images", 2, count * side * side)
-    moved = operation(model.orbit(images).view(-1, count, side, side))
+    moved = operation(model.orbit(model.input, images).view(-1, count, side, side))
     whole = operation(images.view(-1, count, side, side))
     pixels = grid(model.group, whole.shape[-1])
     expected = torch.stack(
         [
             channels.act(element, pixels.act(element, whole.flatten(-2)), 1)
-            for element in range(model.group.order)
+            for element, _ in model.each_element()
         ],
         1,
     )
@@ -163,7 +196,8 @@ def overlap(space: Space) -> float:
 
 def null_space_defect(space: Space) -> float:
     """How far Pi_E is from that of the generators' constraints, as matrices."""
-    found, expected = (x.reshape(len(x), -1) for x in (space.basis(), space.null_space()))
+    both = space.basis(), space.null_space()
+    found, expected = (x.reshape(len(x), math.prod(space.shape)) for x in both)
     return float(np.abs(found.T @ found - expected.T @ expected).max())
 
 
@@ -173,9 +207,13 @@ def commutator_of_projections(space: Space) -> float:
     def pi_l(x: Tensor) -> Tensor:
         return space.project(x) + space.project_complement(x)
 
+    elements, shares = space.group.quadrature(sum(axis.degree for axis in space.axes))
+
     def pi_g(x: Tensor) -> Tensor:
-        moved = [space.act(element, x) for element in range(space.group.order)]
-        return torch.stack(moved).mean(0)
+        total = torch.zeros_like(x)
+        for i, share in enumerate(shares.tolist()):
+            total += share * space.act(elements[i : i + 1], x)
+        return total
 
     x = random_tensor("compatibility", *space.shape)
     return float((pi_l(pi_g(x)) - pi_g(pi_l(x))).norm() / x.norm())

@@ -9,6 +9,7 @@ that a factor q is the rate (1 - q) / s of the flow, exactly and for any s: rate
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equireg.theory.facts import unit
-from equireg.theory.flows import descend, plateau
-from equireg.theory.measurement import Measurement
+from equireg.theory.facts import named, unit
+from equireg.theory.flows import SWIFT, descend, plateau, swift_steps
+from equireg.theory.measurement import Measurement, Relation
 from equireg.theory.risks import Risk
 from equireg.theory.spectrum import ROUGH, Spectrum, block_operator, largest, smallest
 from equireg.theory.symmetry import random_tensor
@@ -44,7 +45,6 @@ FITTED_FOLDS, FITTED_STEPS = 3, 60  # it is followed that far, or that long: it 
 FOLDS = 3  # a visible perturbation is followed for this many times 1 / critical gamma
 PLATEAU_FACTORS = (1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # gammas, in units of -mu'
 LONGEST = 4000  # steps of a nominal flow
-SWIFT = 1.8  # of a step about a minimum, in units of 1 / the largest eigenvalue; 2 would diverge
 SETTLING = 12  # a plateau is waited for this many times 1 / (gamma + mu')
 
 
@@ -114,25 +114,31 @@ class Settled:
 
 
 def theorem_1(risk: Risk, start: Tensor, name: str) -> Iterator[Measurement]:
-    """E is invariant under the augmented flow, where it is the equivariant one; not the nominal."""
+    """E is invariant under the augmented flow, where it is the equivariant one; not the nominal.
+
+    Where the model breaks an assumption, the augmented flow is to leave E, too.
+    """
     risk = risk.plain()
     coordinates, augmented, step = risk.coordinates, risk.augmented(), LEARNING_RATE
-    place = "II-C, Theorem 1"
+    model, place, breach = risk.model, "II-C, Theorem 1", risk.model.breach
+    quantity = f"distance to E after {STEPS} steps of {step:g} from E"
     worst = 0.0
     for i, (point, gradient) in enumerate(descend(augmented, start, 0.0, step)):
-        if i % (STEPS // 10) == 0:
+        if i % (STEPS // 10) == 0 and breach is None:
             inside = coordinates.split(risk.gradient(point))[0].norm()
             worst = max(worst, float((gradient.norm() - inside).abs() / inside))
         if i == STEPS:
             stayed = coordinates.distance(point)
             break
+    fixed: tuple[Relation, float] = (">", LEAVES) if breach else ("<", STAYS)
+    of = named("Theorem 1.1", breach)
+    yield Measurement(of, place, model, "augmented", name, quantity, stayed, *fixed)
+    if breach:
+        return
     for i, (point, _) in enumerate(descend(risk, start, 0.0, step)):
         if i == STEPS:
             left = coordinates.distance(point)
             break
-    model = risk.model
-    quantity = f"distance to E after {STEPS} steps of {step:g} from E"
-    yield Measurement("Theorem 1.1", place, model, "augmented", name, quantity, stayed, "<", STAYS)
     yield Measurement("Theorem 1.1", place, model, "nominal", name, quantity, left, ">", LEAVES)
     yield Measurement(
         "Theorem 1.2",
@@ -211,13 +217,18 @@ class Rates:
     gamma: float
     predicted: np.ndarray  # gamma + eigenvalue, (modes,)
     measured: np.ndarray
-    times: np.ndarray
+    steps: np.ndarray  # of a round of descent, after which a distance is recorded
     distances: np.ndarray
 
+    @property
+    def times(self) -> np.ndarray:
+        """The time at each distance."""
+        return np.asarray(self.steps.sum() * np.arange(len(self.distances)))
+
     def expected(self) -> np.ndarray:
-        """What the rate gamma + mu makes of a distance of 1, step by step."""
-        steps = np.arange(len(self.times))
-        return np.asarray((1 - (self.times[1] - self.times[0]) * self.predicted[0]) ** steps)
+        """What the rate gamma + mu makes of a distance of 1, round by round."""
+        factor = np.prod(1 - self.steps * self.predicted[0])
+        return np.asarray(factor ** np.arange(len(self.distances)))
 
 
 def follow(settled: Settled, gamma: float) -> Rates:
@@ -227,13 +238,14 @@ def follow(settled: Settled, gamma: float) -> Rates:
     along the slowest and in part random, whose distance is recorded.
     """
     risk, coordinates = settled.risk.augmented(), settled.risk.coordinates
-    step = SWIFT / (settled.highest + gamma)
+    fastest, slowest = settled.highest + gamma, gamma + float(settled.mu[0])
+    step = SWIFT / fastest
 
     def perturbed(outside: Tensor) -> Tensor:
         return settled.point + coordinates.join(outside=outside)
 
-    fastest = np.abs(gamma + settled.mu).max()
-    fitted = int(np.clip(FITTED_FOLDS / (fastest * step), 4, FITTED_STEPS))
+    followed = np.abs(gamma + settled.mu).max()
+    fitted = int(np.clip(FITTED_FOLDS / (followed * step), 4, FITTED_STEPS))
     start = perturbed(SMALL * settled.directions.sum(1))
     components = [
         (coordinates.split(point)[1] @ settled.directions).numpy()
@@ -243,16 +255,19 @@ def follow(settled: Settled, gamma: float) -> Rates:
 
     anywhere = unit(random_tensor("perturbation", coordinates.complement))
     start = perturbed(VISIBLE * unit(settled.directions[:, 0] + 0.3 * anywhere))
-    count = min(int(FOLDS / abs(float(settled.mu[0])) / step) + 1, settled.longest)
+    steps = swift_steps(slowest, fastest)
+    rounds = math.ceil(min(FOLDS / abs(float(settled.mu[0])), settled.longest * step) / sum(steps))
     distances = [
         coordinates.distance(point)
-        for point, _ in itertools.islice(descend(risk, start, gamma, step), count)
+        for point, _ in itertools.islice(
+            descend(risk, start, gamma, *steps), 0, rounds * len(steps) + 1, len(steps)
+        )
     ]
     return Rates(
         gamma,
         gamma + settled.mu,
         (1 - np.exp(slopes)) / step,
-        step * np.arange(len(distances)),
+        np.array(steps),
         np.array(distances),
     )
 
@@ -342,8 +357,13 @@ def plateaus(settled: Settled) -> tuple[float, list[Plateau]]:
 
 
 def remark_1(settled: Settled, mu: float, levels: list[Plateau]) -> Iterator[Measurement]:
-    """mu' <= mu; the nominal distance levels off where the push and gamma + mu' balance."""
+    """mu' <= mu; the nominal distance levels off where the push and gamma + mu' balance.
+
+    That the level solves the linear system is an estimate of ours, to first order in Y: how far it
+    reaches is measured, and is no statement of the paper.
+    """
     statement, place = "Remark 1", "III, Remark 1"
+    ours, first_order = "Limits of our estimate", "ours, of Remark 1's level"
     yield settled.measured(
         statement,
         place,
@@ -354,8 +374,8 @@ def remark_1(settled: Settled, mu: float, levels: list[Plateau]) -> Iterator[Mea
     )
     for found in levels:
         yield settled.measured(
-            statement,
-            place,
+            ours,
+            first_order,
             "|Y - predicted Y| / |Y|, by the linear system",
             found.error,
             "<",
@@ -386,8 +406,8 @@ def remark_1(settled: Settled, mu: float, levels: list[Plateau]) -> Iterator[Mea
     nearer, further = levels[-1], levels[-2]
     order = np.log(nearer.error / further.error) / np.log(nearer.measured / further.measured)
     yield settled.measured(
-        statement,
-        place,
+        ours,
+        first_order,
         "order in |Y| of |Y - predicted Y| / |Y|, from the two largest gammas",
         float(order),
         ">",
@@ -405,10 +425,12 @@ def remark_2(settled: Settled) -> Iterator[Measurement]:
     risk, coordinates = settled.risk.augmented(), settled.risk.coordinates
     gamma = 2 * settled.critical
     slowest = min(settled.inside, gamma + float(settled.mu[0]))
-    step = 1 / (settled.highest + gamma)
+    fastest = settled.highest + gamma
     start = settled.point + VISIBLE * unit(random_tensor("neighbour", coordinates.dimension))
-    count = min(int(5 / slowest / step) + 1, settled.longest)
-    for point, _ in itertools.islice(descend(risk, start, gamma, step), count + 1):
+    steps = swift_steps(slowest, fastest)
+    rounds = math.ceil(min(5 / slowest, settled.longest / fastest) / sum(steps))
+    count = rounds * len(steps)
+    for point, _ in itertools.islice(descend(risk, start, gamma, *steps), count + 1):
         final = point
     ratio = float((final - settled.point).norm() / (start - settled.point).norm())
     statement, place = "Remark 2", "III, Remark 2"
@@ -425,7 +447,7 @@ def remark_2(settled: Settled) -> Iterator[Measurement]:
         statement,
         place,
         "distance to the minimum at the end over exp(-slowest rate t) times that at the start",
-        ratio / float(np.exp(-slowest * step * count)),
+        ratio / float(np.exp(-slowest * sum(steps) * rounds)),
         "<",
         1 + RATE,
         gamma=gamma,

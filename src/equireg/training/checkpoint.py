@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from equireg.files import atomic
+from equireg.files import atomic, parse_json
 from equireg.runtime import say
 
 
@@ -120,7 +120,7 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a segment says of itself, and its tensors. Raises ValueError if it is not whole."""
     try:
         with safe_open(file, "pt") as opened:
-            about = json.loads(opened.metadata()["about"])
+            about = parse_json(opened.metadata()["about"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         if about.pop("sha256") != _sum(about, tensors):
             raise ValueError("its checksum is wrong")

@@ -1,0 +1,22 @@
+# What would go slowly, or never, without a word: said where the jobs are about to start.
+onstart:
+    remote = [
+        job for job in workflow.dag.needrun_jobs() if not (job.is_local or workflow.local_exec)
+    ]
+    if workflow.executor_plugin.name == "slurm" and remote:
+        script = [sys.executable, str(HERE / "slurm/limits.py")]
+        asked = {
+            f"{job.rule.name}={job.resources.get('runtime', 0)}"
+            f"@{job.resources.get('slurm_partition', '')}"
+            for job in remote
+        }
+        if subprocess.run([*script, "check", *sorted(asked)]).returncode:
+            sys.exit(1)
+        subprocess.Popen([*script, "watch", str(os.getpid())])
+    trains = any("device" in job.resources.keys() for job in workflow.dag.needrun_jobs())
+    if workflow.local_exec and trains and not workflow.deployment_settings.deployment_method:
+        words = options(chosen.network, chosen.jobs, without=["stack_gammas"])
+        subprocess.Popen(
+            [sys.executable, "-m", "equireg", "step", *shlex.split(words)],
+            env={**os.environ, "PYTHONPATH": SOURCES},
+        )
