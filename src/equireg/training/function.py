@@ -70,10 +70,11 @@ class Tally:
         """
         upright, classes = outputs[0], not targets.is_floating_point()
         truth = (targets.long() if classes else targets).expand(len(upright), *targets.shape)
+        each, others = range(2, outputs.ndim), max(self.network.group.order - 1, 1)
         found = {
             "loss": self.network.loss(upright, truth).double().sum(1),
-            "spread": (outputs[1:] - upright).square().double().flatten(3).sum((0, 2, 3)),
-            "size": upright.square().double().flatten(2).sum((1, 2)),
+            "spread": (outputs[1:] - upright).square().double().sum((0, *each)),
+            "size": upright.square().double().sum([axis - 1 for axis in each]) * others,
         }
         if classes:
             predicted = outputs.argmax(-1)  # (elements, runs, images)
@@ -100,5 +101,5 @@ class Tally:
             "prediction_change": None
             if rights is None
             else sums["changed"] / (self.count * others),
-            "equivariance_error": (sums["spread"] / (sums["size"] * others)).sqrt(),
+            "equivariance_error": (sums["spread"] / sums["size"]).sqrt(),
         }
