@@ -60,7 +60,8 @@ class Tally:
     """Sums over images of what some networks' outputs are like."""
 
     def __init__(self, network: Trainable) -> None:
-        self.network, self.count, self.sums = network, 0, dict[str, Tensor]()
+        self.network, self.count = network, 0
+        self.parts: dict[str, list[Tensor]] = {}
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Some more images: outputs (elements, runs, count, ...) as ``turned_outputs`` gives them.
@@ -80,7 +81,8 @@ class Tally:
             predicted = outputs.argmax(-1)  # (elements, runs, images)
             found["right"] = (predicted == truth).sum(2)
             found["changed"] = (predicted[1:] != predicted[0]).sum((0, 2))
-        self.sums = {name: self.sums.get(name, 0) + value for name, value in found.items()}
+        for name, value in found.items():
+            self.parts.setdefault(name, []).append(value)
         self.count += len(targets)
 
     def results(self) -> dict[str, Tensor | None]:
@@ -91,7 +93,9 @@ class Tally:
         class is not the upright image's; equivariance_error, the root of the mean of
         |Phi(g x) - Phi(x)|^2 over these pairs, over that of |Phi(x)|^2 (``Equivariance.error``).
         """
-        sums = {name: value.double().cpu() for name, value in self.sums.items()}
+        sums = {
+            name: torch.stack(parts).sum(0).double().cpu() for name, parts in self.parts.items()
+        }
         others = max(self.network.group.order - 1, 1)
         rights = sums["right"] / self.count if "right" in sums else None
         return {
