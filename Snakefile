@@ -46,15 +46,20 @@ from equireg.digest import job_digest
 from equireg.inventory import Inventory, begin, check, configuration_text, redate, take
 from equireg.plan import (
     CRITICAL_SEEDS,
+    ENSEMBLES,
     block_name,
+    block_options,
     blocks,
     blocks_options,
+    conditions,
     critical_block,
     data_files,
     modes_but_for,
+    modes_but_for_conditions,
     options,
     predicted_seeds,
     runs_per_job,
+    seed_blocks,
     seen_blocks,
     seeds_option,
     train_options,
@@ -149,7 +154,8 @@ rule all:
             for suffix in ("parquet", "safetensors", "json", "evaluation.parquet")
         ],
         tables=expand(
-            f"{RESULTS}/{{table}}.parquet", table=["trajectories", "summary", "evaluation"]
+            f"{RESULTS}/{{table}}.parquet",
+            table=["trajectories", "summary", "evaluation", "ensembles"],
         ),
         figures=expand(
             f"{RESULTS}/figures/{{figure}}.{{suffix}}",

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from equireg.binding import options
-from equireg.plan import Block, blocks
+from equireg.plan import ENSEMBLES, Block, blocks, conditions
 from equireg.settings import (
     UNREAD,
     GridSettings,
@@ -19,7 +19,7 @@ from equireg.settings import (
     TrainingSettings,
 )
 from equireg.spelling import spell_seeds
-from equireg.tables import RUN_FIELDS, run_columns, trajectory_table, write_table
+from equireg.tables import ENSEMBLE_SCHEMA, RUN_FIELDS, run_columns, trajectory_table, write_table
 
 LAYERS = {"conv1": 96, "conv2": 1536, "linear": 5760}  # dimensions of E-perp
 
@@ -101,9 +101,21 @@ def write_evaluation(
     )
 
 
+def write_ensembles(experiment: Path, grid: GridSettings, perturbation: float = 1e-3) -> None:
+    """Of each mode and gamma one, of all seeds."""
+    for (mode, gamma), group in conditions(grid).items():
+        seeds = [seed for block in group for seed in block.seeds]
+        row = {"mode": mode, "gamma": gamma, "members": len(seeds), "seeds": spell_seeds(seeds)}
+        row |= dict.fromkeys(ENSEMBLE_SCHEMA.names[4:], 0.5)
+        table = pa.Table.from_pylist([row], schema=ENSEMBLE_SCHEMA)
+        made = binding(group[0], perturbation)
+        write_table(experiment / group[0].path.with_name(ENSEMBLES), table, made)
+
+
 def write_experiment(
     experiment: Path, grid: GridSettings, steps: int, perturbation: float = 1e-3
 ) -> None:
     """Every block of ``grid``."""
     for block in blocks(grid):
         write_block(experiment, block, steps, perturbation)
+    write_ensembles(experiment, grid, perturbation)

@@ -189,17 +189,20 @@ def evaluate(
     network: NetworkSettings,
     selection: SelectionSettings,
     job: JobSettings,
-    block: Annotated[Path, typer.Option(help="Parquet of a block, its weights beside it.")],
-    twin: Annotated[Path | None, typer.Option(help="Equivariant weights of the seeds.")] = None,
+    block: Annotated[
+        list[Path], typer.Option(help="Parquet of a block, its weights beside it; once per block.")
+    ],
+    twins: Annotated[
+        Path | None, typer.Option(help="Folder of the equivariant blocks of the seeds.")
+    ] = None,
     data: DataFile,
-    output: Output,
     own_gpu: OwnGpu = False,
 ) -> None:
-    """Test a trained block and measure how far it is from its equivariant twin."""
+    """Test the trained blocks of a mode and gamma; write evaluations and ensembles beside them."""
     with own(own_gpu), configured(job) as device:
         from equireg.jobs.evaluate import evaluate
 
-        evaluate(network, block, twin, data, output, device, job, selection)
+        evaluate(network, block, twins, data, device, job, selection)
 
 
 @app.command()

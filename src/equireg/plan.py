@@ -39,6 +39,8 @@ DATA_FILES = (
 # Its arrays, in the same order: in one file, or as .npy files in the folder.
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
+ENSEMBLES = "ensembles.parquet"  # beside the blocks of a mode and gamma, and of the experiment
+
 PREDICTED_SEEDS = 10  # a prediction takes about four times as long as a run
 CRITICAL_SEEDS = 3  # a Hessian's smallest eigenvalue takes longer than a run
 
@@ -87,6 +89,12 @@ def blocks(grid: GridSettings) -> list[Block]:
     ]
 
 
+def conditions(grid: GridSettings) -> dict[tuple[Mode, float | None], list[Block]]:
+    """The blocks of each mode and gamma, sorted as ``blocks`` is."""
+    groups = itertools.groupby(blocks(grid), lambda block: (block.mode, block.gamma))
+    return {condition: list(group) for condition, group in groups}
+
+
 def seed_blocks(grid: GridSettings) -> list[tuple[int, ...]]:
     """The seeds in blocks aligned to multiples of ``seeds_per_job``, cut where a seed is missing.
 
@@ -131,6 +139,18 @@ def critical_block(grid: GridSettings) -> Block:
 def block_name(seeds: tuple[int, ...]) -> str:
     """``(0, ..., 9)`` -> ``seeds-000-009``."""
     return f"seeds-{seeds[0]:03d}-{seeds[-1]:03d}"
+
+
+def modes_but_for_conditions(kept: Collection[tuple[Mode, float | None]]) -> str:
+    """The same for paths that begin with a mode and a gamma of which all is kept."""
+    paths = sorted(rf"{mode}/gamma-{re.escape(spell_gamma(gamma))}/" for mode, gamma in kept)
+    without = f"(?!{'|'.join(paths)})" if paths else ""
+    return f"{without}(?:{'|'.join(MODES)})"
+
+
+def block_options(files: Sequence[str]) -> str:
+    """``--block`` for each of the files."""
+    return _spell({"block": tuple(files)})
 
 
 def modes_but_for(kept: Collection[Block], gammas: int = 1) -> str:

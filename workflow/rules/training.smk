@@ -151,26 +151,31 @@ if chosen.jobs.stack_gammas:
             "Train {wildcards.mode}, every gamma, seeds {wildcards.seeds}"
 
 
+# All seeds of a mode and gamma at once: their ensembles need them together.
+SEEDS = [block_name(seeds) for seeds in seed_blocks(chosen.grid)]
+CONDITION = f"{RESULTS}/runs/{{mode}}/gamma-{{gamma}}"
+TWINS = f"{RESULTS}/runs/equivariant/gamma-{NO_PENALTY}"
+
+
 rule evaluate:
     input:
-        block=f"{BLOCK}.parquet",
-        weights=f"{BLOCK}.safetensors",
+        blocks=[f"{CONDITION}/{seeds}.parquet" for seeds in SEEDS],
+        weights=[f"{CONDITION}/{seeds}.safetensors" for seeds in SEEDS],
         # the equivariant runs of the same seeds, where the grid has them
-        twin=(
-            f"{RESULTS}/runs/equivariant/gamma-{NO_PENALTY}/seeds-{{seeds}}.safetensors"
-            if "equivariant" in chosen.grid.modes
-            else []
-        ),
+        twins=[
+            f"{TWINS}/{seeds}.safetensors" for seeds in SEEDS if "equivariant" in chosen.grid.modes
+        ],
         data=DATA,
         network=NETWORK,
     output:
-        evaluation=f"{BLOCK}.evaluation.parquet",
+        evaluations=[f"{CONDITION}/{seeds}.evaluation.parquet" for seeds in SEEDS],
+        ensembles=f"{CONDITION}/{ENSEMBLES}",
     log:
-        f"{RESULTS}/logs/evaluate/{RUN}.log",
+        f"{RESULTS}/logs/evaluate/{{mode}}/gamma-{{gamma}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/evaluate/{RUN}.tsv"
+        f"{RESULTS}/benchmarks/evaluate/{{mode}}/gamma-{{gamma}}.tsv"
     wildcard_constraints:
-        mode=modes_but_for(found.evaluated),
+        mode=modes_but_for_conditions(found.evaluated),
     conda:
         "../../envs/training.yaml"
     threads: chosen.jobs.threads
@@ -179,17 +184,19 @@ rule evaluate:
         own_gpu=OWN_GPU,
         device=chosen.jobs.device,
         step=chosen.jobs.step,
-        # 10 seeds took 1 GB and 15 s of one core
+        # 30 seeds took 1 GB and 15 s of one core
         mem_mb=lambda wildcards, attempt: attempt * (2000 + 50 * chosen.grid.seeds_per_job),
-        runtime=lambda wildcards, attempt: attempt * (15 + chosen.grid.seeds_per_job // 5),
+        runtime=lambda wildcards, attempt: attempt
+        * (15 + chosen.grid.seeds_per_job * len(SEEDS) // 5),
     params:
-        twin=lambda wildcards, input: f"--twin {input.twin}" if input.twin else "",
+        blocks=lambda wildcards, input: block_options(input.blocks),
+        twins=lambda wildcards, input: f"--twins {TWINS}" if input.twins else "",
         options=options(chosen.network, SELECTION),
         source=job_digest("evaluate"),
     message:
-        "Evaluate {wildcards.mode}, gamma {wildcards.gamma}, seeds {wildcards.seeds}"
+        "Evaluate {wildcards.mode}, gamma {wildcards.gamma}"
     shell:
-        "python -m equireg evaluate --block {input.block} {params.twin} --data {input.data}"
-        " --output {output.evaluation} {params.options}"
+        "python -m equireg evaluate {params.blocks} {params.twins} --data {input.data}"
+        " {params.options}"
         " --threads {threads} --device {resources.device} --step {resources.step}"
         " {resources.own_gpu} > {log} 2>&1"
