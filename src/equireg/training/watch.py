@@ -15,9 +15,9 @@ from equireg.training.function import Tally, reference_forward, turned_outputs
 from equireg.training.network import Network
 from equireg.training.step import Trainable, Trainer
 
-IMAGES = 2000  # of a look, in all turns together
+IMAGES = 1200  # of a look, in all turns together
 SPACING = 40_000  # images that are trained on between two looks, at least
-AT_ONCE = 100  # images; bounds the memory
+AT_ONCE = 250  # images; bounds the memory
 KEY = "function"  # in a checkpoint
 COLUMNS = ("step", "equivariance_error", "prediction_change")
 
