@@ -151,15 +151,21 @@ rule all:
         blocks=[
             f"{block}.{suffix}"
             for block in BLOCKS
-            for suffix in ("parquet", "safetensors", "json", "evaluation.parquet")
+            for suffix in (
+                "parquet",
+                "safetensors",
+                "json",
+                "function.parquet",
+                "evaluation.parquet",
+            )
         ],
         tables=expand(
             f"{RESULTS}/{{table}}.parquet",
-            table=["trajectories", "summary", "evaluation", "ensembles"],
+            table=["trajectories", "summary", "evaluation", "ensembles", "function"],
         ),
         figures=expand(
             f"{RESULTS}/figures/{{figure}}.{{suffix}}",
-            figure=["figure2", "comparison"],
+            figure=["figure2", "function", "comparison"],
             suffix=["pdf", "png"],
         ),
         page=f"{RESULTS}/figures/figure2.html",

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from equireg.binding import options
+from equireg.jobs.train import function_table
 from equireg.plan import ENSEMBLES, Block, blocks, conditions
 from equireg.settings import (
     UNREAD,
@@ -81,6 +82,7 @@ def write_block(experiment: Path, block: Block, steps: int, perturbation: float 
     path = experiment / block.path.with_name(block.name + ".parquet")
     made = binding(block, perturbation)
     write_table(path, trajectory_table(block.mode, block.gamma, block.seeds, metrics), made)
+    write_function(experiment, block, steps, perturbation)
     write_evaluation(experiment, block, metrics["distance"][:, -1], perturbation)
 
 
@@ -99,6 +101,15 @@ def write_evaluation(
         pa.Table.from_arrays(columns, schema=pa.schema([*RUN_FIELDS, *extra])),
         binding(block, perturbation),
     )
+
+
+def write_function(experiment: Path, block: Block, steps: int, perturbation: float = 1e-3) -> None:
+    """Two looks at each run: what a gamma leaves, and more of it in the nominal mode."""
+    size = 0.0 if block.gamma is None else {"nominal": 1.0, "augmented": 0.1}[block.mode]
+    seen = np.array([[[0, size / 2, size / 3], [steps, size, size / 2]]] * len(block.seeds))
+    table = function_table(block.mode, block.gamma, block.seeds, seen)
+    path = experiment / block.path.with_name(f"{block.name}.function.parquet")
+    write_table(path, table, binding(block, perturbation))
 
 
 def write_ensembles(experiment: Path, grid: GridSettings, perturbation: float = 1e-3) -> None:

@@ -48,7 +48,7 @@ def log(folder: Path, block: Block, job: str, text: str, age: float = 0) -> Path
     return file
 
 
-TRAINED = ("parquet", "safetensors", "json")
+TRAINED = ("parquet", "safetensors", "json", "function.parquet")
 
 
 def printed(results: Path, grid: GridSettings) -> str:

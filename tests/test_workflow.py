@@ -299,10 +299,11 @@ class TestFinished:
             )
             for seeds in ("000-001", "002-002")
         ]
-        for name in ("trajectories", "summary", "evaluation", "ensembles"):
+        for name in ("trajectories", "summary", "evaluation", "ensembles", "function"):
             assert (folder / f"{name}.parquet").stat().st_size > 0
         assert (folder / "figures/figure2.pdf").read_bytes().startswith(b"%PDF")
-        assert (folder / "figures/figure2.png").read_bytes().startswith(b"\x89PNG")
+        for name in ("figure2", "function"):
+            assert (folder / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / "figures/figure2.html").read_bytes().startswith(b"<!DOCTYPE html>")
         assert (folder / "claims.md").read_text().strip()
         assert (folder / "predictions.md").read_text().count("| 1e2 | ") == 2
@@ -310,7 +311,7 @@ class TestFinished:
         assert len(list(folder.glob("benchmarks/train/**/*.tsv"))) == 10
 
     @pytest.mark.parametrize(
-        "name", ["trajectories", "summary", "evaluation", "ensembles", "predictions"]
+        "name", ["trajectories", "summary", "evaluation", "ensembles", "function", "predictions"]
     )
     def test_the_data_dictionary(self, finished: Path, name: str) -> None:
         """docs/data.md has every column of the table and no other."""

@@ -260,12 +260,18 @@ def draw(
     predictions: Annotated[
         Path | None, typer.Option(help="Table of predicted quantiles, to be drawn too.")
     ] = None,
+    function: Annotated[
+        Path | None, typer.Option(help="Table of what the functions were along training.")
+    ] = None,
     output: Annotated[list[Path], typer.Option(help="Figure to write, once per format.")],
+    function_output: Annotated[
+        list[Path] | None, typer.Option(help="Figure of the functions, once per format.")
+    ] = None,
 ) -> None:
-    """Draw the paper's figure 2."""
+    """Draw the paper's figure 2, and beside it how far from symmetric the functions are."""
     from equireg.jobs.draw import draw
 
-    draw(trajectories, summary, output, predictions)
+    draw(trajectories, summary, output, predictions, function, function_output or [])
 
 
 @app.command()

@@ -35,7 +35,8 @@ from equireg.settings import (
 from equireg.spelling import parse_seeds, spell_gamma, spell_seeds
 
 SHIFT = 10**18  # nanoseconds, since 1970 until 2001 and by which files are dated back
-TRAINED = ("parquet", "safetensors", "json")  # what a finished training job leaves of a block
+# what a finished training job leaves of a block
+TRAINED = ("parquet", "safetensors", "json", "function.parquet")
 
 
 @dataclass
@@ -316,11 +317,13 @@ def _tables(
         ("aggregate", "summary.parquet", {"grid": of_grid}),
         ("aggregate", "evaluation.parquet", {"grid": of_grid}),
         ("aggregate", ENSEMBLES, {"grid": of_grid}),
+        ("aggregate", "function.parquet", {"grid": of_grid}),
         ("predict", "predictions.parquet", {**common, "runs": few}),
         ("check", "claims.md", {}),
         ("score", "predictions.md", {}),
         ("compare", "comparison.md", {}),
         ("draw", "figures/figure2.png", {}),
+        ("draw", "figures/function.png", {}),
         ("overview", "overview.html", {}),
     ):
         file = folder / name

@@ -38,6 +38,17 @@ ENSEMBLE_SCHEMA = pa.schema(
 )
 
 
+# How far from symmetric a run's function is, at some steps.
+FUNCTION_SCHEMA = pa.schema(
+    [
+        *RUN_FIELDS,
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("equivariance_error", pa.float64()),
+        pa.field("prediction_change", pa.float64()),
+    ]
+)
+
+
 def trajectory_schema(layers: Sequence[str]) -> pa.Schema:
     """mode, gamma, seed, step, loss, distance, and distance_<layer> for each layer."""
     metrics = ["loss", *distance_columns(layers)]

@@ -71,6 +71,7 @@ rule train:
         trajectory=f"{BLOCK}.parquet",
         weights=f"{BLOCK}.safetensors",
         provenance=f"{BLOCK}.json",
+        function=f"{BLOCK}.function.parquet",
     log:
         f"{RESULTS}/logs/train/{RUN}.log",
     benchmark:
@@ -130,6 +131,7 @@ if chosen.jobs.stack_gammas:
             trajectory=[f"{block}.parquet" for block in STACK],
             weights=[f"{block}.safetensors" for block in STACK],
             provenance=[f"{block}.json" for block in STACK],
+            function=[f"{block}.function.parquet" for block in STACK],
         log:
             f"{RESULTS}/logs/train/{{mode}}/seeds-{{seeds}}.log",
         benchmark:

@@ -20,6 +20,7 @@ from equireg.settings import GridSettings, Mode
 from equireg.spelling import parse_seeds, spell_gamma, spell_seeds
 from equireg.tables import (
     ENSEMBLE_SCHEMA,
+    FUNCTION_SCHEMA,
     RUN_FIELDS,
     open_parquet,
     parquet_writer,
@@ -45,13 +46,14 @@ VALUES = 1 << 21  # distances whose quantiles are computed at once
 
 
 def aggregate(experiment: Path, grid: GridSettings) -> None:
-    """Gather the blocks of ``grid`` below ``experiment`` into its four tables.
+    """Gather the blocks of ``grid`` below ``experiment`` into its tables.
 
     trajectories.parquet: every run's steps, sorted by mode, gamma, seed and step, in row groups of
     whole runs; does not depend on how the seeds were cut into blocks. summary.parquet: quantiles of
     the distance to E over the seeds, per mode, gamma and step (the paper's figure 2).
     evaluation.parquet: a row per run, with start_distance, at step 0, and highest_distance, the
     largest recorded in the run or after its last step. ensembles.parquet: a row per ensemble.
+    function.parquet: how far from symmetric each run's function is, at some steps.
 
     A row group or ``VALUES`` distances are in memory at a time; the distances of one (mode, gamma)
     wait for their quantiles in a temporary file in ``experiment``, which has no name. Raises
@@ -64,6 +66,7 @@ def aggregate(experiment: Path, grid: GridSettings) -> None:
         raise ValueError(f"no runs in the grid: modes {grid.modes}, gammas {grid.gammas}")
     _require([*_files(experiment, planned), *(_ensembles(experiment, g) for g in groups.values())])
     evaluation, ensembles = _evaluation(experiment, planned), _joined(experiment, groups)
+    functions = _functions(experiment, planned)
     schema, steps = _shape(experiment, planned)
     made = _made(experiment, planned, grid)
     starts: list[float] = []
@@ -99,6 +102,7 @@ def aggregate(experiment: Path, grid: GridSettings) -> None:
     )
     write_table(experiment / "evaluation.parquet", evaluation, made)
     write_table(experiment / ENSEMBLES, ensembles, made)
+    write_table(experiment / "function.parquet", functions, made)
 
 
 def quantiles(distances: np.ndarray) -> dict[str, np.ndarray]:
@@ -146,7 +150,7 @@ def _ensembles(experiment: Path, group: list[Block]) -> Path:
 
 
 def _files(experiment: Path, planned: list[Block]) -> list[Path]:
-    suffixes = (".parquet", ".evaluation.parquet")
+    suffixes = (".parquet", ".evaluation.parquet", ".function.parquet")
     return [_file(experiment, block, suffix) for block in planned for suffix in suffixes]
 
 
@@ -265,6 +269,19 @@ def _check_finite(path: Path, table: pa.Table, twins: bool) -> None:
             which = f"{own} {table[own][row]}"
             value = "null" if column[row].as_py() is None else column[row]
             raise ValueError(f"{path}: {name} of {which} is {value}; a finite number is needed")
+
+
+def _functions(experiment: Path, planned: list[Block]) -> pa.Table:
+    """What was seen of every run's function, sorted by mode, gamma, seed and step."""
+    tables = []
+    for block in planned:
+        path = _file(experiment, block, ".function.parquet")
+        with open_parquet(path, FUNCTION_SCHEMA.names) as file:
+            table = file.read(columns=FUNCTION_SCHEMA.names).replace_schema_metadata(None)
+        _check_runs(path, table, block, list(block.seeds))
+        _check_finite(path, table, twins=False)
+        tables.append(table.cast(FUNCTION_SCHEMA))
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def _joined(experiment: Path, groups: Mapping[Any, list[Block]]) -> pa.Table:
