@@ -51,9 +51,9 @@ def reference_forward(network: Trainable, weights: Mapping[str, Tensor]) -> Forw
 
 
 def turned_outputs(network: Trainable, forward: Forward, images: Tensor) -> Tensor:
-    """Phi(g x) of every element g, the identity first: (elements, runs, count, ...)."""
+    """rho(g)^-1 Phi(g x) of every element g, the identity first: (elements, runs, count, ...)."""
     turns = network.orbit(images).view(len(images), network.group.order, *images.shape[1:])
-    return torch.stack([forward(some) for some in turns.unbind(1)])
+    return network.back(torch.stack([forward(some) for some in turns.unbind(1)]))
 
 
 class Tally:
