@@ -104,7 +104,8 @@ def train(
         write_json(checkpoint.folder / "made.json", {"made": made, "steps": steps})
         recorder = Recorder(blocks, outputs, list(network.spaces), steps, checkpoint, made)
         labels = dataset.train_labels.to(device)
-        given = blocks.chunks(network.group, labels, training, checkpoint.step, subset)
+        moved = network.target_orbit(labels) if blocks.mode == "augmented" else None
+        given = blocks.chunks(network.group, labels, training, checkpoint.step, subset, moved)
         train_to_end(trainer, recorder, given, epoch, stop, watch, jobs.threads)
         write(trainer, recorder, how, time.perf_counter() - began, watch)
         if stop.asked:  # whoever told it to end may take these files for unfinished ones
