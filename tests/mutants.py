@@ -28,7 +28,7 @@ TESTED = {  # below src/equireg/ and tests/
     "binding": ["test_binding"],
     "files": ["test_files"],
     "spelling": ["test_settings"],
-    "symmetry/groups": ["test_groups", "test_representations"],
+    "symmetry/groups": ["test_groups", "test_representations", "test_compact"],
     "symmetry/spaces": ["test_spaces"],
     "symmetry/invariants": ["test_spaces"],
     "training/batches": ["test_batches", "test_randomness"],

@@ -18,7 +18,7 @@ PACKAGE = SOURCES / "equireg"
 RANKS = {"symmetry": 1, "claims": 1, "training": 2, "library": 2, "figures": 2, "theory": 3}
 RANKS |= {"built": 3, "config": 3, "inventory": 4, "jobs": 5, "cli": 6, "__main__": 7}
 # The public doors: they lead to rooms, and no room goes through them.
-DOORS = {"equireg.groups", "equireg.representations"}
+DOORS = {"equireg.groups", "equireg.nonlinearities", "equireg.representations"}
 LONGEST = 400  # lines of a module; a longer one says why at its head
 
 

@@ -38,7 +38,7 @@ from equireg.jobs.check import check, read
 from equireg.plan import Block, Condition
 from equireg.settings import GridSettings, Mode, NetworkSettings
 from equireg.tables import trajectory_table, write_table
-from synthetic import distances, write_evaluation, write_experiment
+from synthetic import distances, write_ensembles, write_evaluation, write_experiment
 
 GAMMAS = (1e-4, 1e-2, 1e0, 1e2)
 START = 0.1
@@ -325,6 +325,7 @@ def test_the_end_is_a_window_and_not_a_step(tmp_path: Path) -> None:
     )
     write_evaluation(tmp_path, block, np.array([9.0], np.float32))
     grid = GridSettings(modes=("nominal",), gammas=(1.0,), seeds="0")
+    write_ensembles(tmp_path, grid)
     aggregate(tmp_path, grid)
     (measured,) = read(*tables_in(tmp_path)).values()
     assert (measured.end, measured.highest) == (0.5, 9)
