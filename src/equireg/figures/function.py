@@ -44,9 +44,9 @@ def function_figure(seen: Seen) -> Figure:
                 colour = colours[gamma]
                 panel.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
                 panel.plot(steps, median, color=colour, linewidth=1.4, marker="o", markersize=2)
-            if row is panels[0]:
-                panel.set_title(mode)
         row[0].set_ylabel(label)
+    for panel, mode in zip(panels[0], modes, strict=True):
+        panel.set_title(mode)
     if any((values > 0).any() for _, values in seen["equivariance_error"].values()):
         panels[0, 0].set_yscale("log")
     panels[1, 0].set_ylim(bottom=0)
