@@ -43,8 +43,8 @@ def drawn() -> dict[str, set[str]]:
             arrows.setdefault(name.strip(), set()).update(map(str.strip, below.split("&")))
     found = {name: {*below} for name, below in arrows.items()}
     for _ in found:
-        for below in found.values():
-            below.update(*(found.get(name, set()) for name in [*below]))
+        for reached in found.values():
+            reached.update(*(found.get(name, set()) for name in [*reached]))
     return found
 
 
