@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("Snakefile", "config.yaml", "workflow", "profiles", "slurm", "envs", "src", "tests/data")
+PARTS = (
+    *("Snakefile", "config.yaml", "workflow", "profiles", "slurm", "envs", "src"),
+    *("tests/data", "examples/networks"),
+)
 SMALL = ("--configfile", "workflow/presets/test.yaml")
 SUFFIXES = (
     "parquet",

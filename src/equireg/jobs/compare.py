@@ -53,6 +53,15 @@ QUANTITIES = (
 )
 
 
+LOSS = Quantity("test_loss", "test loss", logarithmic=True)  # where there is no accuracy
+
+
+def quantities_of(runs: pd.DataFrame) -> list[Quantity]:
+    """What is compared: of a regression the loss in place of accuracies."""
+    known = [q for q in QUANTITIES if runs[q.column].notna().any()]
+    return known if len(known) == len(QUANTITIES) else [*known, LOSS]
+
+
 @dataclass(frozen=True)
 class Interval:
     """A median over seeds and its bootstrap interval."""
@@ -104,6 +113,8 @@ def read(path: Path) -> pd.DataFrame:
     columns = ["mode", "gamma", "seed", *(quantity.column for quantity in QUANTITIES)]
     with open_parquet(path, columns) as file:
         table: pd.DataFrame = file.read(columns=columns).to_pandas()
+        if LOSS.column in file.schema_arrow.names:
+            table[LOSS.column] = file.read(columns=[LOSS.column]).to_pandas()
     return table.astype({"mode": str})
 
 
@@ -120,7 +131,7 @@ def read_critical(path: Path) -> Critical:
 def median_interval(values: np.ndarray, *role: str) -> Interval:
     """The median and its percentile bootstrap interval, by a generator of its own for ``role``."""
     median = float(np.median(values))
-    if len(values) < 2 or np.ptp(values) == 0:
+    if len(values) < 2 or not np.ptp(values) > 0:  # also NaN, of what is not known
         return Interval(median, median, median)
     found = bootstrap(
         (values,),
@@ -153,10 +164,11 @@ def gamma_figure(runs: pd.DataFrame, critical: Critical | None = None) -> Figure
     modes = [mode for mode in ("nominal", "augmented") if mode in own]
     rows = [[mode] for mode in modes] if len(experiments) > 1 else [modes]
     figure = Figure(figsize=(PAGE_WIDTH, 0.6 + 1.9 * len(rows)), layout="constrained")
-    panels = figure.subplots(len(rows), len(QUANTITIES), sharex=True, sharey="col", squeeze=False)
+    quantities = quantities_of(runs)
+    panels = figure.subplots(len(rows), len(quantities), sharex=True, sharey="col", squeeze=False)
     places = gamma_places(runs["gamma"].dropna())
     for row, shown in zip(panels, rows, strict=True):
-        for panel, quantity in zip(row, QUANTITIES, strict=True):
+        for panel, quantity in zip(row, quantities, strict=True):
             for i, experiment in enumerate(experiments):
                 here = runs[runs["experiment"] == experiment]
                 lone = len(experiments) == 1
@@ -169,7 +181,7 @@ def gamma_figure(runs: pd.DataFrame, critical: Critical | None = None) -> Figure
             _set_axes(panel, quantity, places)
         if len(rows) > 1:
             row[0].set_ylabel(shown[0])
-    for panel, quantity in zip(panels[0], QUANTITIES, strict=True):
+    for panel, quantity in zip(panels[0], quantities, strict=True):
         panel.set_title(quantity.label)
     figure.supxlabel(r"penalty $\gamma$", fontsize=8)
     handles: dict[str, Artist] = {}
@@ -205,7 +217,7 @@ def _draw(
     label: str,
 ) -> None:
     """A mode's medians with their intervals; the equivariant ones as a band over all gammas."""
-    if runs.empty or (mode == "equivariant" and quantity.logarithmic):
+    if runs.empty or (mode == "equivariant" and quantity in QUANTITIES[:2]):
         return  # its distance and error are 0 up to rounding
     name, style = str(runs["experiment"].iloc[0]), DASHES[mode]
     groups = {gamma: some[quantity.column].to_numpy() for *_, gamma, some in conditions(runs)}
@@ -262,7 +274,9 @@ def _set_axes(panel: Axes, quantity: Quantity, places: Mapping[float, float]) ->
 
 def report(runs: pd.DataFrame) -> str:
     """The table as markdown: medians with intervals, and what is gained on the same seed's twin."""
-    quantities = [(quantity.column, quantity.column.replace("_", " ")) for quantity in QUANTITIES]
+    quantities = [
+        (quantity.column, quantity.column.replace("_", " ")) for quantity in quantities_of(runs)
+    ]
     head = ["experiment", "mode", "gamma", "seeds", *(words for _, words in quantities)]
     head.append("accuracy, turned, minus equivariant")
     rows = []
@@ -276,7 +290,7 @@ def report(runs: pd.DataFrame) -> str:
         twins = runs[(runs["experiment"] == experiment) & (runs["mode"] == "equivariant")]
         paired = some.merge(twins, on="seed", suffixes=("", "_twin"))
         gain = (paired["test_accuracy_turned"] - paired["test_accuracy_turned_twin"]).to_numpy()
-        known = len(gain) > 0 and mode != "equivariant"
+        known = len(gain) > 0 and mode != "equivariant" and not np.isnan(gain).all()
         cells.append(_spell(median_interval(gain, "gain", *role), "+.4f") if known else "")
         rows.append(cells)
     percent = f"{100 * LEVEL:g} %"
