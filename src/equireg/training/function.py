@@ -14,7 +14,7 @@ from equireg.native import UnavailableError
 from equireg.settings import JobSettings
 from equireg.training.compiled import CompiledForward
 from equireg.training.network import Network
-from equireg.training.step import Trainable, scaled
+from equireg.training.step import Trainable
 from equireg.training.trainers import choose
 
 # images (count, ...) as they are stored -> outputs (runs, count, ...)
@@ -43,7 +43,7 @@ def reference_forward(network: Trainable, weights: Mapping[str, Tensor]) -> Forw
     runs = len(next(iter(weights.values())))
 
     def forward(images: Tensor) -> Tensor:
-        inputs = scaled(images, next(iter(weights.values())))
+        inputs = images / 255.0 if images.dtype == torch.uint8 else images
         with torch.no_grad():
             return network.forward(weights, inputs.expand(runs, *images.shape))
 
@@ -91,8 +91,7 @@ class Tally:
         loss and accuracy on the upright images; accuracy_turned over all turns by the group;
         prediction_change, the share of (image, element other than the identity) whose predicted
         class is not the upright image's; equivariance_error, the root of the mean of
-        |Phi(g x) - Phi(x)|^2 over these pairs, over that of |Phi(x)|^2 (``Equivariance.error``),
-        where Phi(g x) is moved back.
+        |Phi(g x) - Phi(x)|^2 over these pairs, over that of |Phi(x)|^2 (``Equivariance.error``).
         """
         sums = {
             name: torch.stack(parts).sum(0).double().cpu() for name, parts in self.parts.items()
