@@ -338,3 +338,31 @@ def test_layers_that_share_weights_are_tried_whichever_runs_first() -> None:
             return torch.as_tensor(self.late(self.early(x).relu()))
 
     assert warned(Shared()) == []
+
+
+class _Noted(nn.Module):
+    """Notes that it runs."""
+
+    def __init__(self, runs: list[int]) -> None:
+        super().__init__()
+        self.note: Callable[[int], None] = runs.append
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.note(1)
+        return x
+
+
+class _Shifted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.roll(1, -1)
+
+
+@pytest.mark.filterwarnings("ignore:symmetric weights")
+def test_sizes_are_given_up_at_the_first_function_that_breaks_the_symmetry() -> None:
+    """The search took minutes on networks of many layers that no size makes symmetric."""
+    runs = list[int]()
+    first = nn.Conv2d(1, 4, 3, 2, 1)  # breaks 8 x 8 pixels
+    model = nn.Sequential(first, _Shifted(), nn.Conv2d(4, 4, 3, padding=1), _Noted(runs))
+    with pytest.warns(UserWarning, match="no nearby size"):
+        Equivariance(model, "C4", torch.zeros(2, 1, 8, 8))
+    assert len(runs) == 1

@@ -30,12 +30,17 @@ ACCEPTED = (
 HALF = (torch.float16, torch.bfloat16)
 
 
+class Broken(Exception):  # noqa: N818
+    """A function breaks the symmetry, which was to be found out and nothing more."""
+
+
 class Following(Protocol):
     """What calls have to know of the pass that they are part of: a ``Follower``."""
 
     group: Group
     given: Mapping[str, Pair]
     sizes: bool
+    stop: bool
     broken: dict[str, str]
     asymmetric: dict[str, str]
     memory: dict[str, dict[Any, Any]]
@@ -243,11 +248,16 @@ class Call:
 
     def asymmetric(self, why: str) -> None:
         """Note that this function does not commute with the group."""
-        self._follower.asymmetric.setdefault(self.where, why)
+        self._note(self._follower.asymmetric, why)
 
     def broken(self, why: str) -> None:
         """Note that this function breaks the symmetry of the grid."""
-        self._follower.broken.setdefault(self.where, why)
+        self._note(self._follower.broken, why)
+
+    def _note(self, kept: dict[str, str], why: str) -> None:
+        kept.setdefault(self.where, why)
+        if self._follower.stop:
+            raise Broken(f"{self.where}: {why}")
 
     def run(self, values: Mapping[int, Tensor], result: int = 0) -> Tensor:
         """One of the results for other values of the arguments, by their ids."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor, nn
 
+from equireg.library.call import Broken
 from equireg.library.choices import all_refusals
 from equireg.library.normalization import FieldBatchNorm
 from equireg.library.outputs import Wanted, candidates, known_outputs
@@ -245,8 +246,9 @@ class Construction:
     def _works(self, resized: Tensor) -> bool:
         """Whether no layer breaks the grid of such a batch, and the model is symmetric there."""
         there = Features(self.input.channels, tuple(resized.shape[2:]))
-        found = trace(self.model, resized, there, self.given, sizes=False)
-        if found.broken or found.asymmetric:
+        try:
+            found = trace(self.model, resized, there, self.given, sizes=False, stop=True)
+        except Broken:
             return False
         found = restricted(found, self.input.group, self.subgroups)
         outputs = known_outputs(found, None, self.input.group)

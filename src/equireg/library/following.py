@@ -39,14 +39,21 @@ class Follower(TorchFunctionMode):
 
     spaces: the action on each parameter. broken, asymmetric: per layer, how its function breaks
     the symmetry of the grid, or otherwise does not commute with the group. outputs: what acts on
-    the outputs of modules, where it is the same at every call.
+    the outputs of modules, where it is the same at every call. sizes: whether to look for sizes
+    that work; stop: whether to raise ``Broken`` at the first function of broken or asymmetric.
     """
 
     def __init__(
-        self, model: nn.Module, group: Group, given: Mapping[str, Pair], sizes: bool
+        self,
+        model: nn.Module,
+        group: Group,
+        given: Mapping[str, Pair],
+        *,
+        sizes: bool = True,
+        stop: bool = False,
     ) -> None:
         super().__init__()
-        self.group, self.given, self.sizes = group, given, sizes
+        self.group, self.given, self.sizes, self.stop = group, given, sizes, stop
         self.spaces: dict[tuple[int, str], Space] = {}
         self.broken: dict[str, str] = {}
         self.asymmetric: dict[str, str] = {}

@@ -67,18 +67,20 @@ def trace(
     given: Mapping[str, Pair],
     *,
     sizes: bool = True,
+    stop: bool = False,
 ) -> Trace:
     """Run ``model`` on ``example`` in evaluation mode and say what acts on its parameters.
 
     example: a tensor, a tuple of arguments, or a dict of arguments by name. features: what acts on
     it, on each tensor by its name in ``trees.leaves(example)``; tensors without a name there are
     constants. given: per layer (input, output), or None for a layer to be left out. sizes: whether
-    to look for sizes that work where a layer breaks the grid. Raises ValueError for a layer whose
-    parameters cannot be placed, naming it and what to pass.
+    to look for sizes that work where a layer breaks the grid. stop: whether to raise ``Broken`` at
+    the first function that breaks the symmetry, where that is all that is asked. Raises ValueError
+    for a layer whose parameters cannot be placed, naming it and what to pass.
     """
     given = by_first_name(model, given)
     known = features if isinstance(features, Mapping) else {"": features}
-    follower = Follower(model, next(iter(known.values())).group, given, sizes)
+    follower = Follower(model, next(iter(known.values())).group, given, sizes=sizes, stop=stop)
     args, kwargs = _arguments(example)
     devices = [x.device for _, x in leaves(example) if x.device.type == "cuda"]
     with ExitStack() as stack:
