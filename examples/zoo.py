@@ -4,14 +4,18 @@ Of each model: accepted, accepted with warnings, or refused and why; and, after 
 far the model itself is from invariant under C4, in double precision on turned images, with weights
 rescaled layer by layer so that signals survive the depth. Needs timm, which this project does not
 install: ``pip install timm``, then ``python examples/zoo.py vit_tiny_patch16_224 swin_t``; without
-names, the smallest models of all families, which takes an hour on one core.
+names, the smallest models of all families, which takes some hours on one core. ``--into FILE`` adds
+the rows to a file and leaves out the models that are in it.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import copy
+import re
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -80,27 +84,56 @@ def error(model: nn.Module, images: Tensor) -> float:
 
 
 def judge(name: str) -> str:
-    """One row of the table."""
+    """One row of the table: at the model's own size, and at the one that a warning names."""
     torch.manual_seed(0)
     model, side = make(name)
     model.eval().double()
+    fresh = copy.deepcopy(model)
+    try:
+        off, said = tried(model, side)
+    except ValueError as refusal:
+        return f"| {name} | {side} | refused | | | {line(str(refusal))} |"
+    there = ""
+    if size := re.search(r"images of (\d+) x \d+ pixels work", said):
+        there = f"{tried(fresh, int(size[1]))[0]:.1e} at {size[1]}"
+    return f"| {name} | {side} | accepted | {off:.1e} | {there} | {line(said)} |"
+
+
+def tried(model: nn.Module, side: int) -> tuple[float, str]:
+    """The projected model's error at this size, and what was warned of."""
     images = torch.randn(2, 3, side, side, dtype=torch.float64)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        try:
-            eq = equireg.Equivariance(model, "C4", images)
-        except ValueError as refusal:
-            return f"| {name} | {side} | refused | | {str(refusal).splitlines()[0]} |"
+        eq = equireg.Equivariance(model, "C4", images)
     rescale(model, images)
     eq.project_()
-    said = "; ".join(str(w.message).splitlines()[-1].strip() for w in caught)
-    return f"| {name} | {side} | accepted | {error(model, images):.1e} | {said} |"
+    said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    return error(model, images), "; ".join(said)
+
+
+def line(text: str) -> str:
+    """A message as one cell."""
+    return re.sub(r"\s+", " ", text).replace("|", "/")[:400]
 
 
 def main() -> None:
-    print("| model | pixels | | error | |\n| --- | --- | --- | --- | --- |")
-    for name in sys.argv[1:] or families():
-        print(judge(name), flush=True)
+    parser = argparse.ArgumentParser(description="which models are followed, and how exactly")
+    parser.add_argument("names", nargs="*", help="of timm or torchvision; all families if none")
+    parser.add_argument("--into", type=Path, help="a file for the rows, gone on with if it exists")
+    options = parser.parse_args()
+    held = options.into.read_text() if options.into and options.into.exists() else ""
+    done = set(re.findall(r"^\| (\S+) \|", held, re.MULTILINE))
+    for name in options.names or families():
+        if name in done:
+            continue
+        try:
+            row = judge(name)
+        except Exception as failure:  # the model itself fails, or the library does: both are rows
+            row = f"| {name} | | failed | | | {type(failure).__name__}: {line(str(failure))} |"
+        print(row, flush=True)
+        if options.into:
+            with options.into.open("a") as file:
+                file.write(f"{row}\n")
 
 
 if __name__ == "__main__":
