@@ -17,7 +17,7 @@ from equireg.figures import style
 from equireg.figures.curves import Curve, decimate, series, thin
 from equireg.figures.figure2 import distance_figure
 from equireg.jobs.aggregate import aggregate
-from equireg.jobs.draw import draw
+from equireg.jobs.draw import draw, draw_function
 from equireg.plan import Condition
 from equireg.settings import GridSettings, Mode
 from equireg.tables import write_table
@@ -334,3 +334,19 @@ def test_a_thinned_median_keeps_its_ends_and_its_level() -> None:
     assert (np.diff(curve.steps) > 0).all()
     assert np.allclose(curve.distances[1:-1], 1e-3, rtol=0.15)
     assert np.isnan(thin(steps[:5], np.array([0.0, 1, 1, 1, 1]), 10).distances[0])
+
+
+def test_a_value_that_is_not_there_is_nan_where_that_is_said(tmp_path: Path) -> None:
+    """As of a regression, whose predictions are no classes: the other quantity is drawn."""
+    rows = {"mode": ["nominal"] * 2, "gamma": [0.1] * 2, "seed": [0] * 2, "step": [0, 1]}
+    changes = pa.array([None, None], pa.float64())
+    table = pa.table({**rows, "equivariance_error": [0.1, 0.2], "prediction_change": changes})
+    file = tmp_path / "function.parquet"
+    write_table(file, table, {"data": {"sha256": "0" * 64}})
+    ((_, steps, values),) = series(file, ["mode"], "prediction_change", missing=True)
+    assert steps.tolist() == [0, 1]
+    assert np.isnan(values).all()
+    with pytest.raises(ValueError, match="a prediction_change is null; expected a number"):
+        list(series(file, ["mode"], "prediction_change"))
+    draw_function(file, [tmp_path / "function.png"])
+    assert (tmp_path / "function.png").is_file()

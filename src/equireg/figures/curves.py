@@ -24,12 +24,12 @@ class Curve:
 
 
 def series(
-    path: Path, keys: list[str], value: str
+    path: Path, keys: list[str], value: str, missing: bool = False
 ) -> Iterator[tuple[tuple[Any, ...], np.ndarray, np.ndarray]]:
     """Consecutive rows of the table with equal ``keys``: the keys, the steps, the values.
 
     Reads one row group at a time and only the columns it needs. Raises ValueError, naming the
-    file, where a step or a value is missing.
+    file, where a step is missing, or a value; with ``missing`` such a value is NaN.
     """
     current: tuple[Any, ...] | None = None
     parts: list[tuple[np.ndarray, np.ndarray]] = []
@@ -37,13 +37,13 @@ def series(
     with open_parquet(path, needed) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=needed)
-            for name in ("step", value):
+            for name in ("step",) if missing else ("step", value):
                 if table[name].null_count:
                     raise ValueError(f"{path}: a {name} is null; expected a number; {REMEDY}")
             if not len(table):
                 continue
             steps, values = table["step"].to_numpy(), table[value].to_numpy()
-            bounds = [0, *_changes(table.select(keys)), len(steps)] if len(steps) else []
+            bounds = [0, *_changes(table.select(keys)), len(steps)]
             for start, stop in itertools.pairwise(bounds):
                 key = tuple(table[name][start].as_py() for name in keys)
                 if key != current and current is not None:

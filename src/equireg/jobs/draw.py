@@ -101,7 +101,8 @@ def draw_function(table: Path, outputs: Sequence[Path]) -> None:
     for quantity in QUANTITIES:
         runs: dict[Condition, list[np.ndarray]] = {}
         at: dict[Condition, np.ndarray] = {}
-        for (mode, gamma, _), steps, values in series(table, ["mode", "gamma", "seed"], quantity):
+        keys = ["mode", "gamma", "seed"]
+        for (mode, gamma, _), steps, values in series(table, keys, quantity, missing=True):
             if mode in MODES and not np.isnan(values.astype(float)).any():
                 runs.setdefault(Condition(mode, gamma), []).append(values)
                 at[Condition(mode, gamma)] = steps
