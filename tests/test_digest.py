@@ -261,7 +261,7 @@ def test_what_trains_is_in_its_digest() -> None:
         for file in (SOURCES / "equireg" / room).glob("*.py")
         if file.name != "__init__.py"
     }
-    # nobody trains with compact groups yet; a network of the user's own has a digest with modules in it
+    # nobody trains with compact groups yet; a network of the user's own has modules in its digest
     aside = {f"equireg.{name}" for name in ("symmetry.compact", "symmetry.nonlinearities")}
     aside.add("equireg.training.modules")
     assert every - aside <= set(TRAINING)
