@@ -7,6 +7,7 @@ can be found through it without Snakemake.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,25 @@ def combinations(sweep: Sweep) -> list[dict[str, Any]]:
     [{'training.epochs': 1, 'network.group': 'C4'}, {'training.epochs': 2, 'network.group': 'C4'}]
     """
     return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
+
+
+def spell_sweep(sweep: Sweep) -> str:
+    """A sweep on the command line: its keys and values as JSON."""
+    return json.dumps(dict(sweep))
+
+
+def parse_sweep(text: str) -> dict[str, list[Any]]:
+    """Inverse of ``spell_sweep``. Raises ValueError for anything but lists of values by key."""
+    try:
+        sweep = json.loads(text)
+    except ValueError:
+        sweep = None
+    sound = isinstance(sweep, dict) and all(isinstance(v, list) and v for v in sweep.values())
+    if not (sound and sweep):
+        raise ValueError(
+            f'over is {text!r}; accepted: lists of values by key, {{"training.epochs": [1, 2]}}'
+        )
+    return dict(sweep)
 
 
 def path(combination: Combination) -> Path:
