@@ -117,6 +117,7 @@ if workflow.is_main_process and not re.search(EVERYTHING, " ".join(["", *sys.arg
 # Where an experiment's results are. In a sweep the rules are the same ones, with the combination's
 # folder as a wildcard.
 RESULTS = "results/{experiment}" if chosen.sweep else f"results/{chosen.experiment}"
+NAME = "{wildcards.experiment}" if chosen.sweep else chosen.experiment  # in messages
 SWEEP = f"results/{chosen.experiment}"
 RUN = "{mode}/gamma-{gamma}/seeds-{seeds}"  # a block of runs, as plan.Block spells it
 BLOCK = f"results/{{experiment}}/runs/{RUN}"

@@ -37,7 +37,7 @@ if MISSING:
             # no input: fetch adds the sums of a data set that it sees for the first time
             list=str(HERE / "workflow/checksums.txt"),
         message:
-            f"Fetch the data set {DATA_SET}"
+            f"Fetch the data set {DATA_SET}".replace("{data}", "{wildcards.data}")
         shell:
             "python -m equireg fetch {params.options} --output {output.data} --sums {params.list}"
             " > {log} 2>&1"

@@ -76,7 +76,7 @@ rule compare:
         critical=lambda wildcards, input: (f"--critical {input.critical}" if input.critical else ""),
         source=job_digest("compare"),
     message:
-        f"Compare {', '.join((RESULTS, *chosen.compare))}"
+        f"Compare {', '.join((NAME, *chosen.compare))}"
     shell:
         "python -m equireg compare {params.tables} {params.critical} --output {output.table}"
         " --figure {output.pdf} --figure {output.png} > {log} 2>&1"

@@ -35,7 +35,7 @@ if UNPREDICTED:
             ),
             source=job_digest("predict"),
         message:
-            f"Predict figure 2 of {RESULTS} from its equivariant runs"
+            f"Predict figure 2 of {NAME} from its equivariant runs"
         shell:
             "python -m equireg predict --data {input.data} --initial {input.initial}"
             " --output {output.predictions} {params.options}"

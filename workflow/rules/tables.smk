@@ -22,7 +22,7 @@ rule aggregate:
         options=options(chosen.grid),
         source=job_digest("aggregate"),
     message:
-        f"Aggregate the runs of {RESULTS} into its tables"
+        f"Aggregate the runs of {NAME} into its tables"
     shell:
         "python -m equireg aggregate --experiment {params.experiment} {params.options}"
         " > {log} 2>&1"

@@ -19,7 +19,7 @@ rule inspect:
         options=options_of("network"),
         source=job_digest("inspect"),
     message:
-        f"Inspect the network of {RESULTS}"
+        f"Inspect the network of {NAME}"
     shell:
         "python -m equireg inspect --data {input.data} {params.options}"
         " --output {output.report} > {log} 2>&1"
