@@ -165,7 +165,7 @@ def folders(experiment: Path) -> None:
 def test_one_table_over_all(tmp_path: Path) -> None:
     folders(tmp_path)
     files = [tmp_path / name for name in ("sweep.parquet", "sweep.md", "sweep.png")]
-    sweep(tmp_path, OVER, *files[:2], files[2:])
+    sweep(tmp_path, OVER, files[0], files[1], files[2:])
     table = pq.read_table(files[0])
     assert table.column_names[:3] == [*OVER, "mode"]
     frame = table.to_pandas()
@@ -176,7 +176,7 @@ def test_one_table_over_all(tmp_path: Path) -> None:
     for file in files:
         assert binding.read(file)["runs"] == {"sweep": json.loads(spell_sweep(OVER))}
     before = [file.read_bytes() for file in files]
-    sweep(tmp_path, OVER, *files[:2], files[2:])
+    sweep(tmp_path, OVER, files[0], files[1], files[2:])
     assert [file.read_bytes() for file in files] == before
 
 
