@@ -23,7 +23,7 @@ STUDY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided 
 	start-1e-4 start-1e-2 start-1e-1 start-1e0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures quick report theory study status schema live test bench lint format docs clean
+.PHONY: help setup figures quick report theory study status schema live test bench lint format docs mutants clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -101,6 +101,12 @@ docs: setup ## build the documentation site from docs/ and the docstrings, into 
 	$(TELL) "made: the documentation site, in site/" \
 	"look: open site/index.html in a browser" \
 	"next: make help    # the other targets"
+
+mutants: setup ## change the code a little, 240 times, and see which changes no test sees; an hour or two
+	$(ENTER) OMP_NUM_THREADS=1 python tests/mutants.py && \
+	$(TELL) "made: nothing; each line above with an arrow is a change that no test saw" \
+	"look: docs/reliability.md, which has those that are known" \
+	"next: a test that sees it, or a reason there"
 
 clean: ## remove the environment and caches; results/ stays, and what Snakemake knows of it
 	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info

@@ -46,16 +46,21 @@ from equireg.digest import job_digest
 from equireg.inventory import Inventory, begin, check, configuration_text, redate, take
 from equireg.plan import (
     CRITICAL_SEEDS,
+    ENSEMBLES,
     block_name,
+    block_options,
     blocks,
     blocks_options,
+    conditions,
     critical_block,
     data_files,
     folders_but_for,
+    folders_but_for_conditions,
     options,
     predicted_seeds,
     runs_per_job,
     section,
+    seed_blocks,
     seen_blocks,
     seeds_option,
     train_options,
@@ -182,12 +187,18 @@ PROMISED = [
         f"results/{name}/{block.path}.{suffix}"
         for name in POINTS
         for block in blocks(chosen.grid)
-        for suffix in ("parquet", "safetensors", "json", "evaluation.parquet")
+        for suffix in (
+            "parquet",
+            "safetensors",
+            "json",
+            "function.parquet",
+            "evaluation.parquet",
+        )
     ),
     *expand(
         "results/{name}/{table}.parquet",
         name=POINTS,
-        table=["trajectories", "summary", "evaluation"],
+        table=["trajectories", "summary", "evaluation", "ensembles", "function"],
     ),
     *(f"results/{name}/network.md" for name in POINTS if POINTS[name].network.build),
 ]
@@ -214,9 +225,11 @@ else:
         ],
     )
     PROMISED += expand(
-        f"{RESULTS}/figures/{{figure}}",
-        figure=["figure2.pdf", "figure2.png", "figure2.html", "comparison.pdf", "comparison.png"],
+        f"{RESULTS}/figures/{{figure}}.{{suffix}}",
+        figure=["figure2", "function", "comparison"],
+        suffix=["pdf", "png"],
     )
+    PROMISED.append(f"{RESULTS}/figures/figure2.html")
 
 
 rule all:

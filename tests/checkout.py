@@ -13,9 +13,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("Snakefile", "config.yaml", "workflow", "profiles", "slurm", "envs", "src", "tests/data")
+PARTS = (
+    *("Snakefile", "config.yaml", "workflow", "profiles", "slurm", "envs", "src"),
+    *("tests/data", "examples/networks"),
+)
 SMALL = ("--configfile", "workflow/presets/test.yaml")
-SUFFIXES = ("parquet", "safetensors", "json", "evaluation.parquet")  # of a block
+SUFFIXES = (
+    "parquet",
+    "safetensors",
+    "json",
+    "function.parquet",
+    "evaluation.parquet",
+)  # of a block
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))} | {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     "COLUMNS": "200",

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from equireg.binding import options
-from equireg.plan import Block, blocks
+from equireg.jobs.train import function_table
+from equireg.plan import ENSEMBLES, Block, blocks, conditions
 from equireg.settings import (
     UNREAD,
     GridSettings,
@@ -19,7 +20,7 @@ from equireg.settings import (
     TrainingSettings,
 )
 from equireg.spelling import spell_seeds
-from equireg.tables import RUN_FIELDS, run_columns, trajectory_table, write_table
+from equireg.tables import ENSEMBLE_SCHEMA, RUN_FIELDS, run_columns, trajectory_table, write_table
 
 LAYERS = {"conv1": 96, "conv2": 1536, "linear": 5760}  # dimensions of E-perp
 
@@ -81,6 +82,7 @@ def write_block(experiment: Path, block: Block, steps: int, perturbation: float 
     path = experiment / block.path.with_name(block.name + ".parquet")
     made = binding(block, perturbation)
     write_table(path, trajectory_table(block.mode, block.gamma, block.seeds, metrics), made)
+    write_function(experiment, block, steps, perturbation)
     write_evaluation(experiment, block, metrics["distance"][:, -1], perturbation)
 
 
@@ -101,9 +103,30 @@ def write_evaluation(
     )
 
 
+def write_function(experiment: Path, block: Block, steps: int, perturbation: float = 1e-3) -> None:
+    """Two looks at each run: what a gamma leaves, and more of it in the nominal mode."""
+    size = 0.0 if block.gamma is None else {"nominal": 1.0, "augmented": 0.1}[block.mode]
+    seen = np.array([[[0, size / 2, size / 3], [steps, size, size / 2]]] * len(block.seeds))
+    table = function_table(block.mode, block.gamma, block.seeds, seen)
+    path = experiment / block.path.with_name(f"{block.name}.function.parquet")
+    write_table(path, table, binding(block, perturbation))
+
+
+def write_ensembles(experiment: Path, grid: GridSettings, perturbation: float = 1e-3) -> None:
+    """Of each mode and gamma one, of all seeds."""
+    for (mode, gamma), group in conditions(grid).items():
+        seeds = [seed for block in group for seed in block.seeds]
+        row = {"mode": mode, "gamma": gamma, "members": len(seeds), "seeds": spell_seeds(seeds)}
+        row |= dict.fromkeys(ENSEMBLE_SCHEMA.names[4:], 0.5)
+        table = pa.Table.from_pylist([row], schema=ENSEMBLE_SCHEMA)
+        made = binding(group[0], perturbation)
+        write_table(experiment / group[0].path.with_name(ENSEMBLES), table, made)
+
+
 def write_experiment(
     experiment: Path, grid: GridSettings, steps: int, perturbation: float = 1e-3
 ) -> None:
     """Every block of ``grid``."""
     for block in blocks(grid):
         write_block(experiment, block, steps, perturbation)
+    write_ensembles(experiment, grid, perturbation)

@@ -22,7 +22,13 @@ from synthetic import distances, write_block, write_experiment
 
 STEPS = 50
 GRID = GridSettings(gammas=(1.0, 1e-2), seeds="0-4", seeds_per_job=2)
-TABLES = ("trajectories.parquet", "summary.parquet", "evaluation.parquet")
+TABLES = (
+    "trajectories.parquet",
+    "summary.parquet",
+    "evaluation.parquet",
+    "ensembles.parquet",
+    "function.parquet",
+)
 BLOCK = Path("runs/augmented/gamma-1e-2/seeds-002-003.parquet")
 
 

@@ -72,7 +72,7 @@ def test_grey_images_need_no_axis_of_channels(tmp_path: Path) -> None:
 
 def test_numbers_are_for_networks_of_ones_own(tmp_path: Path) -> None:
     fetch(written(tmp_path, "npz", VECTORS), tmp_path / "d.safetensors", None)
-    found = load_dataset(tmp_path / "d.safetensors", NetworkSettings(), own=True)
+    found = load_dataset(tmp_path / "d.safetensors", NetworkSettings(build="mine.py:network"))
     assert np.array_equal(found.train_labels, VECTORS["train_labels"].astype(np.float32))
     with pytest.raises(ValueError, match=r"test_images are float32 numbers; expected pixels"):
         load_dataset(tmp_path / "d.safetensors", NetworkSettings())
@@ -81,7 +81,7 @@ def test_numbers_are_for_networks_of_ones_own(tmp_path: Path) -> None:
 def test_masks(tmp_path: Path) -> None:
     masks = {n: np.zeros((len(a), 1, 8, 8)) if "labels" in n else a for n, a in COLOUR.items()}
     fetch(written(tmp_path, "npz", masks), tmp_path / "d.safetensors", None)
-    found = load_dataset(tmp_path / "d.safetensors", NetworkSettings(), own=True)
+    found = load_dataset(tmp_path / "d.safetensors", NetworkSettings(build="mine.py:network"))
     assert found.test_labels.shape == (3, 1, 8, 8)
 
 

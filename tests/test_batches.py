@@ -119,3 +119,18 @@ def test_a_later_first_step_leaves_out_those_before_it(first: int, augmentation:
     later = list(batches(point_group("C4"), "augmented", [0, 1], LABELS, training, 1, first))
     for found, expected in zip(later, every[first:], strict=True):
         assert all(map(torch.equal, found, expected))
+
+
+def test_a_group_of_two_turns_images_too() -> None:
+    group, training = point_group("C2"), TrainingSettings(batch_size=10, epochs=1)
+    rows, labels = next(batches(group, "augmented", [0], LABELS, training, 9))
+    images = turned(IMAGES, elements(group, "augmented"))[rows]
+    pairs = zip(images.flatten(0, 2), labels.flatten(), strict=True)
+    assert {turn_of(image, IMAGES[label]) for image, label in pairs} == {0, 2}
+
+
+def test_the_channels_of_an_image_turn_together() -> None:
+    colours = torch.cat([IMAGES[:4], IMAGES[4:8], IMAGES[8:12]], 1)
+    every = turned(colours, point_group("C4").elements).view(4, 4, 3, SIDE, SIDE)
+    for image, turns in zip(colours, every, strict=True):
+        assert all(torch.equal(turns[k], torch.rot90(image, k, (1, 2))) for k in range(4))

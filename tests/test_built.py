@@ -139,9 +139,9 @@ def test_from_start_to_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     twin = jobs.train("e", "equivariant", None, "0-1", *more)
     free = jobs.train("n", "nominal", "0.1", "0-1", *more)
     for block in (twin, free):
-        words = ["--block", block, "--twin", twin.with_suffix(".safetensors"), "--data", jobs.data]
-        jobs.run("evaluate", *words, *jobs.network, "--output", block.with_name("e.parquet"))
-    inside, outside = (pd.read_parquet(b.with_name("e.parquet")) for b in (twin, free))
+        words = ["--block", block, "--twins", twin.parent, "--data", jobs.data]
+        jobs.run("evaluate", *words, *jobs.network)
+    inside, outside = (pd.read_parquet(b.with_suffix(".evaluation.parquet")) for b in (twin, free))
     assert (inside["equivariance_error"] < 1e-5).all()
     assert (outside["equivariance_error"] > 1e-3).all()
     assert (inside["test_accuracy"] > 0.3).all()  # ten classes
@@ -173,12 +173,12 @@ REFUSED = {
     "{'module': nn.Linear(2, 2), 'los': 1}": "returned the key 'los'; accepted: module, group,",
     "nn.Sequential(nn.Conv2d(1, 4, (1, 3)), nn.Flatten(), nn.LazyLinear(10))": "is refused: ",
     "nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 7))": (
-        r"the outputs have shape \(8, 7\) for 8 images; accepted: \(8, 10\), a number per class"
+        r"the outputs have shape \(8, 7\) for 8 samples; accepted: \(8, 10\), a number per class"
     ),
     "nn.Sequential(nn.Conv2d(1, 10, 3), nn.AdaptiveAvgPool2d(1))": (
         r"the outputs have shape \(8, 10, 1, 1\)"
     ),
-    "{'module': GOOD, 'loss': lambda y, t: y.mean()}": r"the loss has shape \(\) for 8 images",
+    "{'module': GOOD, 'loss': lambda y, t: y.mean()}": r"the loss has shape \(\) for 8 samples",
     "{'module': GOOD, 'loss': lambda y, t: y[t, t, t]}": "its loss failed .*IndexError",
     "{'module': GOOD, 'loss': lambda y, t: 0 * y.sum(1)}": "does not depend on the parameters",
 }
@@ -226,3 +226,37 @@ def test_inspect_prints_layers_and_dimensions(
     assert "| 0.weight | 8 x 1 x 3 x 3 | 18 | 54 |" in capsys.readouterr().out
     jobs.run("inspect", "--channels", "3")
     assert "| conv1 | 3 x 1 x 3 x 3 | 9 | 18 |" in capsys.readouterr().out
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "networks"
+
+
+def test_vectors_and_targets_move_with_the_group() -> None:
+    """In E the outputs of moved inputs, moved back, are those of the inputs: exact on vectors."""
+    network = build(NetworkSettings(build=f"{EXAMPLES}/perceptron.py:network")).network
+    random = torch.Generator().manual_seed(0)
+    x, y = torch.randn(5, 12, generator=random), torch.randn(5, 2, generator=random)
+    moved, targets = network.orbit(x), network.target_orbit(y)
+    assert targets is not None
+    assert (moved.shape, targets.shape) == ((60, 12), (60, 2))
+    assert torch.equal(moved[::12], x)  # the identity comes first
+    weights = {name: w.unsqueeze(0) for name, w in network.initial(0, "gaussian").items()}
+    each = moved.double().view(5, 12, 12).transpose(0, 1)
+    outputs = torch.stack([network.forward(weights, some[None]) for some in each])
+    size = float(outputs.abs().max())
+    assert float((network.back(outputs) - outputs[0]).abs().max()) < 1e-5 * size
+    assert float((outputs[1:] - outputs[0]).abs().max()) > 0.1 * size
+    pairs = zip(outputs, targets.view(5, 12, 2).unbind(1), strict=True)
+    losses = torch.stack([network.loss(o, t[None]) for o, t in pairs])
+    assert torch.allclose(losses, losses[:1].expand_as(losses), atol=1e-5)  # Fact A, image by image
+
+
+@pytest.mark.parametrize("name", ["p4cnn", "transformer"])
+def test_examples_are_accepted_and_invariant_in_e(name: str) -> None:
+    built = build(NetworkSettings(build=f"{EXAMPLES}/{name}.py:network"))
+    assert built.findings == ()
+    weights = {n: w.unsqueeze(0) for n, w in built.network.initial(0, "gaussian").items()}
+    turned = built.network.orbit(images(2, 28)).double().view(2, 4, 1, 28, 28).transpose(0, 1) / 255
+    outputs = torch.stack([built.network.forward(weights, some[None]) for some in turned])
+    assert torch.allclose(outputs, outputs[:1].expand_as(outputs), atol=1e-5)
+    assert outputs.std() > 1e-3

@@ -38,7 +38,7 @@ from equireg.jobs.check import check, read
 from equireg.plan import Block, Condition
 from equireg.settings import GridSettings, Mode, NetworkSettings
 from equireg.tables import trajectory_table, write_table
-from synthetic import distances, write_evaluation, write_experiment
+from synthetic import distances, write_ensembles, write_evaluation, write_experiment, write_function
 
 GAMMAS = (1e-4, 1e-2, 1e0, 1e2)
 START = 0.1
@@ -324,7 +324,9 @@ def test_the_end_is_a_window_and_not_a_step(tmp_path: Path) -> None:
         {},
     )
     write_evaluation(tmp_path, block, np.array([9.0], np.float32))
+    write_function(tmp_path, block, 3000)
     grid = GridSettings(modes=("nominal",), gammas=(1.0,), seeds="0")
+    write_ensembles(tmp_path, grid)
     aggregate(tmp_path, grid)
     (measured,) = read(*tables_in(tmp_path)).values()
     assert (measured.end, measured.highest) == (0.5, 9)
@@ -365,7 +367,7 @@ def nulled(table: pa.Table, name: str, value: object = None) -> pa.Table:
         (2, lambda t: nulled(t, "highest_distance"), "a highest_distance is null; expected a num"),
         (2, lambda t: nulled(t, "prediction_change", np.inf), "a prediction_change is inf; exp"),
         (2, lambda t: nulled(t, "seed"), "a seed is null; expected a whole number; "),
-        (0, lambda t: nulled(t, "step"), "step that is missing or a distance that is not finite"),
+        (0, lambda t: nulled(t, "step"), "a step is null; expected a number; "),
         (0, lambda t: nulled(t, "distance", np.nan), "seed 0 of augmented at gamma 1e0 has a ste"),
         *(
             (

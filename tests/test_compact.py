@@ -9,7 +9,6 @@ import pytest
 import scipy.linalg
 import torch
 
-from equireg.library.equivariance import Equivariance
 from equireg.symmetry.compact import (
     SPACE,
     angular_momentum,
@@ -212,9 +211,6 @@ def test_what_acts_on_grids_and_on_functions_is_finite() -> None:
         grid(symmetric(3), 3)
     with pytest.raises(ValueError, match=r"C3 is finite and has no Lie algebra"):
         from_generators(cyclic(3), [[1, 2, 0]], "turns", np.zeros((0, 3, 3)))
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4))
-    with pytest.raises(ValueError, match=r"group is O\(3\), which is not finite"):
-        Equivariance(model, O3, torch.rand(2, 3), input=defining(O3))
     with pytest.raises(ValueError, match=r"SO\(2\) is not finite; accepted: finite groups"):
         Network(SO2, [])
 

@@ -55,6 +55,16 @@ def test_the_interval_is_that_of_the_median() -> None:
     assert median_interval(np.array([2.0]), "test").low == 2.0
 
 
+def test_a_regression_shows_its_loss_in_place_of_accuracies(tmp_path: Path) -> None:
+    runs = read(write_evaluation(tmp_path / "a.parquet", ALL)).assign(experiment="a")
+    runs["test_loss"] = runs["equivariance_error"] + 0.1
+    runs[["test_accuracy", "test_accuracy_turned"]] = np.nan
+    titles = [panel.get_title() for panel in gamma_figure(runs).axes]
+    assert titles == [r"distance to $\mathcal{E}$", "equivariance error", "test loss"]
+    assert "test loss" in report(runs)
+    assert "nan" not in report(runs)
+
+
 def test_one_experiment_shows_its_modes(tmp_path: Path) -> None:
     runs = read(write_evaluation(tmp_path / "a.parquet", ALL)).assign(experiment="a")
     figure = gamma_figure(runs)

@@ -135,6 +135,8 @@ def test_every_preset_in_the_readme_is_accepted_and_every_call_of_snakemake_plan
 ) -> None:
     copy_repository(tmp_path)
     (tmp_path / "bars.npz").touch()
+    (tmp_path / "results/data").mkdir(parents=True)
+    (tmp_path / "results/data/sensors-made.safetensors").touch()
     monkeypatch.chdir(tmp_path)
     presets = [block for block in blocks("README.md") if block.startswith("experiment: ")]
     for preset in reversed(presets):  # the first one stays

@@ -401,6 +401,7 @@ def test_augmentation_of_integers_of_another_size_and_targets() -> None:
     eq, _, _ = build("cnn C4")
     batch = (images(5, 2, 12, 12) * 255).to(torch.uint8)
     elements = eq.draw(5, torch.Generator().manual_seed(3))
+    assert isinstance(elements, Tensor)
     moved = eq.act(elements, batch)
     assert moved.dtype == torch.uint8
     for i, g in enumerate(elements.tolist()):

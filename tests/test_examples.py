@@ -65,3 +65,20 @@ def test_benchmark(data: Path) -> None:
     assert "nominal" in output
     output = run("examples/benchmark.py", "cost", "--side", "33", "--rounds", "1")
     assert len(re.findall(r": [+-][\d.]+% \(median of 1\)", output)) == 3
+
+
+def test_the_example_of_compact_groups(tmp_path: Path) -> None:
+    """README's, as it is copied; with the numbers that the text before it says."""
+    text = (ROOT / "README.md").read_text()
+    (code,) = (
+        block
+        for block in re.findall(r"```python\n(.*?)```", text, re.S)
+        if "orthogonal(3)" in block
+    )
+    path = tmp_path / "example.py"
+    path.write_text(code)
+    output = run(path)
+    assert "dim E 57 of 1389" in output
+    before, after = (float(x) for x in re.findall(r"error (\S+)$", output, re.M))
+    assert before == 1
+    assert after < 1e-6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -25,6 +26,26 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "one" / "two" / "x.txt", "text")
+    assert (tmp_path / "one" / "two" / "x.txt").read_text() == "text"
+
+
+def test_a_full_disk_names_the_file_and_the_remedy_once(tmp_path: Path) -> None:
+    """Also where one file is written while another is: the inner one is named."""
+
+    def fill() -> None:
+        with atomic(tmp_path / "outer"), atomic(tmp_path / "inner"):
+            raise RuntimeError(f"writing failed: {os.strerror(errno.ENOSPC)}")
+
+    with pytest.raises(OSError, match="make room and run the workflow again: ") as error:
+        fill()
+    assert error.value.errno == errno.ENOSPC
+    assert str(error.value).count("make room") == 1
+    assert str(tmp_path / "inner") in str(error.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(

@@ -84,7 +84,9 @@ def trained(jobs: Jobs, disk: Path) -> list[object]:
 def evaluated(jobs: Jobs, disk: Path) -> list[object]:
     if not jobs.output("y").exists():
         jobs.train("y", "nominal", "1e-2", "0-1", "--step", "reference")
-    files = ["--block", jobs.output("y"), "--data", jobs.data, "--output", disk / "y.parquet"]
+    for suffix in (".parquet", ".safetensors"):
+        shutil.copy(jobs.output("y").with_suffix(suffix), disk)
+    files = ["--block", disk / jobs.output("y").name, "--data", jobs.data]
     return ["evaluate", *files, *jobs.network, "--step", "reference"]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from equireg.symmetry.groups import (
     GENERATORS,
+    dihedral,
     grid_permutations,
     permutation_matrices,
     point_group,
@@ -84,3 +85,10 @@ def test_inverses() -> None:
     group = point_group("D4")
     inverse = group.inverse(group.numbered(np.arange(8)))
     assert (group.elements @ group.elements[inverse.index] == np.eye(2)).all()
+
+
+def test_the_mean_over_a_finite_group_is_over_all_its_elements() -> None:
+    elements, weights = dihedral(5).quadrature(3)
+    assert len(elements) == len(weights) == 10
+    assert weights.sum() == pytest.approx(1)
+    assert np.ptp(weights) == 0

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from equireg.library.equivariance import Equivariance
 from equireg.representations import vectors
-from equireg.symmetry.compact import rotations
 from equireg.symmetry.groups import Group, cyclic, point_group, symmetric
 from equireg.symmetry.representations import defining, grid, regular
 
@@ -160,14 +159,6 @@ def test_a_group_that_moves_nothing_is_refused(group: Group) -> None:
 def test_what_is_refused(model: Any, example: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Equivariance(model, "C4", example, **options)
-
-
-def test_groups_that_are_not_finite_are_refused() -> None:
-    """Their elements cannot all be tried, nor averaged over."""
-    plane = rotations(2)
-    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
-    with pytest.raises(ValueError, match=r"group is SO\(2\), which is not finite; accepted"):
-        Equivariance(model, plane, torch.zeros(2, 2), input=defining(plane))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")

@@ -225,7 +225,9 @@ def test_a_layer_that_commutes_with_a_subgroup_only() -> None:
     eq.project_()
     assert eq.error(BATCH).relative < 1e-12 < before
     assert eq.error(BATCH, eq.symmetrized()).relative < 1e-12
-    drawn = eq.draw(100, torch.Generator().manual_seed(0)).unique().tolist()
+    numbers = eq.draw(100, torch.Generator().manual_seed(0))
+    assert isinstance(numbers, torch.Tensor)
+    drawn = numbers.unique().tolist()
     assert len(drawn) == 2
     turned = eq.act(drawn[1], BATCH)
     assert torch.equal(turned, BATCH.flip(2, 3))

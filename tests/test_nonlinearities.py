@@ -80,6 +80,7 @@ def test_two_vectors_make_a_number_a_vector_and_a_tensor() -> None:
     assert Products(vectors, vectors).output.size == 9
     found = Products(2 * vectors, vectors).output
     assert len(found.summands) == 2
+    assert len(Products(2 * vectors, 2 * vectors).output.kinds) == 1  # one basis for all four
     outer = Products(vectors, vectors)(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 1.0, 0.0]))
     assert outer.tolist() == [0, 1, 0, 0, 2, 0, 0, 3, 0]
 

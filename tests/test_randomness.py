@@ -45,6 +45,8 @@ def first_numbers() -> dict[str, list[float]]:
         training=TrainingSettings(),
         network=network,
         seeds=SEEDS,
+        subset=None,
+        own=None,
     )
     for mode, role, step in itertools.product(free, ("a", "b"), (0, 5)):
         prediction.mode = mode

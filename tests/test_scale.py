@@ -21,7 +21,7 @@ from checkout import copy_repository, snakemake
 from equireg.plan import blocks, options
 from equireg.settings import GridSettings, Mode
 from equireg.tables import trajectory_table, write_table
-from synthetic import binding, distances, write_evaluation
+from synthetic import binding, distances, write_ensembles, write_evaluation, write_function
 
 GAMMAS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0, 1e1, 1e2)
 FREE: tuple[Mode, ...] = ("augmented", "nominal")
@@ -42,6 +42,8 @@ def write_blocks(experiment: Path, grid: GridSettings, steps: int) -> None:
             path = experiment / block.path.with_name(f"{block.name}.parquet")
             write_table(path, trajectory_table(mode, gamma, block.seeds, metrics), binding(block))
             write_evaluation(experiment, block, metrics["distance"][:, -1])
+            write_function(experiment, block, steps)
+    write_ensembles(experiment, grid)
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:

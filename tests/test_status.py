@@ -40,13 +40,15 @@ def write(folder: Path, block: Block, *suffixes: str) -> None:
 def log(folder: Path, block: Block, job: str, text: str, age: float = 0) -> Path:
     below = block.path.relative_to("runs")
     file = folder / "logs" / job / below.with_name(f"{block.name}.log")
+    if job == "evaluate":  # of all seeds
+        file = file.parent.with_name(f"{file.parent.name}.log")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     os.utime(file, (time.time() - age,) * 2)
     return file
 
 
-TRAINED = ("parquet", "safetensors", "json")
+TRAINED = ("parquet", "safetensors", "json", "function.parquet")
 
 
 def printed(results: Path, grid: GridSettings) -> str:

@@ -17,7 +17,7 @@ from equireg.randomness import generator
 from equireg.settings import NetworkSettings, Support
 from equireg.symmetry.representations import Representation
 from equireg.tables import trajectory_table, write_table
-from equireg.theory import cases, theorems
+from equireg.theory import cases, theorems, tube
 from equireg.theory.facts import all_facts, fact_a, fact_b, lemma, unit, zero_directions
 from equireg.theory.flows import SETTLED, descend, plateau, settle, swift_steps
 from equireg.theory.measurement import Measurement, table
@@ -295,10 +295,11 @@ def test_a_measurement_that_is_no_number_has_not_held() -> None:
 
 @pytest.mark.slow
 def test_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"NODES": 4, "CHANNELS": (2,), "GRAPHS": 16, "TURNED": 16}
+    small = {"NODES": 4, "CHANNELS": (2,), "GRAPHS": 16, "TURNED": 16, "IMAGES": 3, "PAIRS": 2}
     for name, value in {**small, "LONGEST": 500, "LONGEST_SMALL": 500}.items():
         monkeypatch.setattr(cases, name, value)
     monkeypatch.setattr(theorems, "LONGEST", 500)
+    monkeypatch.setattr(tube, "LONGEST", 10)
     random = np.random.default_rng(0)
     pixels = torch.from_numpy(random.integers(256, size=(40, 1, 12, 12), dtype=np.uint8))
     labels = torch.from_numpy(random.integers(4, size=40, dtype=np.uint8))
@@ -316,7 +317,14 @@ def test_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     theory(SMALL, data, [block], tmp_path / "theory.parquet", tmp_path / "theory.md", figures)
     rows = pq.read_table(tmp_path / "theory.parquet").to_pylist()
     assert {row["support"] for row in rows} == {"full", "cross", "lopsided"}
-    assert {row["network"] for row in rows} == {"convolutional", "perceptron"}
+    assert {row["network"] for row in rows} == {
+        "convolutional",
+        "convolutional, affine layers",
+        "convolutional, regular channels",
+        "perceptron",
+        "segmentation",
+        "tensors",
+    }
     assert "trained, augmented, gamma 1e-2, seed 0" in {row["point"] for row in rows}
     first_order = ("by the linear system", "measured rate")  # hold where perturbations are small
     failed = [r["quantity"] for r in rows if not r["held"]]

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from equireg.settings import NetworkSettings
@@ -62,8 +63,13 @@ def test_a_subset_and_images_held_out(jobs: Jobs) -> None:
     assert np.allclose(rows["loss"], pq.read_table(alone)["loss"], rtol=1e-5)
     words = ["evaluate", "--block", block, "--data", jobs.data, *jobs.network]
     with pytest.raises(RuntimeError, match=r"data.train_images is null, but 20 in"):
-        jobs.run(*words, "--output", jobs.folder / "e.parquet")
-    jobs.run(*words, "--output", jobs.folder / "e.parquet", *chosen)
+        jobs.run(*words)
+    jobs.run(*words, *chosen)
+    found = pq.read_table(block.with_suffix(".evaluation.parquet")).to_pandas()
+    held_out = found.filter(like="validation")
+    assert held_out.shape == (3, 7)
+    assert held_out.notna().to_numpy().all()
+    assert (found["validation_accuracy"] != found["test_accuracy"]).any()
     with pytest.raises(RuntimeError, match="train_images is 241; accepted: at most 240"):
         jobs.train("c", "augmented", "1e-2", "0-2", "--train-images", 241, "--validation", 0.2)
 
@@ -172,9 +178,8 @@ def test_evaluation(jobs: Jobs) -> None:
     rows = {}
     for block in (equivariant, nominal):
         output = block.with_suffix(".evaluation.parquet")
-        twin = ["--twin", equivariant.with_suffix(".safetensors")]
-        files = ["--data", jobs.data, "--output", output]
-        jobs.run("evaluate", "--block", block, *twin, *files, *NETWORK)
+        words = ["--twins", equivariant.parent, "--data", jobs.data]
+        jobs.run("evaluate", "--block", block, *words, *NETWORK)
         rows[block] = pq.read_table(output).to_pandas()
     invariant, free = rows[equivariant], rows[nominal]
     assert list(free["seed"]) == [0, 1]
@@ -195,15 +200,15 @@ def test_evaluation(jobs: Jobs) -> None:
     last = pq.read_table(nominal)["loss"].to_numpy().reshape(2, 60)[:, -1]
     assert np.allclose(free["final_loss"], last)
 
-    lone = nominal.with_suffix(".lone.parquet")
-    jobs.run("evaluate", "--block", nominal, "--data", jobs.data, "--output", lone, *NETWORK)
+    lone = nominal.with_suffix(".evaluation.parquet")
+    jobs.run("evaluate", "--block", nominal, "--data", jobs.data, *NETWORK)
     assert pq.read_table(lone)["twin_distance"].null_count == 2
 
 
 def test_accuracy_is_that_of_the_logits_written_out(jobs: Jobs) -> None:
     block = jobs.train("a", "nominal", "0", "5")
     output = block.with_suffix(".evaluation.parquet")
-    jobs.run("evaluate", "--block", block, "--data", jobs.data, "--output", output, *NETWORK)
+    jobs.run("evaluate", "--block", block, "--data", jobs.data, *NETWORK)
     row = pq.read_table(output).to_pylist()[0]
     weights = load_file(block.with_suffix(".safetensors"))
     data = load_file(jobs.data)
@@ -222,6 +227,54 @@ def test_accuracy_is_that_of_the_logits_written_out(jobs: Jobs) -> None:
     turned = torch.stack(logits)
     error = (turned[1:] - turned[0]).norm() / (3**0.5 * turned[0].norm())
     assert row["equivariance_error"] == pytest.approx(error.item(), rel=1e-5)
+
+
+def test_projected_averaged_and_ensembles(jobs: Jobs) -> None:
+    """Against outputs written out, of two blocks of one mode and gamma."""
+    blocks = [
+        jobs.train(name, "nominal", "1e-2", seeds) for name, seeds in (("a", "0-1"), ("b", "2"))
+    ]
+    for suffix in (".parquet", ".safetensors"):
+        shutil.copy(blocks[1].with_suffix(suffix), blocks[0].with_name(f"more{suffix}"))
+    blocks[1] = blocks[0].with_name("more.parquet")
+    words = [word for block in blocks for word in ("--block", block)]
+    jobs.run("evaluate", *words, "--data", jobs.data, *NETWORK)
+    tables = [pq.read_table(b.with_suffix(".evaluation.parquet")).to_pandas() for b in blocks]
+    rows = {row["seed"]: row for table in tables for _, row in table.iterrows()}
+    data, network = load_file(jobs.data), Network.of(NetworkSettings(channels=(3, 3)))
+    labels = data["test_labels"].long()
+    turns = [torch.rot90(data["test_images"], k, (2, 3))[None] / 255.0 for k in range(4)]
+    every = []
+    for block in blocks:
+        held = load_file(block.with_suffix(".safetensors"))
+        for i, seed in enumerate(held["seeds"].tolist()):
+            weights = {name: held[name][i : i + 1] for name in network.spaces}
+            inside = {n: s.project(weights[n].double()).float() for n, s in network.spaces.items()}
+            outputs = torch.stack([network.forward(weights, images)[0] for images in turns])
+            projected = torch.stack([network.forward(inside, images)[0] for images in turns])
+            assert torch.allclose(projected, projected[:1].expand_as(projected), atol=1e-4)
+            for name, found in (("averaged", outputs.mean(0)), ("projected", projected[0])):
+                accuracy = (found.argmax(1) == labels).double().mean().item()
+                loss = F.cross_entropy(found, labels).item()
+                assert rows[seed][f"test_{name}_accuracy"] == pytest.approx(accuracy)
+                assert rows[seed][f"test_{name}_loss"] == pytest.approx(loss, rel=1e-4)
+            every.append(outputs)
+
+    ensembles = pq.read_table(blocks[0].with_name("ensembles.parquet")).to_pandas()
+    assert ensembles["members"].tolist() == [1, 1, 1, 2, 3]
+    assert ensembles["seeds"].tolist() == ["0", "1", "2", "0-1", "0-2"]
+    for _, row in ensembles.iterrows():
+        first = int(row["seeds"].split("-")[0])
+        mean = torch.stack(every[first : first + row["members"]]).mean(0).double()
+        assert row["test_accuracy"] == (mean[0].argmax(1) == labels).double().mean().item()
+        error = (mean[1:] - mean[0]).norm() / (3**0.5 * mean[0].norm())
+        assert row["equivariance_error"] == pytest.approx(error.item(), rel=1e-4)
+        if row["members"] == 1:
+            for name in ("test_loss", "test_accuracy_turned", "prediction_change"):
+                assert row[name] == pytest.approx(rows[first][name])
+    other = jobs.train("c", "augmented", "1e-2", "0-1")
+    with pytest.raises(RuntimeError, match="accepted: of one mode and gamma"):
+        jobs.run("evaluate", *words, "--block", other, "--data", jobs.data, *NETWORK)
 
 
 @pytest.mark.parametrize(
@@ -245,9 +298,8 @@ def test_initial_weights_of_another_network(
 
 def test_weights_of_another_network_are_not_evaluated(jobs: Jobs) -> None:
     block = jobs.train("a", "nominal", "0", "0")
-    files = ["--data", jobs.data, "--output", jobs.folder / "x.parquet"]
     with pytest.raises(RuntimeError, match="made for another network"):
-        jobs.run("evaluate", "--block", block, *files)
+        jobs.run("evaluate", "--block", block, "--data", jobs.data)
 
 
 def test_divergence_in_the_last_update_is_noticed(jobs: Jobs) -> None:

@@ -126,7 +126,7 @@ PREDICT = {"predict": 1}
 
 def test_the_paper(untouched: Path) -> None:
     jobs = planned(cwd=untouched)
-    assert jobs == {"fetch": 1, "initialize": 3, "train": 27, "evaluate": 27, **PREDICT, **LAST}
+    assert jobs == {"fetch": 1, "initialize": 3, "train": 27, "evaluate": 9, **PREDICT, **LAST}
 
 
 def test_quick(untouched: Path) -> None:
@@ -151,7 +151,7 @@ def test_all_gammas_in_one_job(untouched: Path) -> None:
         "initialize": 3,
         "train": 3,
         "train_stacked": 6,
-        "evaluate": 27,
+        "evaluate": 9,
         **PREDICT,
         **LAST,
     }
@@ -165,7 +165,7 @@ def test_without_the_equivariant_mode_there_is_no_twin(untouched: Path) -> None:
     done = snakemake("--dry-run", "--config", grid, cwd=untouched)
     assert done.returncode == 0, done.stdout
     assert "equireg evaluate" in done.stdout
-    assert "--twin" not in done.stdout
+    assert "--twins" not in done.stdout
 
 
 def test_the_default_profile_shows_commands(untouched: Path) -> None:
@@ -299,17 +299,20 @@ class TestFinished:
             )
             for seeds in ("000-001", "002-002")
         ]
-        for name in ("trajectories", "summary", "evaluation"):
+        for name in ("trajectories", "summary", "evaluation", "ensembles", "function"):
             assert (folder / f"{name}.parquet").stat().st_size > 0
         assert (folder / "figures/figure2.pdf").read_bytes().startswith(b"%PDF")
-        assert (folder / "figures/figure2.png").read_bytes().startswith(b"\x89PNG")
+        for name in ("figure2", "function"):
+            assert (folder / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / "figures/figure2.html").read_bytes().startswith(b"<!DOCTYPE html>")
         assert (folder / "claims.md").read_text().strip()
         assert (folder / "predictions.md").read_text().count("| 1e2 | ") == 2
         assert len(list(folder.glob("logs/train/**/*.log"))) == 10
         assert len(list(folder.glob("benchmarks/train/**/*.tsv"))) == 10
 
-    @pytest.mark.parametrize("name", ["trajectories", "summary", "evaluation", "predictions"])
+    @pytest.mark.parametrize(
+        "name", ["trajectories", "summary", "evaluation", "ensembles", "function", "predictions"]
+    )
     def test_the_data_dictionary(self, finished: Path, name: str) -> None:
         """docs/data.md has every column of the table and no other."""
         text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
@@ -357,13 +360,13 @@ class TestFinished:
     @pytest.mark.parametrize(
         ("module", "jobs"),
         [
-            ("training/step", {"train": 10, "evaluate": 10, **PREDICT, **LAST}),
-            ("jobs/train", {"train": 10, "evaluate": 10, **LAST}),
+            ("training/step", {"train": 10, "evaluate": 5, **PREDICT, **LAST}),
+            ("jobs/train", {"train": 10, "evaluate": 5, **LAST}),
             (
                 "jobs/initialize",
-                {"initialize": 3, "train": 10, "evaluate": 10, **PREDICT, **LAST},
+                {"initialize": 3, "train": 10, "evaluate": 5, **PREDICT, **LAST},
             ),
-            ("jobs/evaluate", {"evaluate": 10, **LAST}),
+            ("jobs/evaluate", {"evaluate": 5, **LAST}),
             ("jobs/aggregate", LAST),
             ("jobs/predict", {"predict": 1, "score": 1, "draw": 1, "overview": 1}),
             ("jobs/score", {"score": 1}),
@@ -395,7 +398,7 @@ class TestFinished:
         more = ("--config", "grid={'gammas': [0.01, 1, 100]}")
         assert planned(*SMALL, *more, cwd=finished) == {
             "train": 4,
-            "evaluate": 4,
+            "evaluate": 2,
             **PREDICT,
             **LAST,
         }
@@ -434,7 +437,7 @@ class TestFinished:
             file.write_bytes(before)
         assert done.returncode == 1
         assert "other files in data.folder" in done.stdout
-        assert jobs == {"fetch": 1, "train": 10, "evaluate": 10, **PREDICT, **LAST}
+        assert jobs == {"fetch": 1, "train": 10, "evaluate": 5, **PREDICT, **LAST}
         assert planned(*SMALL, cwd=finished) == {}
 
     def test_results_move_to_another_checkout(self, finished: Path, tmp_path: Path) -> None:

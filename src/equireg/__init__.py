@@ -4,10 +4,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Equivariance", "FieldBatchNorm", "__version__", "groups", "representations"]
+__all__ = [
+    "Equivariance",
+    "FieldBatchNorm",
+    "__version__",
+    "groups",
+    "nonlinearities",
+    "representations",
+]
 
 if TYPE_CHECKING:
     from equireg import groups as groups
+    from equireg import nonlinearities as nonlinearities
     from equireg import representations as representations
     from equireg.library.equivariance import Equivariance as Equivariance
     from equireg.library.normalization import FieldBatchNorm as FieldBatchNorm

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from equireg.settings import NetworkSettings
 from equireg.spelling import build_file
 from equireg.symmetry.representations import trivial
 from equireg.symmetry.spaces import Space
-from equireg.training.modules import ModuleNetwork, usual_loss
+from equireg.training.modules import ModuleNetwork, Motion, usual_loss
 from equireg.training.network import Network
 
 # What a function may return in a dict: the module; arguments of ``equireg.Equivariance``; the loss.
@@ -91,7 +91,11 @@ def build(settings: NetworkSettings) -> Built:
         lambda seed: _made(settings, function, seed)["module"],
         found.group,
         {name: spaces[name] for name in order},
-        functools.partial(_orbit, found),
+        Motion(
+            functools.partial(_orbit, found),
+            functools.partial(_target_orbit, found),
+            functools.partial(_back, found),
+        ),
         made.get("loss", usual_loss),
     )
     findings = dict.fromkeys(" ".join(str(one.message).split()) for one in said)
@@ -174,11 +178,25 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(before[1])  # noqa: NPY002
 
 
-def _orbit(found: Equivariance, inputs: Tensor) -> Tensor:
+def _orbit(found: Equivariance, inputs: Tensor, of: Literal["input", "output"] = "input") -> Tensor:
     """Every input moved by every element, (count * order, ...), an input's side by side."""
     every = range(found.group.order)
     parts = [
-        torch.stack([found.act(element, part) for element in every], 1).flatten(0, 1)
+        torch.stack([found.act(element, part, of) for element in every], 1).flatten(0, 1)
         for part in inputs.split(AT_ONCE)
     ]
     return torch.cat(parts)
+
+
+def _target_orbit(found: Equivariance, targets: Tensor) -> Tensor | None:
+    """The same of targets; classes of whole inputs stay as they are."""
+    whole = targets.ndim == 1 and not targets.is_floating_point()
+    return None if whole else _orbit(found, targets, "output")
+
+
+def _back(found: Equivariance, outputs: Tensor) -> Tensor:
+    """Each element's outputs, (order, runs, count, ...), moved by its inverse."""
+    inverse = found.group.table.argmin(1).tolist()  # the identity is number 0
+    each = outputs.flatten(1, 2)
+    moved = [found.act(inverse[g], part, "output") for g, part in enumerate(each)]
+    return torch.stack(moved).view(outputs.shape)

@@ -189,17 +189,20 @@ def evaluate(
     network: NetworkSettings,
     selection: SelectionSettings,
     job: JobSettings,
-    block: Annotated[Path, typer.Option(help="Parquet of a block, its weights beside it.")],
-    twin: Annotated[Path | None, typer.Option(help="Equivariant weights of the seeds.")] = None,
+    block: Annotated[
+        list[Path], typer.Option(help="Parquet of a block, its weights beside it; once per block.")
+    ],
+    twins: Annotated[
+        Path | None, typer.Option(help="Folder of the equivariant blocks of the seeds.")
+    ] = None,
     data: DataFile,
-    output: Output,
     own_gpu: OwnGpu = False,
 ) -> None:
-    """Test a trained block and measure how far it is from its equivariant twin."""
+    """Test the trained blocks of a mode and gamma; write evaluations and ensembles beside them."""
     with own(own_gpu), configured(job) as device:
         from equireg.jobs.evaluate import evaluate
 
-        evaluate(network, block, twin, data, output, device, job, selection)
+        evaluate(network, block, twins, data, device, job, selection)
 
 
 @app.command()
@@ -257,12 +260,18 @@ def draw(
     predictions: Annotated[
         Path | None, typer.Option(help="Table of predicted quantiles, to be drawn too.")
     ] = None,
+    function: Annotated[
+        Path | None, typer.Option(help="Table of what the functions were along training.")
+    ] = None,
     output: Annotated[list[Path], typer.Option(help="Figure to write, once per format.")],
+    function_output: Annotated[
+        list[Path] | None, typer.Option(help="Figure of the functions, once per format.")
+    ] = None,
 ) -> None:
-    """Draw the paper's figure 2."""
+    """Draw the paper's figure 2, and beside it how far from symmetric the functions are."""
     from equireg.jobs.draw import draw
 
-    draw(trajectories, summary, output, predictions)
+    draw(trajectories, summary, output, predictions, function, function_output or [])
 
 
 @app.command()

@@ -35,16 +35,13 @@ class Dataset:
 
 
 def load_dataset(
-    path: Path,
-    network: NetworkSettings,
-    selection: SelectionSettings = ALL_IMAGES,
-    own: bool = False,
+    path: Path, network: NetworkSettings, selection: SelectionSettings = ALL_IMAGES
 ) -> Dataset:
     """Map the data set's file into memory; jobs on one machine share its pages.
 
     selection: how many images are held out for validation, and that there are as many others as a
-    run takes. own: for a network of one's own, which says itself what it takes. Raises ValueError
-    if the file is damaged or does not fit the network or the selection.
+    run takes. Numbers are for a network of one's own (``build``), which says itself what it takes.
+    Raises ValueError if the file is damaged or does not fit the network or the selection.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such data set; `python -m equireg fetch` writes it")
@@ -61,7 +58,7 @@ def load_dataset(
             f"{path}: holds {shapes}; expected uint8 images (N, C, H, H) and labels (N,), "
             "train and test; remove it, and fetch writes it anew"
         )
-    if numbers and not own:
+    if numbers and not network.build:
         raise ValueError(
             f"{path}: {min(numbers)} are float32 numbers; expected pixels and classes of uint8: "
             "other data are for a network of your own"
@@ -73,7 +70,7 @@ def load_dataset(
                 f"{path}: {len(images)} {part} images and {len(labels)} labels; expected as many, "
                 "and at least one"
             )
-        if not own:
+        if not numbers:
             check_fit(path, part, images, labels, network)
     return hold_out(Dataset(**tensors), selection)
 

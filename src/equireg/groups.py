@@ -1,5 +1,6 @@
 """The groups of ``equireg.Equivariance``; see ``equireg.symmetry.groups``."""
 
+from equireg.symmetry.compact import orthogonal, product, rotations, unitary
 from equireg.symmetry.groups import (
     Group,
     cyclic,
@@ -15,7 +16,11 @@ __all__ = [
     "cyclic",
     "dihedral",
     "generate",
+    "orthogonal",
     "permutation_group",
     "point_group",
+    "product",
+    "rotations",
     "symmetric",
+    "unitary",
 ]

@@ -23,12 +23,20 @@ from equireg.binding import Binding
 from equireg.config import Configuration, ConfigurationError
 from equireg.digest import job_digest
 from equireg.files import parse_json, sha256, write_text
-from equireg.plan import Block, blocks, data_files, predicted_seeds
-from equireg.settings import UNREAD, NetworkSettings, SelectionSettings, TrainingSettings, part
-from equireg.spelling import parse_seeds, spell_seeds
+from equireg.plan import ENSEMBLES, Block, blocks, conditions, data_files, predicted_seeds
+from equireg.settings import (
+    UNREAD,
+    Mode,
+    NetworkSettings,
+    SelectionSettings,
+    TrainingSettings,
+    part,
+)
+from equireg.spelling import parse_seeds, spell_gamma, spell_seeds
 
 SHIFT = 10**18  # nanoseconds, since 1970 until 2001 and by which files are dated back
-TRAINED = ("parquet", "safetensors", "json")  # what a finished training job leaves of a block
+# what a finished training job leaves of a block
+TRAINED = ("parquet", "safetensors", "json", "function.parquet")
 
 
 @dataclass
@@ -36,7 +44,8 @@ class Inventory:
     """What is there. Blocks and files that are in none of these are missing."""
 
     trained: set[Block] = field(default_factory=set)  # and by the code that there is
-    evaluated: set[Block] = field(default_factory=set)  # of those
+    # modes and gammas all of whose blocks are, and their ensembles
+    evaluated: set[tuple[Mode, float | None]] = field(default_factory=set)
     data: bool = False  # the data set is that of the folder, or a download
     predicted: bool = False
     outdated: list[Path] = field(default_factory=list)  # made by other code, or of another grid
@@ -46,8 +55,12 @@ class Inventory:
     def leave_to_rules(self, named: Sequence[str], folder: Path) -> None:
         """Take out the blocks whose files are asked for by name: a target has to have a rule."""
         asked = set(named)
-        self.evaluated = {
-            b for b in self.evaluated if str(file_of(folder, b, "evaluation.parquet")) not in asked
+        self.evaluated -= {
+            condition
+            for condition in self.evaluated
+            for name in asked
+            if Path(name).parent == folder_of(folder, condition)
+            and Path(name).name.endswith(("evaluation.parquet", ENSEMBLES))
         }
         self.trained = {
             b for b in self.trained if not {str(file_of(folder, b, s)) for s in TRAINED} & asked
@@ -69,7 +82,7 @@ def take(configuration: Configuration, results: Path) -> Inventory:
     for block in blocks(configuration.grid):
         if (made := of_block(folder, block)) is None:
             continue
-        other = binding.differences(_completed(made), wanted(configuration, block, known))
+        other = binding.differences(made, wanted(configuration, block, known))
         if known and not found.data:
             other.append(("data", "the files that it was made of", "other files in data.folder"))
         if other:
@@ -85,15 +98,18 @@ def take(configuration: Configuration, results: Path) -> Inventory:
         if initial.is_file():
             right = _initial(configuration, initial, sources)
             (found.current if right else found.outdated).append(initial)
-    for block in found.trained:
-        file = file_of(folder, block, "evaluation.parquet")
-        if not file.is_file():
-            continue
-        if _evaluated(folder, block, configuration, digests):
-            found.evaluated.add(block)
-            found.current.append(file)
-        else:
-            found.outdated.append(file)
+    for condition, group in conditions(configuration.grid).items():
+        held_by = {file_of(folder, b, "evaluation.parquet"): [b] for b in group}
+        held_by[folder_of(folder, condition) / ENSEMBLES] = group
+        sound = {
+            file: found.trained.issuperset(held)
+            and _evaluated(folder, file, held, configuration, digests)
+            for file, held in held_by.items()
+        }
+        if all(sound.values()):
+            found.evaluated.add(condition)
+        for file in filter(Path.is_file, held_by):
+            (found.current if sound[file] else found.outdated).append(file)
     _tables(found, configuration, folder, known, digests)
     return found
 
@@ -175,12 +191,18 @@ def file_of(folder: Path, block: Block, suffix: str) -> Path:
     return folder / block.path.with_name(f"{block.name}.{suffix}")
 
 
+def folder_of(folder: Path, condition: tuple[Mode, float | None]) -> Path:
+    """Where the blocks of a mode and gamma are, below the experiment's folder."""
+    mode, gamma = condition
+    return folder / "runs" / mode / f"gamma-{spell_gamma(gamma)}"
+
+
 def of_block(folder: Path, block: Block) -> dict[str, Any] | None:
     """The binding of a block whose training has finished, empty if it has none; None otherwise."""
     if not all(file_of(folder, block, suffix).is_file() for suffix in TRAINED):
         return None
     try:
-        return binding.read(file_of(folder, block, "json"))
+        return completed(binding.read(file_of(folder, block, "json")))
     except ValueError:
         return {}
 
@@ -204,13 +226,13 @@ def wanted(configuration: Configuration, block: Block, data: str | None) -> dict
     return made
 
 
-def _completed(made: Binding) -> Binding:
+def completed(made: Binding) -> dict[str, Any]:
     """A binding with the defaults of keys that were not there yet when the file was made."""
     defaults = binding.options(
         network=NetworkSettings(), training=TrainingSettings(), data=SelectionSettings()
     )
-    completed = {name: {**defaults[name], **made[name]} for name in defaults if name in made}
-    return {**made, **completed}
+    whole = {name: {**defaults[name], **made[name]} for name in defaults if name in made}
+    return {**made, **whole}
 
 
 def unchanged(configuration: Configuration, data: Path) -> bool:
@@ -237,19 +259,29 @@ def _initial(configuration: Configuration, file: Path, sources: Mapping[str, str
         network=configuration.network, initialization=configuration.initialization
     )
     source = {**chosen.get("source", {}), "initialize": sources["initialize"]}
-    return not binding.differences(_completed(made), {**chosen, "source": source})
+    return not binding.differences(completed(made), {**chosen, "source": source})
 
 
 def _evaluated(
-    folder: Path, block: Block, configuration: Configuration, digests: Mapping[str, str]
+    folder: Path,
+    file: Path,
+    held: Sequence[Block],
+    configuration: Configuration,
+    digests: Mapping[str, str],
 ) -> bool:
-    """Whether a block's evaluation is that of its weights, and of its twins, by today's code."""
-    file = file_of(folder, block, "evaluation.parquet")
-    weights = file_of(folder, block, "safetensors")
-    sums = {"weights": sha256(weights), "twin": None}
-    if "equivariant" in configuration.grid.modes:
-        twin = file_of(folder, Block("equivariant", None, block.seeds), "safetensors")
-        sums["twin"] = sha256(twin) if twin.is_file() else "missing"
+    """Whether a file is of the weights of these blocks, by today's code.
+
+    An evaluation, of one block, is of its twins, too; the other files are ensembles.
+    """
+    if not file.is_file():
+        return False
+    weights = [sha256(file_of(folder, block, "safetensors")) for block in held]
+    sums: dict[str, Any] = {"weights": weights}
+    if file.name != ENSEMBLES:
+        sums = {"weights": weights[0], "twin": None}
+        twin = file_of(folder, Block("equivariant", None, held[0].seeds), "safetensors")
+        if "equivariant" in configuration.grid.modes:
+            sums["twin"] = sha256(twin) if twin.is_file() else "missing"
     try:
         made = binding.read(file)
     except ValueError:
@@ -286,11 +318,14 @@ def _tables(
         ("aggregate", "trajectories.parquet", {"grid": of_grid}),
         ("aggregate", "summary.parquet", {"grid": of_grid}),
         ("aggregate", "evaluation.parquet", {"grid": of_grid}),
+        ("aggregate", ENSEMBLES, {"grid": of_grid}),
+        ("aggregate", "function.parquet", {"grid": of_grid}),
         ("predict", "predictions.parquet", {**common, "runs": few}),
         ("check", "claims.md", {}),
         ("score", "predictions.md", {}),
         ("compare", "comparison.md", {}),
         ("draw", "figures/figure2.png", {}),
+        ("draw", "figures/function.png", {}),
         ("overview", "overview.html", {}),
     ):
         file = folder / name
@@ -301,7 +336,7 @@ def _tables(
             own = {name: digests[name] for name in ("network", "initialize") if name in digests}
             sources |= own
         try:
-            other = binding.differences(_completed(binding.read(file)), {**more, "source": sources})
+            other = binding.differences(completed(binding.read(file)), {**more, "source": sources})
         except ValueError:
             other = [("", None, None)]
         if job == "predict" and data and not found.data:  # it is of data that are to be read anew

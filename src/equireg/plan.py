@@ -41,6 +41,8 @@ DATA_FILES = (
 # Its arrays, in the same order: in one file, or as .npy files in the folder.
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
+ENSEMBLES = "ensembles.parquet"  # beside the blocks of a mode and gamma, and of the experiment
+
 PREDICTED_SEEDS = 10  # a prediction takes about four times as long as a run
 CRITICAL_SEEDS = 3  # a Hessian's smallest eigenvalue takes longer than a run
 
@@ -89,6 +91,12 @@ def blocks(grid: GridSettings) -> list[Block]:
     ]
 
 
+def conditions(grid: GridSettings) -> dict[tuple[Mode, float | None], list[Block]]:
+    """The blocks of each mode and gamma, sorted as ``blocks`` is."""
+    groups = itertools.groupby(blocks(grid), lambda block: (block.mode, block.gamma))
+    return {condition: list(group) for condition, group in groups}
+
+
 def seed_blocks(grid: GridSettings) -> list[tuple[int, ...]]:
     """The seeds in blocks aligned to multiples of ``seeds_per_job``, cut where a seed is missing.
 
@@ -133,6 +141,21 @@ def critical_block(grid: GridSettings) -> Block:
 def block_name(seeds: tuple[int, ...]) -> str:
     """``(0, ..., 9)`` -> ``seeds-000-009``."""
     return f"seeds-{seeds[0]:03d}-{seeds[-1]:03d}"
+
+
+def folders_but_for_conditions(kept: Mapping[str, Collection[tuple[Mode, float | None]]]) -> str:
+    """The same for paths that begin with a mode and a gamma of which all is kept."""
+    made = []
+    for experiment, every in kept.items():
+        paths = sorted(rf"{mode}/gamma-{re.escape(spell_gamma(gamma))}/" for mode, gamma in every)
+        own = re.escape(experiment)
+        made.append(rf"(?!{own}/runs/(?:{'|'.join(paths)})){own}" if paths else own)
+    return "|".join(made)
+
+
+def block_options(files: Sequence[str]) -> str:
+    """``--block`` for each of the files."""
+    return _spell({"block": tuple(files)})
 
 
 def folders_but_for(kept: Mapping[str, Collection[Block]], gammas: int = 1) -> str:

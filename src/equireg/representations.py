@@ -1,6 +1,7 @@
 """How a group acts on features; see ``equireg.symmetry.representations``."""
 
 from equireg.library.vectors import vectors
+from equireg.symmetry.compact import angular_momentum, frequency
 from equireg.symmetry.representations import (
     Representation,
     defining,
@@ -13,8 +14,10 @@ from equireg.symmetry.representations import (
 
 __all__ = [
     "Representation",
+    "angular_momentum",
     "defining",
     "direct_sum",
+    "frequency",
     "from_generators",
     "grid",
     "regular",

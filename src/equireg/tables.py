@@ -21,6 +21,34 @@ RUN_FIELDS = (
 )
 
 
+# A row per ensemble; ``seeds``: its members, spelled.
+ENSEMBLE_SCHEMA = pa.schema(
+    [
+        *RUN_FIELDS[:2],
+        pa.field("members", pa.int32(), nullable=False),
+        pa.field("seeds", pa.string(), nullable=False),
+        *(
+            pa.field(name, pa.float64())
+            for name in (
+                *("test_loss", "test_accuracy", "test_accuracy_turned"),
+                *("prediction_change", "equivariance_error"),
+            )
+        ),
+    ]
+)
+
+
+# How far from symmetric a run's function is, at some steps.
+FUNCTION_SCHEMA = pa.schema(
+    [
+        *RUN_FIELDS,
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("equivariance_error", pa.float64()),
+        pa.field("prediction_change", pa.float64()),
+    ]
+)
+
+
 def trajectory_schema(layers: Sequence[str]) -> pa.Schema:
     """mode, gamma, seed, step, loss, distance, and distance_<layer> for each layer."""
     metrics = ["loss", *distance_columns(layers)]

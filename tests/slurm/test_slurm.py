@@ -73,7 +73,7 @@ def test_the_small_experiment(cluster: Cluster, tmp_path: Path) -> None:
     }
     assert {rule: len(found) for rule, found in rules.items()} == {
         "train": 10,
-        "evaluate": 10,
+        "evaluate": 5,
         "aggregate": 1,
         "predict": 1,
     }

@@ -3,6 +3,7 @@ rule draw:
         trajectories=f"{RESULTS}/trajectories.parquet",
         summary=f"{RESULTS}/summary.parquet",
         predictions=f"{RESULTS}/predictions.parquet",
+        function=f"{RESULTS}/function.parquet",
     output:
         pdf=f"{RESULTS}/figures/figure2.pdf",
         png=report(
@@ -17,6 +18,13 @@ rule draw:
             category="Figures",
             labels=shown("distance to E along training", "page to move about in"),
         ),
+        function_pdf=f"{RESULTS}/figures/function.pdf",
+        function_png=report(
+            f"{RESULTS}/figures/function.png",
+            caption="../report/function.rst",
+            category="Figures",
+            labels=shown("what a turn changes along training", "image"),
+        ),
     log:
         f"{RESULTS}/logs/draw/figure2.log",
     benchmark:
@@ -30,11 +38,13 @@ rule draw:
     params:
         source=job_digest("draw"),
     message:
-        "Draw figure 2"
+        "Draw figure 2, and the functions beside it"
     shell:
         "python -m equireg draw --trajectories {input.trajectories} --summary {input.summary}"
         " --predictions {input.predictions}"
-        " --output {output.pdf} --output {output.png} --output {output.page} > {log} 2>&1"
+        " --output {output.pdf} --output {output.png} --output {output.page}"
+        " --function {input.function} --function-output {output.function_pdf}"
+        " --function-output {output.function_png} > {log} 2>&1"
 
 
 rule compare:

@@ -19,7 +19,7 @@ if UNPREDICTED:
         conda:
             "../../envs/training.yaml"
         # One where cores are few: much of it runs on one core whatever it is given.
-        threads: max(chosen.jobs.threads, min(4, (workflow.cores or 1) // 4))
+        threads: max(chosen.jobs.threads, min(4, (workflow.resource_settings.cores or 1) // 4))
         resources:
             gpu=GPU,
             own_gpu=OWN_GPU,

@@ -2,10 +2,17 @@ rule aggregate:
     input:
         trajectories=[f"{block}.parquet" for block in BLOCKS],
         evaluations=[f"{block}.evaluation.parquet" for block in BLOCKS],
+        functions=[f"{block}.function.parquet" for block in BLOCKS],
+        ensembles=[
+            f"{RESULTS}/{group[0].path.parent}/{ENSEMBLES}"
+            for group in conditions(chosen.grid).values()
+        ],
     output:
         trajectories=f"{RESULTS}/trajectories.parquet",
         summary=f"{RESULTS}/summary.parquet",
         evaluation=f"{RESULTS}/evaluation.parquet",
+        ensembles=f"{RESULTS}/{ENSEMBLES}",
+        function=f"{RESULTS}/function.parquet",
     log:
         f"{RESULTS}/logs/aggregate.log",
     benchmark:

@@ -70,6 +70,7 @@ rule train:
         trajectory=f"{BLOCK}.parquet",
         weights=f"{BLOCK}.safetensors",
         provenance=f"{BLOCK}.json",
+        function=f"{BLOCK}.function.parquet",
     log:
         f"results/{{experiment}}/logs/train/{RUN}.log",
     benchmark:
@@ -131,6 +132,7 @@ if chosen.jobs.stack_gammas:
             trajectory=[f"{block}.parquet" for block in STACK],
             weights=[f"{block}.safetensors" for block in STACK],
             provenance=[f"{block}.json" for block in STACK],
+            function=[f"{block}.function.parquet" for block in STACK],
         log:
             f"results/{{experiment}}/logs/train/{{mode}}/seeds-{{seeds}}.log",
         benchmark:
@@ -154,26 +156,31 @@ if chosen.jobs.stack_gammas:
             "Train {wildcards.mode}, every gamma, seeds {wildcards.seeds}"
 
 
+# All seeds of a mode and gamma at once: their ensembles need them together.
+SEEDS = [block_name(seeds) for seeds in seed_blocks(chosen.grid)]
+CONDITION = f"results/{{experiment}}/runs/{{mode}}/gamma-{{gamma}}"
+TWINS = f"results/{{experiment}}/runs/equivariant/gamma-{NO_PENALTY}"
+
+
 rule evaluate:
     input:
-        block=f"{BLOCK}.parquet",
-        weights=f"{BLOCK}.safetensors",
+        blocks=[f"{CONDITION}/{seeds}.parquet" for seeds in SEEDS],
+        weights=[f"{CONDITION}/{seeds}.safetensors" for seeds in SEEDS],
         # the equivariant runs of the same seeds, where the grid has them
-        twin=(
-            f"results/{{experiment}}/runs/equivariant/gamma-{NO_PENALTY}/seeds-{{seeds}}.safetensors"
-            if "equivariant" in chosen.grid.modes
-            else []
-        ),
+        twins=[
+            f"{TWINS}/{seeds}.safetensors" for seeds in SEEDS if "equivariant" in chosen.grid.modes
+        ],
         data=data_of,
         network=network_of,
     output:
-        evaluation=f"{BLOCK}.evaluation.parquet",
+        evaluations=[f"{CONDITION}/{seeds}.evaluation.parquet" for seeds in SEEDS],
+        ensembles=f"{CONDITION}/{ENSEMBLES}",
     log:
-        f"results/{{experiment}}/logs/evaluate/{RUN}.log",
+        f"results/{{experiment}}/logs/evaluate/{{mode}}/gamma-{{gamma}}.log",
     benchmark:
-        f"results/{{experiment}}/benchmarks/evaluate/{RUN}.tsv"
+        f"results/{{experiment}}/benchmarks/evaluate/{{mode}}/gamma-{{gamma}}.tsv"
     wildcard_constraints:
-        experiment=folders_but_for({n: kept.evaluated for n, kept in found.items()}),
+        experiment=folders_but_for_conditions({n: kept.evaluated for n, kept in found.items()}),
     conda:
         "../../envs/training.yaml"
     threads: chosen.jobs.threads
@@ -182,17 +189,21 @@ rule evaluate:
         own_gpu=OWN_GPU,
         device=chosen.jobs.device,
         step=chosen.jobs.step,
-        # 10 seeds took 1 GB and 15 s of one core
+        # 30 seeds took 1 GB and 15 s of one core
         mem_mb=lambda wildcards, attempt: attempt * (2000 + 50 * chosen.grid.seeds_per_job),
-        runtime=lambda wildcards, attempt: attempt * (15 + chosen.grid.seeds_per_job // 5),
+        runtime=lambda wildcards, attempt: attempt
+        * (15 + chosen.grid.seeds_per_job * len(SEEDS) // 5),
     params:
-        twin=lambda wildcards, input: f"--twin {input.twin}" if input.twin else "",
+        blocks=lambda wildcards, input: block_options(input.blocks),
+        twins=lambda wildcards, input: (
+            f"--twins {TWINS.format(**wildcards)}" if input.twins else ""
+        ),
         options=options_of("network", "selection"),
         source=job_digest("evaluate"),
     message:
-        "Evaluate {wildcards.mode}, gamma {wildcards.gamma}, seeds {wildcards.seeds}"
+        "Evaluate {wildcards.mode}, gamma {wildcards.gamma}"
     shell:
-        "python -m equireg evaluate --block {input.block} {params.twin} --data {input.data}"
-        " --output {output.evaluation} {params.options}"
+        "python -m equireg evaluate {params.blocks} {params.twins} --data {input.data}"
+        " {params.options}"
         " --threads {threads} --device {resources.device} --step {resources.step}"
         " {resources.own_gpu} > {log} 2>&1"

@@ -99,7 +99,7 @@ def _set_axes(figure: Figure, curves: Iterable[Curve]) -> None:
     panel.set_xlim(-0.012 * end, end)  # a steep fall at the start stays clear of the axis
     panel.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10], integer=True))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    figure.supxlabel("SGD step", fontsize=8)
+    figure.supxlabel("training step", fontsize=8)
     label = r"distance to $\mathcal{E}$,  $\|\Pi_{\mathcal{E}^\perp} A\|$"
     if any(np.isnan(c.distances).any() for c in curves):
         label += "  (where it is not 0)"

@@ -88,7 +88,7 @@ def distance_page(
             tools=TOOLS,
             active_scroll=None,  # the wheel scrolls the page until its tool is chosen
             y_axis_type="log",
-            x_axis_label="SGD step",
+            x_axis_label="training step",
             y_axis_label="distance to E",
         )
         if panels:

@@ -11,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from equireg.figures.quantities import QUANTITIES, Quantity, median_interval
+from equireg.figures.quantities import Quantity, median_interval, quantities_of
 from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH
 from equireg.spelling import spell_gamma
 from equireg.sweeps import Combination, Sweep, combinations, label, spell_value
@@ -51,23 +51,23 @@ def sweep_figure(sweep: Sweep, runs: Runs) -> Figure:
     A row for each key and each combination of the others, a line for each mode and gamma: medians
     over seeds, with their intervals as bands.
     """
-    shown = rows(sweep)
+    shown, quantities = rows(sweep), quantities_of(pd.concat([table for _, table in runs]))
     figure = Figure(figsize=(PAGE_WIDTH, 0.9 + 1.75 * len(shown)), layout="constrained")
-    panels = figure.subplots(len(shown), len(QUANTITIES), sharey="col", squeeze=False)
+    panels = figure.subplots(len(shown), len(quantities), sharey="col", squeeze=False)
     gammas = sorted({gamma for _, table in runs for gamma in table["gamma"].dropna()})
     for row, (key, others) in zip(panels, shown, strict=True):
         along = [
             next(table for combination, table in runs if combination == {**others, key: value})
             for value in sweep[key]
         ]
-        for panel, quantity in zip(row, QUANTITIES, strict=True):
+        for panel, quantity in zip(row, quantities, strict=True):
             _draw(panel, quantity, along, gammas)
             names = [spell_value(value) for value in sweep[key]]
             panel.set_xticks(range(len(names)), names)
             panel.margins(x=0.15)
             panel.set_xlabel(key, fontsize=7)
         row[0].set_ylabel(label(others).replace(", ", "\n"), fontsize=7)
-    for panel, quantity in zip(panels[0], QUANTITIES, strict=True):
+    for panel, quantity in zip(panels[0], quantities, strict=True):
         panel.set_title(quantity.label)
     handles: dict[str, Artist] = {}
     for panel in panels.flat:

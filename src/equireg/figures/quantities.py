@@ -34,6 +34,15 @@ QUANTITIES = (
 )
 
 
+LOSS = Quantity("test_loss", "test loss", logarithmic=True)  # where there is no accuracy
+
+
+def quantities_of(runs: pd.DataFrame) -> list[Quantity]:
+    """What is compared: of a regression the loss in place of accuracies."""
+    known = [q for q in QUANTITIES if runs[q.column].notna().any()]
+    return known if len(known) == len(QUANTITIES) else [*known, LOSS]
+
+
 @dataclass(frozen=True)
 class Interval:
     """A median over seeds and its bootstrap interval."""
@@ -48,13 +57,15 @@ def read(path: Path) -> pd.DataFrame:
     columns = ["mode", "gamma", "seed", *(quantity.column for quantity in QUANTITIES)]
     with open_parquet(path, columns) as file:
         table: pd.DataFrame = file.read(columns=columns).to_pandas()
+        if LOSS.column in file.schema_arrow.names:
+            table[LOSS.column] = file.read(columns=[LOSS.column]).to_pandas()
     return table.astype({"mode": str})
 
 
 def median_interval(values: np.ndarray, *role: str) -> Interval:
     """The median and its percentile bootstrap interval, by a generator of its own for ``role``."""
     median = float(np.median(values))
-    if len(values) < 2 or np.ptp(values) == 0:
+    if len(values) < 2 or not np.ptp(values) > 0:  # also NaN, of what is not known
         return Interval(median, median, median)
     found = bootstrap(
         (values,),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,10 +15,12 @@ import pyarrow.compute as pc
 from equireg.binding import REMEDY, together, with_source
 from equireg.digest import job_digest
 from equireg.files import atomic
-from equireg.plan import Block, blocks
+from equireg.plan import ENSEMBLES, Block, blocks, conditions
 from equireg.settings import GridSettings, Mode
 from equireg.spelling import parse_seeds, spell_gamma, spell_seeds
 from equireg.tables import (
+    ENSEMBLE_SCHEMA,
+    FUNCTION_SCHEMA,
     RUN_FIELDS,
     open_parquet,
     parquet_writer,
@@ -44,13 +46,14 @@ VALUES = 1 << 21  # distances whose quantiles are computed at once
 
 
 def aggregate(experiment: Path, grid: GridSettings) -> None:
-    """Gather the blocks of ``grid`` below ``experiment`` into its three tables.
+    """Gather the blocks of ``grid`` below ``experiment`` into its tables.
 
     trajectories.parquet: every run's steps, sorted by mode, gamma, seed and step, in row groups of
     whole runs; does not depend on how the seeds were cut into blocks. summary.parquet: quantiles of
     the distance to E over the seeds, per mode, gamma and step (the paper's figure 2).
     evaluation.parquet: a row per run, with start_distance, at step 0, and highest_distance, the
-    largest recorded in the run or after its last step.
+    largest recorded in the run or after its last step. ensembles.parquet: a row per ensemble.
+    function.parquet: how far from symmetric each run's function is, at some steps.
 
     A row group or ``VALUES`` distances are in memory at a time; the distances of one (mode, gamma)
     wait for their quantiles in a temporary file in ``experiment``, which has no name. Raises
@@ -58,10 +61,12 @@ def aggregate(experiment: Path, grid: GridSettings) -> None:
     number that is not finite; then no table is written.
     """
     planned = blocks(grid)
+    groups = conditions(grid)
     if not planned:
         raise ValueError(f"no runs in the grid: modes {grid.modes}, gammas {grid.gammas}")
-    _require(experiment, planned)
-    evaluation = _evaluation(experiment, planned)
+    _require([*_files(experiment, planned), *(_ensembles(experiment, g) for g in groups.values())])
+    evaluation, ensembles = _evaluation(experiment, planned), _joined(experiment, groups)
+    functions = _functions(experiment, planned)
     schema, steps = _shape(experiment, planned)
     made = _made(experiment, planned, grid)
     starts: list[float] = []
@@ -96,6 +101,8 @@ def aggregate(experiment: Path, grid: GridSettings) -> None:
         "highest_distance", pa.array(np.maximum(highest, ends), pa.float64())
     )
     write_table(experiment / "evaluation.parquet", evaluation, made)
+    write_table(experiment / ENSEMBLES, ensembles, made)
+    write_table(experiment / "function.parquet", functions, made)
 
 
 def quantiles(distances: np.ndarray) -> dict[str, np.ndarray]:
@@ -138,9 +145,17 @@ def _file(experiment: Path, block: Block, suffix: str = ".parquet") -> Path:
     return experiment / block.path.with_name(block.path.name + suffix)
 
 
-def _require(experiment: Path, planned: list[Block]) -> None:
+def _ensembles(experiment: Path, group: list[Block]) -> Path:
+    return experiment / group[0].path.with_name(ENSEMBLES)
+
+
+def _files(experiment: Path, planned: list[Block]) -> list[Path]:
+    suffixes = (".parquet", ".evaluation.parquet", ".function.parquet")
+    return [_file(experiment, block, suffix) for block in planned for suffix in suffixes]
+
+
+def _require(files: list[Path]) -> None:
     """Every file is there; the line names the first that is not and counts the others."""
-    files = [_file(experiment, b, s) for b in planned for s in (".parquet", ".evaluation.parquet")]
     missing = [file for file in files if not file.is_file()]
     if missing:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -152,7 +167,8 @@ def _made(experiment: Path, planned: list[Block], grid: GridSettings) -> dict[st
 
     However the seeds are cut into blocks, it is the same.
     """
-    paths = [_file(experiment, b, s) for b in planned for s in (".parquet", ".evaluation.parquet")]
+    paths = _files(experiment, planned)
+    paths += [_ensembles(experiment, group) for group in conditions(grid).values()]
     runs = {
         "modes": sorted(set(grid.modes)),
         "gammas": sorted(set(grid.gammas)),
@@ -233,20 +249,57 @@ def _check_runs(path: Path, table: pa.Table, block: Block, seeds: list[int]) -> 
 
 
 def _check_finite(path: Path, table: pa.Table, twins: bool) -> None:
-    """Every number of an evaluation is finite; without ``twins``, those about them may be null."""
+    """Every number of an evaluation is finite, or a whole column of those that may be null.
+
+    There may be no twins, no validation images, and no accuracy of a regression.
+    """
     for name in table.column_names:
         column = table[name]
         if name == "gamma" or not pa.types.is_floating(column.type):
             continue
         usable = np.isfinite(column.to_numpy())  # null becomes NaN
-        if name.startswith("twin_") and not twins:
+        absent = (not twins if name.startswith("twin_") else name.startswith("validation_")) or (
+            column.null_count == len(column) and ("accuracy" in name or name == "prediction_change")
+        )
+        if absent:
             usable |= column.is_null().to_numpy()
         if not usable.all():
             row = int(np.argmin(usable))
+            own = "seed" if "seed" in table.column_names else "seeds"
+            which = f"{own} {table[own][row]}"
             value = "null" if column[row].as_py() is None else column[row]
-            raise ValueError(
-                f"{path}: {name} of seed {table['seed'][row]} is {value}; a finite number is needed"
-            )
+            raise ValueError(f"{path}: {name} of {which} is {value}; a finite number is needed")
+
+
+def _functions(experiment: Path, planned: list[Block]) -> pa.Table:
+    """What was seen of every run's function, sorted by mode, gamma, seed and step."""
+    tables = []
+    for block in planned:
+        path = _file(experiment, block, ".function.parquet")
+        with open_parquet(path, FUNCTION_SCHEMA.names) as file:
+            table = file.read(columns=FUNCTION_SCHEMA.names).replace_schema_metadata(None)
+        _check_runs(path, table, block, list(block.seeds))
+        _check_finite(path, table, twins=False)
+        tables.append(table.cast(FUNCTION_SCHEMA))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _joined(experiment: Path, groups: Mapping[Any, list[Block]]) -> pa.Table:
+    """The ensembles of every mode and gamma."""
+    tables: list[pa.Table] = []
+    for (mode, gamma), group in groups.items():
+        path = _ensembles(experiment, group)
+        with open_parquet(path, ENSEMBLE_SCHEMA.names) as file:
+            table = file.read(columns=ENSEMBLE_SCHEMA.names).replace_schema_metadata(None)
+        seeds = sum(len(block.seeds) for block in group)
+        if table["members"].to_pylist()[-1:] != [seeds]:
+            raise ValueError(f"{path} is not of {seeds} seeds; {REMEDY}")
+        _check_finite(path, table, twins=False)
+        expected = {"mode": mode, "gamma": gamma}
+        if any(pc.unique(table[key]).to_pylist() != [value] for key, value in expected.items()):
+            raise ValueError(f"{path} is not of {mode}, gamma {spell_gamma(gamma)}; {REMEDY}")
+        tables.append(table.cast(ENSEMBLE_SCHEMA))
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def _evaluation(experiment: Path, planned: list[Block]) -> pa.Table:

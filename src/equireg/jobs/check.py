@@ -26,7 +26,7 @@ RUNS = {
     "seed": "whole number",
     "start_distance": "number",
     "highest_distance": "number",
-    "prediction_change": "number",
+    "prediction_change": "number or null",
 }
 TRAJECTORIES = {
     "mode": "mode",
@@ -116,7 +116,11 @@ def read(
             ends={seed: ended[seed] for seed in own},
             starts={seed: run["start_distance"] for seed, run in own.items()},
             highs={seed: run["highest_distance"] for seed, run in own.items()},
-            changes={seed: run["prediction_change"] for seed, run in own.items()},
+            changes={
+                seed: run["prediction_change"]
+                for seed, run in own.items()
+                if run["prediction_change"] is not None  # as of what is no class
+            },
             along={step: table[:, k] for k, step in enumerate(steps[: table.shape[1]])},
         )
     if others := sorted((set(runs) | set(ends)) - set(measured)):

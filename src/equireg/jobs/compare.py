@@ -26,6 +26,7 @@ from equireg.figures.quantities import (
     QUANTITIES,
     Quantity,
     median_interval,
+    quantities_of,
     read,
     spell_interval,
 )
@@ -104,10 +105,11 @@ def gamma_figure(runs: pd.DataFrame, critical: Critical | None = None) -> Figure
     modes = [mode for mode in ("nominal", "augmented") if mode in own]
     rows = [[mode] for mode in modes] if len(experiments) > 1 else [modes]
     figure = Figure(figsize=(PAGE_WIDTH, 0.6 + 1.9 * len(rows)), layout="constrained")
-    panels = figure.subplots(len(rows), len(QUANTITIES), sharex=True, sharey="col", squeeze=False)
+    quantities = quantities_of(runs)
+    panels = figure.subplots(len(rows), len(quantities), sharex=True, sharey="col", squeeze=False)
     places = gamma_places(runs["gamma"].dropna())
     for row, shown in zip(panels, rows, strict=True):
-        for panel, quantity in zip(row, QUANTITIES, strict=True):
+        for panel, quantity in zip(row, quantities, strict=True):
             for i, experiment in enumerate(experiments):
                 here = runs[runs["experiment"] == experiment]
                 lone = len(experiments) == 1
@@ -120,7 +122,7 @@ def gamma_figure(runs: pd.DataFrame, critical: Critical | None = None) -> Figure
             _set_axes(panel, quantity, places)
         if len(rows) > 1:
             row[0].set_ylabel(shown[0])
-    for panel, quantity in zip(panels[0], QUANTITIES, strict=True):
+    for panel, quantity in zip(panels[0], quantities, strict=True):
         panel.set_title(quantity.label)
     figure.supxlabel(r"penalty $\gamma$", fontsize=8)
     handles: dict[str, Artist] = {}
@@ -156,7 +158,7 @@ def _draw(
     label: str,
 ) -> None:
     """A mode's medians with their intervals; the equivariant ones as a band over all gammas."""
-    if runs.empty or (mode == "equivariant" and quantity.logarithmic):
+    if runs.empty or (mode == "equivariant" and quantity in QUANTITIES[:2]):
         return  # its distance and error are 0 up to rounding
     name, style = str(runs["experiment"].iloc[0]), DASHES[mode]
     groups = {gamma: some[quantity.column].to_numpy() for *_, gamma, some in conditions(runs)}
@@ -213,7 +215,9 @@ def _set_axes(panel: Axes, quantity: Quantity, places: Mapping[float, float]) ->
 
 def report(runs: pd.DataFrame) -> str:
     """The table as markdown: medians with intervals, and what is gained on the same seed's twin."""
-    quantities = [(quantity.column, quantity.column.replace("_", " ")) for quantity in QUANTITIES]
+    quantities = [
+        (quantity.column, quantity.column.replace("_", " ")) for quantity in quantities_of(runs)
+    ]
     head = ["experiment", "mode", "gamma", "seeds", *(words for _, words in quantities)]
     head.append("accuracy, turned, minus equivariant")
     rows = []
@@ -227,7 +231,7 @@ def report(runs: pd.DataFrame) -> str:
         twins = runs[(runs["experiment"] == experiment) & (runs["mode"] == "equivariant")]
         paired = some.merge(twins, on="seed", suffixes=("", "_twin"))
         gain = (paired["test_accuracy_turned"] - paired["test_accuracy_turned_twin"]).to_numpy()
-        known = len(gain) > 0 and mode != "equivariant"
+        known = len(gain) > 0 and mode != "equivariant" and not np.isnan(gain).all()
         cells.append(spell_interval(median_interval(gain, "gain", *role), "+.4f") if known else "")
         rows.append(cells)
     percent = f"{100 * LEVEL:g} %"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,12 @@ MEDIAN_BINS = 300
 
 
 def draw(
-    trajectories: Path, summary: Path, outputs: list[Path], predictions: Path | None = None
+    trajectories: Path,
+    summary: Path,
+    outputs: list[Path],
+    predictions: Path | None = None,
+    function: Path | None = None,
+    function_outputs: Sequence[Path] = (),
 ) -> None:
     """Draw the paper's figure 2 into ``outputs``: vector (.pdf, .svg), 200 dpi (.png), or a page.
 
@@ -30,13 +36,16 @@ def draw(
 
     One panel per gamma; every run faintly, the median over the seeds boldly; nominal and augmented.
     predictions: what ``predict`` wrote; its medians are drawn over the others.
+    function: table of what the functions were along training, drawn into ``function_outputs``.
     One row group of the tables is in memory at a time. Raises ValueError where the tables hold no
     run to draw or were made by different settings, or an ending is unknown.
     """
     tables = [trajectories, summary, *([predictions] if predictions else [])]
     made = with_source(together(*tables), "draw", job_digest("draw"))
     pages = [output for output in outputs if output.suffix == ".html"]
-    check_outputs([output for output in outputs if output not in pages])
+    check_outputs([*(output for output in outputs if output not in pages), *function_outputs])
+    if function and function_outputs:
+        draw_function(function, function_outputs)
     medians: dict[Condition, Curve] = {}
     longest = 0
     for (mode, gamma), steps, values in series(summary, ["mode", "gamma"], "median"):
@@ -81,3 +90,23 @@ def draw(
         from equireg.figures.interactive import distance_page  # half a second to import
 
         write_document(output, distance_page(runs, medians, predicted), made)
+
+
+def draw_function(table: Path, outputs: Sequence[Path]) -> None:
+    """Draw how far from symmetric the runs' functions are along training; regressions in part."""
+    from equireg.figures.function import QUANTITIES, function_figure
+
+    made = with_source(together(table), "draw", job_digest("draw"))
+    seen: dict[str, dict[Condition, tuple[np.ndarray, np.ndarray]]] = {}
+    for quantity in QUANTITIES:
+        runs: dict[Condition, list[np.ndarray]] = {}
+        at: dict[Condition, np.ndarray] = {}
+        for (mode, gamma, _), steps, values in series(table, ["mode", "gamma", "seed"], quantity):
+            if mode in MODES and not np.isnan(values.astype(float)).any():
+                runs.setdefault(Condition(mode, gamma), []).append(values)
+                at[Condition(mode, gamma)] = steps
+        seen[quantity] = {key: (at[key], np.stack(curves)) for key, curves in runs.items()}
+    with styled():
+        figure = function_figure(seen)
+        for output in outputs:
+            save(figure, output, made)

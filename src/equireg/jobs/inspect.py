@@ -15,7 +15,7 @@ from equireg.files import sha256
 from equireg.markdown import rows_of
 from equireg.settings import NetworkSettings
 from equireg.training.network import Network
-from equireg.training.step import Trainable
+from equireg.training.step import Trainable, scaled
 
 SAMPLES = 8  # of the training data that are tried
 
@@ -34,7 +34,8 @@ def inspect(settings: NetworkSettings, data: Path | None, output: Path | None) -
         made["data"] = {"sha256": sha256(data)}
         if built:
             images, labels = dataset.train_images[:SAMPLES], dataset.train_labels[:SAMPLES]
-            attempt(built, settings, images, labels.long())
+            numbers = labels.is_floating_point()
+            attempt(built, settings, images, labels if numbers else labels.long())
     text = report(network, str(settings.build or "The paper's kind of network"))
     if built and built.findings:
         text += "\n".join(["", "The library warns:", "", *(f"- {one}" for one in built.findings)])
@@ -83,19 +84,25 @@ def attempt(built: Built, settings: NetworkSettings, images: Tensor, targets: Te
     }
     leaves = [weights[name].requires_grad_() for name in network.spaces]
     with failing(settings, "failed on a batch of the data"):
-        outputs = network.forward(weights, images[None] / 255.0, training=True)
-    shape, wanted = tuple(outputs.shape[1:]), (len(images), settings.classes)
+        inputs = scaled(images, leaves[0])[None]
+        outputs = network.forward(weights, inputs, training=True)
+    shape, wanted, what = tuple(outputs.shape[1:]), tuple(targets.shape), "as the targets have"
+    if not targets.is_floating_point():
+        wanted, what = (len(images), settings.classes), "a number per class (network: classes)"
     if shape != wanted:
         raise ValueError(
-            f"{settings.build}: the outputs have shape {shape} for {len(images)} images; accepted: "
-            f"{wanted}, a number per class (network: classes)"
+            f"{settings.build}: the outputs have shape {shape} for {len(images)} samples; "
+            f"accepted: {wanted}, {what}"
         )
+    with failing(settings, "its outputs cannot be moved"):
+        network.back(torch.stack([outputs] * network.group.order))
+        network.target_orbit(targets)
     with failing(settings, "its loss failed on a batch of the data"):
         loss = network.loss(outputs, targets[None])
     if tuple(loss.shape) != (1, len(images)):
         raise ValueError(
             f"{settings.build}: the loss has shape {tuple(loss.shape[1:])} for {len(images)} "
-            "images; accepted: a number for each"
+            "samples; accepted: a number for each"
         )
     if not loss.isfinite().all():
         raise ValueError(f"{settings.build}: the loss is {loss.mean():.3g}; accepted: numbers")

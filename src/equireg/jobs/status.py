@@ -21,7 +21,7 @@ from rich.text import Text
 from equireg.binding import Binding, differences, spell
 from equireg.config import Configuration, experiments
 from equireg.files import parse_json
-from equireg.inventory import file_of, last_step, of_block, wanted
+from equireg.inventory import completed, file_of, last_step, of_block, wanted
 from equireg.plan import Block, blocks
 from equireg.spelling import spell_gamma
 from equireg.sweeps import combinations, spell_value
@@ -165,16 +165,18 @@ def progress(configuration: Configuration, folder: Path, block: Block) -> Progre
 def log_of(folder: Path, block: Block, trained: bool) -> Path:
     """The log of the block's last job."""
     logs, below = folder / "logs", block.path.relative_to("runs")
-    log = (logs / ("evaluate" if trained else "train") / below).with_suffix(".log")
+    if trained:  # one job for all seeds of a mode and gamma
+        return logs / "evaluate" / block.mode / f"{below.parent.name}.log"
+    log = (logs / "train" / below).with_suffix(".log")
     stacked = logs / "train" / block.mode / f"{block.name}.log"  # one job for all gammas
-    return stacked if not trained and stacked.is_file() and not newer(log, stacked) else log
+    return stacked if stacked.is_file() and not newer(log, stacked) else log
 
 
 def saved(checkpoint: Path, chosen: Binding) -> float:
     """The share of the steps that a checkpoint holds; 0 where it is of other settings."""
     try:
         about = parse_json((checkpoint / "made.json").read_bytes())
-        if differences(about["made"], chosen):
+        if differences(completed(about["made"]), chosen):
             return 0.0
         return float(
             max(map(last_step, checkpoint.glob("*.safetensors")), default=0) / about["steps"]

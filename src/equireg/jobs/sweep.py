@@ -6,13 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 
 from equireg import binding
 from equireg.binding import write_document
 from equireg.digest import job_digest
 from equireg.figures.keys import Runs, groups, sweep_figure
-from equireg.figures.quantities import LEVEL, QUANTITIES, median_interval, read, spell_interval
+from equireg.figures.quantities import (
+    LEVEL,
+    median_interval,
+    quantities_of,
+    read,
+    spell_interval,
+)
 from equireg.figures.style import check_outputs, save, styled
 from equireg.markdown import rows_of
 from equireg.spelling import spell_gamma
@@ -77,7 +84,8 @@ def table(over: Sweep, files: Mapping[Path, Combination]) -> pa.Table:
 
 def text(over: Sweep, runs: Runs) -> str:
     """The numbers in Markdown: a row per combination, mode and gamma."""
-    names = [quantity.column.replace("_", " ") for quantity in QUANTITIES]
+    quantities = quantities_of(pd.concat([evaluation for _, evaluation in runs]))
+    names = [quantity.column.replace("_", " ") for quantity in quantities]
     body = []
     for combination, evaluation in runs:
         place = [spell_value(value) for value in combination.values()]
@@ -85,7 +93,7 @@ def text(over: Sweep, runs: Runs) -> str:
             role = (*place, mode, spell_gamma(gamma))
             found = [
                 median_interval(some[quantity.column].to_numpy(), quantity.column, *role)
-                for quantity in QUANTITIES
+                for quantity in quantities
             ]
             body.append([*role, str(len(some)), *map(spell_interval, found)])
     head = [*over, "mode", "gamma", "seeds", *names]

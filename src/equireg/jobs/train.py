@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -27,19 +29,23 @@ from equireg.settings import (
     ALL_IMAGES,
     UNREAD,
     JobSettings,
+    Mode,
     NetworkSettings,
     SelectionSettings,
     TrainingSettings,
 )
 from equireg.spelling import spell_seeds
-from equireg.tables import distance_columns
+from equireg.tables import FUNCTION_SCHEMA, distance_columns, run_columns, write_table
 from equireg.training.batches import steps_per_epoch
 from equireg.training.blocks import Blocks
 from equireg.training.checkpoint import Checkpoint
 from equireg.training.recorder import Recorder, diverged, of_block
 from equireg.training.step import Trainer
+from equireg.training.watch import Watch
 from equireg.weights import Shaped, load_weights, save_weights
 
+# What a job leaves of a block; half of it, if it is killed.
+TEMPORARIES = (".parquet", ".safetensors", ".json", ".function.parquet", ".diverged.parquet")
 PATIENCE = 0.5  # seconds of steps between two looks at whether to end
 SEGMENT = 120.0  # seconds of steps that a kill may cost, where an epoch takes longer
 
@@ -89,15 +95,19 @@ def train(
     steps = epoch * training.epochs
     with hold(outputs, stop):
         checkpoint = Checkpoint(checkpoint_folder(outputs[0]), key, name)
+        parts = dataset.test_images, dataset.test_labels
+        watch = Watch(network, *parts, epoch, steps, training.batch_size)
         if state := checkpoint.resume():
             trainer.restore(state)
+            watch.restore(state)
             say(f"resumed at step {checkpoint.step} of {steps} from {checkpoint.folder}")
         write_json(checkpoint.folder / "made.json", {"made": made, "steps": steps})
         recorder = Recorder(blocks, outputs, list(network.spaces), steps, checkpoint, made)
         labels = dataset.train_labels.to(device)
-        given = blocks.chunks(network.group, labels, training, checkpoint.step, subset)
-        train_to_end(trainer, recorder, given, epoch, stop)
-        write(trainer, recorder, how, time.perf_counter() - began)
+        moved = network.target_orbit(labels) if blocks.mode == "augmented" else None
+        given = blocks.chunks(network.group, labels, training, checkpoint.step, subset, moved)
+        train_to_end(trainer, recorder, given, epoch, stop, watch, jobs.threads)
+        write(trainer, recorder, how, time.perf_counter() - began, watch)
         if stop.asked:  # whoever told it to end may take these files for unfinished ones
             stop.leave(f"ended at step {steps} of {steps}; the same command finishes at once")
         for output in outputs:
@@ -142,6 +152,7 @@ def write(
     recorder: Recorder,
     how: Mapping[str, Any],
     seconds: float,
+    watch: Watch,
 ) -> None:
     """Write what the runs became, block by block. Raises FloatingPointError if one diverged."""
     names = distance_columns(recorder.layers)
@@ -155,12 +166,27 @@ def write(
         made = of_block(recorder.made, gamma)
         save_weights(output.with_suffix(".safetensors"), blocks.seeds, weights, made)
         recorder.write(block, output, recorder.steps)
+        seen = torch.stack(watch.looks, 1)[own].numpy()
+        table = function_table(recorder.blocks.mode, gamma, recorder.blocks.seeds, seen)
+        write_table(output.with_suffix(".function.parquet"), table, made)
         story = {
             "made": made,
             "processes": recorder.checkpoint.processes,
             "wall_seconds": round(seconds, 3),
         }
         write_json(output.with_suffix(".json"), {**how, **story})
+
+
+def function_table(
+    mode: Mode, gamma: float | None, seeds: Sequence[int], seen: np.ndarray
+) -> pa.Table:
+    """Rows sorted by seed and step from what was seen, (seeds, looks, columns)."""
+    count = seen.shape[1]
+    columns = run_columns(mode, gamma, np.repeat(np.asarray(seeds, np.int32), count))
+    steps, *values = seen.reshape(-1, seen.shape[2]).T
+    columns.append(pa.array(steps.astype(np.int32)))
+    columns += [pa.array(column, from_pandas=True) for column in values]  # NaN: null
+    return pa.Table.from_arrays(columns, schema=FUNCTION_SCHEMA)
 
 
 def checkpoint_folder(output: Path) -> Path:
@@ -185,7 +211,7 @@ def hold(outputs: Sequence[Path], stop: Stop) -> Iterator[None]:
     with contextlib.ExitStack() as locks:
         for output in sorted(outputs):  # sorted, so that two jobs never wait for each other
             locks.enter_context(locked(output.with_suffix(".lock"), stop))
-            for suffix in (".parquet", ".safetensors", ".json", ".diverged.parquet"):
+            for suffix in TEMPORARIES:
                 remove_temporaries(output.with_suffix(suffix))
         if stop.asked:  # it may have ended the compiler, so that the step is another one
             stop.leave("ended before the first step; nothing was changed")
@@ -198,16 +224,19 @@ def train_to_end(
     given: Iterable[tuple[Tensor, ...]],
     epoch: int,
     stop: Stop,
+    watch: Watch,
+    threads: int,
 ) -> None:
     """Train to the end, saving the state every ``epoch`` steps, and when told to end.
 
     given: what ``Trainer.advance`` takes, chunk by chunk. Looks up every ``PATIENCE`` seconds.
     """
     count = 1
+    watch.look(recorder.done, trainer, threads)
     for chunk in given:
         while chunk[0].shape[1]:
             if stop.asked:
-                recorder.save(trainer.state())
+                recorder.save({**trainer.state(), **watch.state()})
                 stop.leave(
                     f"ended at step {recorder.done} of {recorder.steps}; the same command goes on "
                     "from there"
@@ -215,8 +244,9 @@ def train_to_end(
             began = time.perf_counter()
             count = min(count, chunk[0].shape[1], epoch - recorder.done % epoch)
             recorder.add(trainer.advance(*(x[:, :count] for x in chunk)))
+            watch.look(recorder.done, trainer, threads)
             if recorder.done % epoch == 0 or time.perf_counter() - recorder.saved > SEGMENT:
-                recorder.save(trainer.state())
+                recorder.save({**trainer.state(), **watch.state()})
             chunk = tuple(x[:, count:] for x in chunk)
             pace = (time.perf_counter() - began) / count
             count = max(1, min(10 * count, int(PATIENCE / pace)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +13,15 @@ from torch import Tensor
 from equireg.library.features import Action
 from equireg.library.tracing import Features, Known, acts_on_grids, on_grid
 from equireg.library.trees import mapped
-from equireg.symmetry.groups import Group
+from equireg.symmetry.groups import Elements, Group
 from equireg.symmetry.representations import trivial
+
+Moving = Tensor | int | Elements  # numbers of elements, or elements; one for all, or one per sample
 
 
 def act(
     features: Mapping[str, Known],
-    elements: Tensor | int,
+    elements: Moving,
     batch: Any,
     *,
     targets: bool = False,
@@ -45,7 +46,7 @@ def act(
     return mapped(one, batch)
 
 
-def act_on_targets(features: Known, elements: Tensor | int, batch: Tensor) -> Tensor:
+def act_on_targets(features: Known, elements: Moving, batch: Tensor) -> Tensor:
     """rho_out(g) y, also on class labels, maps of classes and masks of one channel.
 
     These stand for channels that the group leaves as they are: labels (samples,), maps (samples,
@@ -64,7 +65,7 @@ def act_on_targets(features: Known, elements: Tensor | int, batch: Tensor) -> Te
     return move(features, elements, batch_of).reshape(batch.shape)
 
 
-def act_on_pixels(group: Group, elements: Tensor | int, batch: Tensor, axes: int) -> Tensor:
+def act_on_pixels(group: Group, elements: Moving, batch: Tensor, axes: int) -> Tensor:
     """The pixels, on the last ``axes`` axes, moved; channels, if there are any, left as they are.
 
     batch: (samples, *pixels) or (samples, channels, *pixels). Raises ValueError for other shapes,
@@ -86,28 +87,47 @@ def act_on_pixels(group: Group, elements: Tensor | int, batch: Tensor, axes: int
     return move(features, elements, channels).reshape(batch.shape)
 
 
-def move(features: Known, elements: Tensor | int, batch: Tensor) -> Tensor:
+def move(features: Known, elements: Moving, batch: Tensor) -> Tensor:
     """rho(g) x on what ``shaped`` returns, each sample by its element or all by one."""
-    group = features.group
+    group, count = features.group, len(batch)
+    each = _one_or_each(group, elements, batch)
+    if isinstance(features, Action):
+        if isinstance(each, Tensor) and (count == 1 or not each.ndim):
+            return features.of_samples(count).act(int(each.reshape(-1)[0]), batch)
+        return features.of_samples(count).act(each, batch)
+    channels = features.channels
+    if isinstance(each, Tensor):
+        each = each.expand(count)
+    elif len(each) != count:
+        each = Elements(each.index.repeat(count), each.algebra.repeat(count, 0))
+    moved = batch.flatten(2) if features.space else batch.unsqueeze(2)
+    moved = on_grid(group, tuple(batch.shape[2:])).act_each(each, moved)
+    return channels.act_each(each, moved.mT).mT.reshape(batch.shape)
+
+
+def _one_or_each(group: Group, elements: Moving, batch: Tensor) -> Tensor | Elements:
+    """Numbers on the device of the batch, or elements. Raises ValueError for what are none."""
+    count = len(batch)
+    if isinstance(elements, Elements):
+        if len(elements) not in (1, count) or elements.algebra.shape[1] != len(group.algebra):
+            raise ValueError(
+                f"there are {len(elements)} elements with {elements.algebra.shape[1]} coordinates; "
+                f"accepted: 1, or one for each of the {count} samples, with the "
+                f"{len(group.algebra)} coordinates of {group.name}"
+            )
+        return elements
     numbers = torch.as_tensor(elements, device=batch.device)
-    if numbers.is_floating_point() or numbers.shape not in ((), (len(batch),)):
+    if numbers.is_floating_point() or numbers.shape not in ((), (count,)):
         raise ValueError(
             f"elements are {numbers.dtype} of shape {tuple(numbers.shape)}; accepted: one number, "
-            f"or one for each of the {len(batch)} samples"
+            f"or one for each of the {count} samples"
         )
     if numbers.is_cpu and bool(((numbers < 0) | (numbers >= group.order)).any()):
         raise ValueError(
             f"elements are from {int(numbers.min())} to {int(numbers.max())}; accepted: 0 to "
             f"{group.order - 1}, the elements of {group.name}"
         )
-    if isinstance(features, Action):
-        one = not numbers.ndim or len(batch) == 1
-        each = int(numbers.reshape(-1)[0]) if one else numbers
-        return features.of_samples(len(batch)).act(each, batch)
-    channels, numbers = features.channels, numbers.expand(len(batch))
-    moved = batch.flatten(2) if features.space else batch.unsqueeze(2)
-    moved = on_grid(group, tuple(batch.shape[2:])).act_each(numbers, moved)
-    return channels.act_each(numbers, moved.mT).mT.reshape(batch.shape)
+    return numbers
 
 
 def shaped(features: Known, batch: Tensor, what: str, *, flattened: bool = False) -> Tensor:
@@ -140,7 +160,8 @@ def shaped(features: Known, batch: Tensor, what: str, *, flattened: bool = False
     )
 
 
-@functools.lru_cache(maxsize=64)
-def inverses(group: Group) -> tuple[int, ...]:
-    """The number of g^-1 for each element g."""
-    return tuple(np.argmin(group.table, axis=1).tolist())  # the identity is number 0
+def inverse(group: Group, element: int | Elements) -> int | Elements:
+    """g^-1, as a number or as an element, as g is given."""
+    if isinstance(element, Elements):
+        return group.inverse(element)
+    return int(group.inverse(group.numbered(np.array([element]))).index[0])

@@ -115,7 +115,8 @@ def _factor_matrices(
 ) -> tuple[tuple[Places, Representation | None], ...]:
     """The same for matrices: copies, I * sigma or sigma * I, are told apart."""
     count = len(shape)
-    matrices = rho.matrices.reshape(-1, *shape, *shape)
+    both = rho.matrices if rho.algebra is None else np.concatenate([rho.matrices, rho.algebra])
+    matrices = both.reshape(-1, *shape, *shape)
     fixed = list[int]()
     for axis in range(count):
         moved = np.moveaxis(matrices, (1 + axis, 1 + count + axis), (1, 2))
@@ -131,7 +132,14 @@ def _factor_matrices(
     rest = tuple(0 if axis in fixed else slice(None) for axis in range(count))
     size = math.prod(shape[axis] for axis in kept)
     inner = matrices[(slice(None), *rest, *rest)].reshape(-1, size, size)
-    one = Representation(rho.group, f"{rho.name} [{', '.join(map(str, kept))}]", dense=inner)
+    dense, algebra = np.split(inner, [rho.group.order])
+    one = Representation(
+        rho.group,
+        f"{rho.name} [{', '.join(map(str, kept))}]",
+        dense=dense,
+        algebra=algebra if len(algebra) else None,
+        degree=rho.degree,
+    )
     return (*(((axis,), None) for axis in fixed), (kept, one))
 
 
@@ -170,8 +178,12 @@ def moved_along(
     if rho.permutations is None:
         if not kept.all() or len(source) != rho.size:
             return None
-        matrices = rho.matrices[:, source][:, :, source]
-        return Representation(rho.group, name or rho.name, dense=matrices)
+        matrices, algebra = (
+            None if x is None else x[:, source][:, :, source] for x in (rho.matrices, rho.algebra)
+        )
+        return Representation(
+            rho.group, name or rho.name, dense=matrices, algebra=algebra, degree=rho.degree
+        )
     moved = np.broadcast_to(np.arange(len(source)), (rho.group.order, len(source))).copy()
     moved[:, kept] = place[rho.permutations[:, source[kept]]]
     if (moved < 0).any():

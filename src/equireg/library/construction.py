@@ -17,7 +17,7 @@ from equireg.library.tracing import Features, Known, Pair, Trace, Unknown, trace
 from equireg.library.trees import leaves
 from equireg.library.trial import CONSTANT, Subject, Verdict, trial
 from equireg.library.untouched import untouched
-from equireg.symmetry.groups import Group
+from equireg.symmetry.groups import Elements, Group
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ class Construction:
         )
 
     @property
-    def _tried(self) -> list[int]:
+    def _tried(self) -> list[int | Elements]:
         """Elements that imply the others."""
         group, elements = self.input.group, self.elements
-        return list(group.cayley[:, 0]) if len(elements) == group.order else elements[1:]
+        return [*group.witnesses] if len(elements) == group.order else [*elements[1:]]
 
     def _unknown(self, outputs: Mapping[str, Known]) -> str:
         """Why it is not known what acts on the outputs; "" if it is of all of them."""

@@ -7,15 +7,16 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from equireg.library import measures
-from equireg.library.actions import act, act_on_pixels
+from equireg.library.actions import Moving, act, act_on_pixels
 from equireg.library.choices import Choice, check_given, check_model, choose
 from equireg.library.construction import Construction, unwrapped
-from equireg.library.measures import Error, Symmetrized
+from equireg.library.measures import Error, Mean, Symmetrized
 from equireg.library.outputs import Wanted
 from equireg.library.subgroups import subgroups_of
 from equireg.library.tracing import Features, Known, acts_on_grids
@@ -24,10 +25,11 @@ from equireg.library.trial import trial
 from equireg.library.untouched import untouched
 from equireg.library.weights import Distance, Gamma, Weights
 from equireg.symmetry import spaces as symmetry
-from equireg.symmetry.groups import POINT_GROUPS, Group, point_group
+from equireg.symmetry.groups import POINT_GROUPS, Elements, Group, point_group
 from equireg.symmetry.representations import Representation, check_one_group, trivial
 
 Of = Literal["input", "output", "pixels"]
+COMPARED = 16  # random elements of a compact group over which errors are taken
 
 
 class Equivariance:
@@ -37,22 +39,24 @@ class Equivariance:
     rho_out(g) A_i = A_i rho_in(g) for every g (section II). Adding gamma / 2 times ``penalty`` to
     the loss and training on ``augment``-ed batches makes E an attractor (Theorem 3).
 
-    model: of convolutions, Linear, normalization layers and functions without parameters, as it
-    is or wrapped by DataParallel or torch.compile; it is not changed. A module replaced later
+    model: of convolutions, Linear, normalization layers and functions without parameters, as it is
+    or wrapped by DataParallel or torch.compile; it is not changed. A module replaced later
     (``model[0] = ...``) is not seen: make a new ``Equivariance``. group: the name of a point group
-    (such as C4, D4; O for volumes), or a ``Group``. A group of ``point_group``, or of ``generate``
-    with ``moves_pixels``, moves the pixels of grids with as many axes; others leave pixels as they
-    are. example: a batch, from which shapes are inferred. representations: per layer, by its name
-    in ``model.named_modules()`` or a pattern such as ``layer1.*``, (input, output), each a
-    ``Representation`` on the channels (for a Linear, on its entries), "trivial", "regular", or
-    None: inferred (an input from the layers before it, an output trivial); or None instead of the
-    pair to leave a layer out. Naming a module without parameters says what acts on its output; ""
-    names the model. "regular" in place of the dict: regular outputs for all layers but those that
-    make the model's outputs. input: what acts on the example's channels; trivial by default.
-    output: what acts on the model's, where it cannot be told; by name for several ("heads.0").
-    subgroups: by patterns of layers' names, the part of the group with which they are to commute:
-    {"layer4.*": "C2"}; the network, and what is drawn and measured, are then of what all have in
-    common. strict: whether every warning is an error.
+    (such as C4, D4; O for volumes), or a ``Group``, finite or compact: ``rotations(3)`` and others
+    of ``equireg.groups`` act on vectors, by ``input=`` and ``representations=``. A group of
+    ``point_group``, or of ``generate`` with ``moves_pixels``, moves the pixels of grids with as
+    many axes; others leave pixels as they are. example: a batch, from which shapes are inferred.
+    representations: per layer, by its name in ``model.named_modules()`` or a pattern such as
+    ``layer1.*``, (input, output), each a ``Representation`` on the channels (for a Linear, on its
+    entries), "trivial", "regular", or None: inferred (an input from the layers before it, an output
+    trivial); or None instead of the pair to leave a layer out. Naming a module without parameters
+    says what acts on its output; "" names the model. "regular" in place of the dict: regular
+    outputs for all layers but those that make the model's outputs. input: what acts on the
+    example's channels; trivial by default. output: what acts on the model's, where it cannot be
+    told; by name for several ("heads.0"). subgroups: by patterns of layers' names, the part of the
+    group with which they are to commute: {"layer4.*": "C2"}; the network, and what is drawn and
+    measured, are then of what all have in common. degree: up to which means over a compact group
+    are exact, see ``group_mean``. strict: whether every warning is an error.
 
     Raises ValueError where it is not known what acts on a layer, naming it and what to pass. Warns
     of layers whose stride or pooling breaks the symmetry of the grid; of a model that random
@@ -86,6 +90,7 @@ class Equivariance:
         input: Representation | None = None,
         output: Wanted = None,
         subgroups: Mapping[str, str | Group] | None = None,
+        degree: int = 4,
         strict: bool = False,
     ) -> None:
         bare, prefix = unwrapped(model)
@@ -98,6 +103,7 @@ class Equivariance:
         given = choose(bare, self.group, example, representations, prefix)
         made = Construction.of(bare, example, self.input, given, output, parts)
         self._elements = made.elements
+        self._mean, self._compared = _means(self.group, made.elements, degree)
         self._weights = Weights([s for s in made.found.spaces if not s.action.is_trivial])
         if not self._spaces:
             raise ValueError(
@@ -242,15 +248,21 @@ class Equivariance:
 
     # The function
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Numbers of Haar-random group elements, (count,), on the generator's device."""
+    def draw(self, count: int, generator: torch.Generator) -> Tensor | Elements:
+        """Haar-random elements for ``act``: numbers, (count,), on the generator's device.
+
+        Of a compact group, which has no numbers for all of them, the elements themselves.
+        """
         place = generator.device
+        if len(self.group.algebra):
+            seed = torch.randint(2**62, (), generator=generator, device=place)
+            return self.group.sample(count, np.random.default_rng(int(seed)))
         drawn = torch.randint(len(self._elements), (count,), generator=generator, device=place)
         if len(self._elements) == self.group.order:
             return drawn
         return torch.tensor(self._elements, device=place)[drawn]
 
-    def act(self, elements: Tensor | int, batch: Any, of: Of = "input") -> Any:
+    def act(self, elements: Moving, batch: Any, of: Of = "input") -> Any:
         """rho(g) x: each sample of ``batch`` moved by its element, or all by the same one.
 
         of: "input", rho_in; "output", rho_out, on the model's outputs and on targets, where
@@ -279,6 +291,9 @@ class Equivariance:
     def group_mean(self, loss: Callable[..., Tensor], batch: Tensor, targets: Any = None) -> Tensor:
         """The exact mean of ``loss(rho_in(g) batch)`` over the group: the augmented risk.
 
+        Of a compact group a quadrature, exact for the matrix entries of representations up to
+        ``degree``. With weights in E its gradient is that of the true mean once ``degree`` is that
+        of the layers' rho_out * rho_in; elsewhere none is exact, and a higher one is nearer.
         targets: where they are moved with the batch, ``loss(rho_in(g) batch, rho_out(g) targets)``
         is taken; as for ``act`` with ``of="output"``. Without them a loss that compares outputs
         which the group moves with what stays where it is has no equivariant minimum.
@@ -286,24 +301,25 @@ class Equivariance:
         moved = None
         if targets is not None:
             moved = functools.partial(self.act, batch=targets, of="output")
-        return measures.group_mean(self._elements, {"": self.input}, loss, batch, moved)
+        return measures.group_mean(self._mean, {"": self.input}, loss, batch, moved)
 
     def symmetrized(self, *models: nn.Module) -> Symmetrized:
         """The mean of rho_out(g)^-1 f(rho_in(g) x) over the group, as a module.
 
         models: one or several with the same inputs and outputs, an ensemble, over which the mean
         is taken, too; without any, the model. Equivariant whatever the weights, at |G| times the
-        cost. Raises ValueError if it is not known what acts on the outputs.
+        cost; under a compact group as nearly as ``degree`` is high. Raises ValueError if it is not
+        known what acts on the outputs.
         """
         if not self._outputs:
             raise ValueError(self._unknown_output())
-        return Symmetrized(
-            self._elements, {"": self.input}, self._outputs, models or (self._model,)
-        )
+        return Symmetrized(self._mean, {"": self.input}, self._outputs, models or (self._model,))
 
     @torch.no_grad()
     def error(self, batch: Tensor, model: nn.Module | None = None) -> Error:
         """How far the model, in evaluation mode, is from equivariant on ``batch``; exact over G.
+
+        Of a compact group over 16 random elements, the same at every call.
 
         model: another one with the same inputs and outputs. Raises ValueError if it is not known
         what acts on the model's output, or for an empty batch.
@@ -314,8 +330,7 @@ class Equivariance:
             raise ValueError("batch is empty; accepted: one sample or more")
         model = self._model if model is None else model
         with untouched(model):
-            elements = self._elements[1:]
-            return measures.compare(model, {"": self.input}, self._outputs, elements, batch)
+            return measures.compare(model, {"": self.input}, self._outputs, self._compared, batch)
 
     @property
     def _outputs(self) -> Mapping[str, Known]:
@@ -323,6 +338,23 @@ class Equivariance:
 
     def _unknown_output(self) -> str:
         return f"{self._subject.unknown}; {self._made.advice}"
+
+
+def _means(group: Group, elements: list[int], degree: int) -> tuple[Mean, list[int | Elements]]:
+    """Elements and weights for means over the group, and the elements that errors are taken over.
+
+    elements: the numbers of a finite group's that count, the identity first.
+    """
+    if not len(group.algebra):
+        return [(number, 1 / len(elements)) for number in elements], [*elements[1:]]
+    if degree < 1:
+        raise ValueError(f"degree is {degree}; accepted: 1 or more")
+    points, shares = group.quadrature(degree)
+    drawn = group.sample(COMPARED, np.random.default_rng(0))
+    return (
+        [(points[i : i + 1], share) for i, share in enumerate(shares.tolist())],
+        [drawn[i : i + 1] for i in range(COMPARED)],
+    )
 
 
 def _input(
@@ -339,11 +371,6 @@ def _input(
         group = point_group(group, len(space))
     if not isinstance(group, Group):
         raise ValueError(f"group is {group!r}; accepted: the name of a point group, or a Group")
-    if len(group.algebra):
-        raise ValueError(
-            f"group is {group.name}, which is not finite; accepted: finite groups, such as cyclic "
-            "ones in it"
-        )
     check_given("input", input, group, example)
     if isinstance(input, str):
         raise ValueError(f"input is {input!r}; accepted: a Representation")

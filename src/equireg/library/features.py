@@ -36,7 +36,7 @@ from equireg.library.atoms import (
     still,
 )
 from equireg.library.blocks import acts_on_grids, components, factor, on_grid, product, reordered
-from equireg.symmetry.groups import Group
+from equireg.symmetry.groups import Elements, Group
 from equireg.symmetry.representations import Representation, check_one_group, trivial
 
 
@@ -330,8 +330,9 @@ class Action:
                     held.setdefault(block, []).append(place)
         return [reordered(b.rho, b.shape, tuple(p)) for b, p in held.items() if b.rho is not None]
 
-    def act(self, elements: Tensor | int, x: Tensor) -> Tensor:
+    def act(self, elements: Tensor | int | Elements, x: Tensor) -> Tensor:
         """rho(g) x for a tensor of this shape; elements: one for all, or one per sample, axis 0."""
+        one = isinstance(elements, int) or (isinstance(elements, Elements) and len(elements) == 1)
         atoms = [atom for axis in self.axes for atom in axis]
         result = x.reshape([size_of(atom) for atom in atoms])
         for block in dict.fromkeys(block for block, _ in atoms):
@@ -340,12 +341,14 @@ class Action:
             places = [atoms.index((block, i)) for i in range(len(block.shape))]
             last = list(range(-len(places), 0))
             moved = result.movedim(places, last).flatten(-len(places))
-            if isinstance(elements, int):
+            if one:
+                assert not isinstance(elements, Tensor)
                 moved = block.rho.act(elements, moved)
             else:
+                assert not isinstance(elements, int)
                 if len(elements) != len(moved) or not self.closed([0]):
                     raise ValueError("samples do not lie on axis 0; accepted: one element for all")
-                moved = block.rho.act_each(elements.to(x.device), moved)
+                moved = block.rho.act_each(elements, moved)
             result = moved.unflatten(-1, block.shape).movedim(last, places)
         return result.reshape(x.shape)
 

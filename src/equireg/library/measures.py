@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from equireg.library.actions import act, inverses, move, shaped
+from equireg.library.actions import act, inverse, move, shaped
 from equireg.library.tracing import Known
 from equireg.library.trees import leaves, mapped
+from equireg.symmetry.groups import Elements
 
+Mean = Sequence[tuple[int | Elements, float]]  # elements and their weights, of sum 1
 BLIND = 1e-9  # outputs that vary less, relative to their size, are constant
 
 
@@ -37,7 +39,7 @@ def compare(
     function: Callable[..., Any],
     inputs: Mapping[str, Known],
     outputs: Mapping[str, Known],
-    elements: Sequence[int],
+    elements: Sequence[int | Elements],
     batch: Any,
 ) -> Error:
     """The error of ``function`` over these elements; exact, in double precision.
@@ -94,55 +96,56 @@ class Symmetrized(nn.Module):
 
     def __init__(
         self,
-        elements: Sequence[int],
+        mean: Mean,
         inputs: Mapping[str, Known],
         outputs: Mapping[str, Known],
         models: Iterable[nn.Module],
     ) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
-        self._elements, self._inputs, self._outputs = [*elements], dict(inputs), dict(outputs)
+        self._mean, self._inputs, self._outputs = [*mean], dict(inputs), dict(outputs)
 
     def forward(self, batch: Any) -> Any:
         """The averaged prediction, of the models' output type."""
         total: dict[str, Tensor] = {}
         first = None
-        for output in self._each(batch):
+        for output, share in self._each(batch):
             first = output if first is None else first
             for path, tensor in leaves(output):
                 if path in self._outputs:
-                    total[path] = total[path] + tensor if path in total else tensor.clone()
-        count = len(self.models) * len(self._elements)
-        return mapped(lambda path, x: total[path] / count if path in total else x, first)
+                    term = share * tensor
+                    total[path] = total[path] + term if path in total else term
+        return mapped(lambda path, x: total.get(path, x), first)
 
-    def _each(self, batch: Any) -> Iterator[Any]:
-        inverse = inverses(next(iter(self._inputs.values())).group)
-        for element in self._elements:
+    def _each(self, batch: Any) -> Iterator[tuple[Any, float]]:
+        group = next(iter(self._inputs.values())).group
+        for element, share in self._mean:
+            back = functools.partial(self._back, inverse(group, element))
             for model in self.models:
                 moved = act(self._inputs, element, mapped(lambda _, x: x.clone(), batch))
-                yield mapped(functools.partial(self._back, inverse[element]), call(model, moved))
+                yield mapped(back, call(model, moved)), share / len(self.models)
 
-    def _back(self, inverse: int, path: str, tensor: Tensor) -> Tensor:
+    def _back(self, element: int | Elements, path: str, tensor: Tensor) -> Tensor:
         if path not in self._outputs:
             return tensor
         features = self._outputs[path]
-        moved = move(features, inverse, shaped(features, tensor, "output", flattened=True))
+        moved = move(features, element, shaped(features, tensor, "output", flattened=True))
         return moved.reshape(tensor.shape)
 
 
 def group_mean(
-    elements: Sequence[int],
+    mean: Mean,
     inputs: Mapping[str, Known],
     loss: Callable[..., Tensor],
     batch: Any,
-    targets: Callable[[int], Any] | None = None,
+    targets: Callable[[int | Elements], Any] | None = None,
 ) -> Tensor:
-    """The exact mean of ``loss(rho_in(g) batch)`` over these elements.
+    """The mean of ``loss(rho_in(g) batch)`` over the group.
 
     targets: what an element makes of the loss's second argument, if it takes one.
     """
     terms = []
-    for element in elements:
+    for element, share in mean:
         moved = act(inputs, element, batch)
-        terms.append(loss(moved) if targets is None else loss(moved, targets(element)))
-    return torch.stack(terms).mean(0)
+        terms.append(share * (loss(moved) if targets is None else loss(moved, targets(element))))
+    return torch.stack(terms).sum(0)

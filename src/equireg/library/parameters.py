@@ -20,7 +20,7 @@ from equireg.library.atoms import Lost
 from equireg.library.blocks import factor, indices_of, product, pulled_back
 from equireg.library.features import Action
 from equireg.symmetry import spaces as symmetry
-from equireg.symmetry.groups import Group
+from equireg.symmetry.groups import Elements, Group
 from equireg.symmetry.representations import Representation, trivial
 
 Values = Mapping[int, Tensor]  # of parameters, by number
@@ -177,7 +177,7 @@ def _holds(derived: Derived, found: Mapping[Held, symmetry.Space], action: Actio
     group: Group = action.group
     before = derived.replay(plain)
     bound = 1e-4 * float(before.abs().max())
-    for step in group.cayley[:, 0].tolist():
+    for step in group.witnesses:
         moved = {held: product_act(found[held], step, value) for held, value in plain.items()}
         after = derived.replay(moved)
         if not torch.allclose(after, action.act(step, before), rtol=0, atol=bound):
@@ -185,7 +185,7 @@ def _holds(derived: Derived, found: Mapping[Held, symmetry.Space], action: Actio
     return True
 
 
-def product_act(action: symmetry.Space, element: int, tensor: Tensor) -> Tensor:
+def product_act(action: symmetry.Space, element: int | Elements, tensor: Tensor) -> Tensor:
     """rho(g) on a parameter of any shape."""
     return action.act(element, tensor.reshape(action.shape)).reshape(tensor.shape)
 

@@ -19,6 +19,8 @@ from equireg.symmetry.representations import (
 def subgroups_of(group: Group, given: Mapping[str, str | Group] | None) -> dict[str, Group]:
     """The subgroup for each pattern of layers' names. Raises ValueError for what is none."""
     found = {}
+    if given and len(group.algebra):
+        raise ValueError(f"subgroups of {group.name}, which is not finite; accepted: None")
     for pattern, one in (given or {}).items():
         if isinstance(one, str):
             one = point_group(one, group.elements.shape[-1])

@@ -26,6 +26,7 @@ from equireg.library.tracing import CHANNELWISE, OVER_LAST_AXES, Features, Known
 from equireg.library.trees import leaves
 from equireg.library.untouched import untouched
 from equireg.symmetry import spaces as symmetry
+from equireg.symmetry.groups import Elements
 
 DOUBLE, SINGLE = 1e-4, 1e-3  # errors above are none of rounding; single precision within is common
 SAMPLES = 4
@@ -54,7 +55,7 @@ class Subject:
     outputs: Mapping[str, Known]
     unknown: str
     modules: Mapping[str, Known]
-    elements: Sequence[int]
+    elements: Sequence[int | Elements]
 
 
 def trial(
@@ -249,7 +250,7 @@ class _Found(NamedTuple):
 def _modules(
     subject: Subject,
     run: Callable[[Tensor], Any],
-    elements: Sequence[int],
+    elements: Sequence[int | Elements],
     batch: Tensor,
     bound: float,
 ) -> _Found:
@@ -258,7 +259,8 @@ def _modules(
     plain: dict[str, list[Tensor]] = {name: [] for name in names}
     wrong: dict[str, float] = {}
     undefined = False
-    element, position = 0, dict.fromkeys(names, 0)
+    element: int | Elements = 0
+    position = dict.fromkeys(names, 0)
 
     def hook(name: str, out: Any) -> None:
         nonlocal undefined

@@ -18,7 +18,7 @@ Run = Callable[[list[Tensor]], Tensor]
 def commutes(
     group: Group, run: Run, before: Sequence[Action], after: Action, like: Sequence[Tensor]
 ) -> bool:
-    """Whether ``run`` takes what ``before`` moves to what ``after`` moves, for all generators.
+    """Whether ``run`` takes what ``before`` moves to what ``after`` moves, for all witnesses.
 
     Tried on normal inputs, so of both signs. like: tensors whose types and devices they have;
     those of integers and truth values are tried as they are.
@@ -32,7 +32,7 @@ def commutes(
     if plain.shape != after.shape:
         return False
     bound = ROUNDING * float(plain.abs().max()) if plain.numel() else 0.0
-    for step in group.cayley[:, 0].tolist():
+    for step in group.witnesses:
         moved = [action.act(step, x) for action, x in zip(before, inputs, strict=True)]
         turned = run([x.clone() for x in moved]).detach()
         if not torch.allclose(turned * 1.0, after.act(step, plain) * 1.0, rtol=0, atol=bound):
@@ -48,7 +48,7 @@ def invariant(tensor: Tensor, action: Action) -> bool:
     x = x if x.is_floating_point() else x.double()
     finite = x[torch.isfinite(x)] if x.is_floating_point() else x
     bound = 1e-5 * float(finite.abs().max()) if finite.numel() else 0.0
-    for step in action.group.cayley[:, 0].tolist():
+    for step in action.group.witnesses:
         moved = action.act(step, x)
         if not torch.allclose(moved, x, rtol=0, atol=bound, equal_nan=True):
             return False

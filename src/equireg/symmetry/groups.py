@@ -48,6 +48,7 @@ POINT_GROUPS: dict[int, dict[str, tuple[Matrix, ...]]] = {
         "Oh": (_beside_an_axis(QUARTER_TURN), CYCLE_OF_AXES, INVERSION),
     },
 }
+WITNESSES = 3  # random elements of a compact group that something is tried on
 LARGEST_ORDER = 100_000  # more may be infinite, and is not listed
 
 
@@ -119,6 +120,19 @@ class Group:
     def numbered(self, index: np.ndarray) -> Elements:
         """The elements with these numbers among ``elements``."""
         return Elements(index, np.zeros((len(index), len(self.algebra))))
+
+    @functools.cached_property
+    def witnesses(self) -> tuple[int | Elements, ...]:
+        """Elements to try, by their numbers or as they are.
+
+        The generators of ``elements``, which imply all of a finite group, and of a compact one
+        random elements too: what commutes with those but not with all is of measure zero.
+        """
+        numbers = tuple(self.cayley[:, 0].tolist())
+        if not len(self.algebra):
+            return numbers
+        drawn = self.sample(WITNESSES, np.random.default_rng(0))
+        return (*numbers, *(drawn[i : i + 1] for i in range(WITNESSES)))
 
     def inverse(self, elements: Elements) -> Elements:
         """g^-1 for each of these.

@@ -88,34 +88,45 @@ class Gates(nn.Module):
 
 
 class Products(nn.Module):
-    """(x, y) -> all products of an entry of x and one of y, moved by ``output``, rho * sigma.
+    """(x, y) -> all products of an entry of x and one of y, moved by ``output``.
 
-    A linear layer behind it takes what it needs: of two vectors in space their inner product, their
+    That is rho * sigma as a direct sum: the products of each pair of summands lie side by side. A
+    linear layer behind it takes what it needs: of two vectors in space their inner product, their
     cross product and the symmetric rest. With one argument, x itself is y.
 
     >>> from equireg.symmetry.compact import rotations
     >>> from equireg.symmetry.representations import defining
     >>> vectors = defining(rotations(3))
-    >>> Products(vectors, vectors).output.size
-    9
+    >>> len(Products(2 * vectors, 2 * vectors).output.summands)
+    4
     """
 
     def __init__(self, rho: Representation, sigma: Representation) -> None:
         super().__init__()
         check_one_group(rho.group, sigma.group)
-        self.output = _distributed(rho, sigma)
+        self.rho, self.sigma = rho, sigma
+        found: dict[tuple[int, int], Representation] = {}  # equal ones are one, and share a basis
+        parts, order = [], []
+        entries = np.arange(rho.size * sigma.size).reshape(rho.size, sigma.size)
+        for one, rows in zip(rho.summands, _places(rho), strict=True):
+            for two, columns in zip(sigma.summands, _places(sigma), strict=True):
+                parts.append(found.setdefault((id(one), id(two)), one * two))
+                order.append(entries[rows, columns].reshape(-1))
+        self.output = direct_sum(*parts, name=f"products of {rho.name} and {sigma.name}")
+        self.register_buffer("order", torch.from_numpy(np.concatenate(order)), persistent=False)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """(..., d), (..., e) -> (..., d e)."""
         y = x if y is None else y
-        return (x.unsqueeze(-1) * y.unsqueeze(-2)).flatten(-2)
+        outer = (x.unsqueeze(-1) * y.unsqueeze(-2)).flatten(-2)
+        return outer.index_select(-1, self.get_buffer("order"))
 
 
-def _distributed(rho: Representation, sigma: Representation) -> Representation:
-    """rho * sigma as a direct sum, where the entries of the sum lie in the product's order."""
-    if len(sigma.summands) == 1 and len(rho.summands) > 1:
-        return direct_sum(*(part * sigma for part in rho.summands))
-    return rho * sigma
+def _places(rho: Representation) -> list[slice]:
+    """Where the entries of each summand are."""
+    ends = np.cumsum([part.size for part in rho.summands]).tolist()
+    pairs = zip(rho.summands, ends, strict=True)
+    return [slice(end - part.size, end) for part, end in pairs]
 
 
 class _Parts(nn.Module):

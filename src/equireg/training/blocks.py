@@ -83,10 +83,12 @@ class Blocks:
         training: TrainingSettings,
         first: int = 0,
         subset: int | None = None,
+        moved: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, ...]]:
         """What every run trains on from step ``first`` on: what ``Trainer.advance`` takes.
 
         The blocks share the batches of their seeds. subset: of the images, for each seed.
+        moved: the targets of every row, where the group moves them (``Trainable.target_orbit``).
         """
         total = steps_per_epoch(subset or len(labels), training) * training.epochs
         gammas = [gamma_schedule(gamma, training) for gamma in self.gammas]
@@ -96,6 +98,8 @@ class Blocks:
             steps = rows.shape[1]
             penalties = along(gammas, seeds, first, steps, total)
             rates = along([learning_rates(training)], runs, first, steps, total)
-            shared = (x.repeat(len(gammas), 1, 1) for x in (rows, classes))
+            if moved is not None:
+                classes = moved[rows]
+            shared = (torch.cat([x] * len(gammas)) for x in (rows, classes))
             yield *shared, penalties.to(labels.device), rates.to(labels.device)
             first += steps

@@ -7,6 +7,7 @@ another: stacked by ``vmap`` they took three times as long on a CPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +26,20 @@ DRAWS = "random draws"
 Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) of a batch -> (count,)
 
 
+class Motion(NamedTuple):
+    """How the group moves what goes in and what comes out: see ``step.Trainable``."""
+
+    orbit: Callable[[Tensor], Tensor]
+    target_orbit: Callable[[Tensor], Tensor | None]
+    back: Callable[[Tensor], Tensor]
+
+
 class ModuleNetwork:
     """A module whose parameters have these spaces: see ``step.Trainable`` for its calls.
 
     module: one instance, in which weights are put for a call; make: a seed's own instance; spaces:
-    of every parameter that is trained; orbit: inputs, each moved by every element; loss: of each
-    sample of a batch. Buffers that are saved and parameters without a gradient are a run's own.
+    of every parameter that is trained; motion: of inputs and outputs; loss: of each sample of a
+    batch. Buffers that are saved and parameters without a gradient are a run's own.
     """
 
     apart = True
@@ -41,11 +50,12 @@ class ModuleNetwork:
         make: Callable[[int], nn.Module],
         group: Group,
         spaces: Mapping[str, Space],
-        orbit: Callable[[Tensor], Tensor],
+        motion: Motion,
         loss: Loss,
     ) -> None:
         self.module, self.make, self.group, self.spaces = module, make, group, dict(spaces)
-        self.orbit, self._loss = orbit, loss
+        self.orbit, self.target_orbit, self.back = motion
+        self._loss = loss
         self.buffers = {**_kept(module, self.spaces), DRAWS: torch.zeros((), dtype=torch.int64)}
 
     def initial(self, seed: int, law: Distribution) -> dict[str, Tensor]:

@@ -84,6 +84,13 @@ class Network:
         """Images (count, channels, height, width), each turned by every element."""
         return turned(inputs, self.group.elements)
 
+    def target_orbit(self, targets: Tensor) -> None:
+        """Classes stay as they are."""
+
+    def back(self, outputs: Tensor) -> Tensor:
+        """So do outputs."""
+        return outputs
+
     def forward(
         self, weights: Mapping[str, Tensor], inputs: Tensor, training: bool = False
     ) -> Tensor:

@@ -48,6 +48,15 @@ class Trainable(Protocol):
     def orbit(self, inputs: Tensor) -> Tensor:
         """Inputs (count, ...), each moved by every element: (count * order, ...)."""
 
+    def target_orbit(self, targets: Tensor) -> Tensor | None:
+        """The same of targets; None where the group leaves them as they are."""
+
+    def back(self, outputs: Tensor) -> Tensor:
+        """Outputs on inputs moved by each element, (order, ...), moved back: alike if equivariant.
+
+        (order, runs, count, ...).
+        """
+
     def forward(
         self, weights: Mapping[str, Tensor], inputs: Tensor, training: bool = False
     ) -> Tensor:
@@ -150,6 +159,11 @@ def training_step(
     return recorded
 
 
+def scaled(inputs: Tensor, like: Tensor) -> Tensor:
+    """Pixels of bytes as numbers from 0 to 1; other inputs as they are."""
+    return inputs.to(like) / 255.0 if inputs.dtype == torch.uint8 else inputs.to(like)
+
+
 class Trainer(Protocol):
     """Trains a block of runs; every tensor that it takes or gives has a leading axis of runs."""
 
@@ -228,7 +242,7 @@ class Reference:
     ) -> Tensor:
         """The same for some of the runs."""
         like = next(iter(runs.equivariant.values()))
-        inputs = self.images[rows].to(like) / 255.0
+        inputs = scaled(self.images[rows], like)
         gamma, rate = gamma.to(like), rate.to(like)
         return training_step(
             self.network, runs, inputs, targets, gamma, rate, self.scale, self.optimizer
@@ -268,7 +282,7 @@ class ReferenceGradient:
             name: weight.to(self.images.device, torch.float32).requires_grad_(True)
             for name, weight in weights.items()
         }
-        outputs = self.network.forward(held, self.images[rows] / 255.0)
+        outputs = self.network.forward(held, scaled(self.images[rows], next(iter(held.values()))))
         loss = self.network.loss(outputs, targets).mean(1).sum()
         found = torch.autograd.grad(loss, list(held.values()))
         return dict(zip(held, found, strict=True))

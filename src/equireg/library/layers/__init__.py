@@ -1,5 +1,19 @@
-"""Layers with parameters, one file per kind; imported, they are registered."""
+"""Layers, one file per kind; imported, they are registered."""
 
-from equireg.library.layers import attention, convolution, embedding, linear, normalization
+from equireg.library.layers import (
+    attention,
+    convolution,
+    embedding,
+    linear,
+    nonlinearities,
+    normalization,
+)
 
-__all__ = ["attention", "convolution", "embedding", "linear", "normalization"]
+__all__ = [
+    "attention",
+    "convolution",
+    "embedding",
+    "linear",
+    "nonlinearities",
+    "normalization",
+]
