@@ -41,7 +41,7 @@ MODULE = not workflow.modifier.is_main_snakefile()
 SOURCES = str(Path(HERE, "src").absolute())
 sys.path.insert(0, SOURCES)
 
-from equireg.config import ConfigurationError, load
+from equireg.config import ConfigurationError, experiments, load
 from equireg.digest import job_digest
 from equireg.inventory import Inventory, begin, check, configuration_text, redate, take
 from equireg.plan import (
@@ -54,18 +54,20 @@ from equireg.plan import (
     conditions,
     critical_block,
     data_files,
-    modes_but_for,
-    modes_but_for_conditions,
+    folders_but_for,
+    folders_but_for_conditions,
     options,
     predicted_seeds,
     runs_per_job,
+    section,
     seed_blocks,
     seen_blocks,
     seeds_option,
     train_options,
 )
-from equireg.settings import MODES, SelectionSettings, SourceSettings, part
+from equireg.settings import MODES
 from equireg.spelling import GAMMA, NO_PENALTY, build_file, spell_gamma, spell_seeds
+from equireg.sweeps import spell_sweep
 
 # Refused in a line per mistake; an exception would print a traceback.
 try:
@@ -101,32 +103,65 @@ shell.prefix(f"export PYTHONPATH={shlex.quote(SOURCES)}; ")
 EVERYTHING = (
     r" --?(report|delete|force|touch|dag|rulegraph|filegraph|d3dag|summary|detailed|[FRft]\b)"
 )
-found = Inventory()
+# The experiments by name: the one of the configuration, or each combination of its sweep.
+POINTS = {point.experiment: point for point in experiments(chosen)}
+found = {name: Inventory() for name in POINTS}
 if workflow.is_main_process and not re.search(EVERYTHING, " ".join(["", *sys.argv[1:]])):
     try:
-        found = take(chosen, Path("results"))
-        check(chosen, found, Path("results"))
-        found.leave_to_rules(sys.argv, Path("results", chosen.experiment))
+        for name, point in POINTS.items():
+            found[name] = take(point, Path("results"))
+            check(point, found[name], Path("results"))
+            found[name].leave_to_rules(sys.argv, Path("results", name))
     except ConfigurationError as error:
         sys.exit(f"equireg: {error}")
-    redate(found)
+    for kept in found.values():
+        redate(kept)
     if not workflow.output_settings.dryrun:
         begin(chosen, Path("results"))
 
-RESULTS = f"results/{chosen.experiment}"
-DATA = f"results/data/{chosen.data.name}.safetensors"
-SELECTION = part(SelectionSettings, chosen.data)
+# Where an experiment's results are. In a sweep the rules are the same ones, with the combination's
+# folder as a wildcard.
+RESULTS = "results/{experiment}" if chosen.sweep else f"results/{chosen.experiment}"
+NAME = "{wildcards.experiment}" if chosen.sweep else chosen.experiment  # in messages
+SWEEP = f"results/{chosen.experiment}"
 RUN = "{mode}/gamma-{gamma}/seeds-{seeds}"  # a block of runs, as plan.Block spells it
-BLOCK = f"{RESULTS}/runs/{RUN}"
+BLOCK = f"results/{{experiment}}/runs/{RUN}"
 BLOCKS = [f"{RESULTS}/{block.path}" for block in blocks(chosen.grid)]
-OUTDATED = {str(file) for file in found.outdated}
+DATA_SETS = sorted({point.data.name for point in POINTS.values()})
+OUTDATED = {str(file) for kept in found.values() for file in kept.outdated}
 # With --resources gpu=2, two of the jobs that use one at a time, each on a GPU of its own. SLURM
 # gives out GPUs itself: there the profile says who gets one.
 GPU = int("gpu" in workflow.global_resources and chosen.jobs.device != "cpu")
 OWN_GPU = "--own-gpu" if GPU else "--no-own-gpu"
 
 
+def of(wildcards):
+    """The configuration of a job's experiment."""
+    return POINTS[wildcards.get("experiment", chosen.experiment)]
+
+
+def data_of(wildcards):
+    """The data set's file."""
+    return f"results/data/{of(wildcards).data.name}.safetensors"
+
+
+def network_of(wildcards):
+    """The file of a network of the user's own, if there is one."""
+    return [str(file) for file in [build_file(of(wildcards).network.build)] if file]
+
+
+def options_of(*names, **more):
+    """The options of a job, from these sections of its experiment's configuration."""
+    return lambda wildcards: options(*(section(of(wildcards), name) for name in names), **more)
+
+
+def shown(what, form):
+    """What the report calls a file, in a sweep with its combination."""
+    return {"shows": what, "as": form} | ({"of": "{experiment}"} if chosen.sweep else {})
+
+
 wildcard_constraints:
+    experiment="|".join(map(re.escape, POINTS)),
     mode="|".join(MODES),
     gamma=GAMMA,
     seeds=r"\d+-\d+",
@@ -144,36 +179,62 @@ localrules:
     overview,
 
 
-# Everything that README promises, so that a file deleted by hand is made anew.
+# Everything that README promises, so that a file deleted by hand is made anew. Of a sweep's
+# experiments only what its table needs: whoever wants a figure of one asks for it by its path.
+PROMISED = [
+    *(f"results/data/{name}.safetensors" for name in DATA_SETS),
+    *(
+        f"results/{name}/{block.path}.{suffix}"
+        for name in POINTS
+        for block in blocks(chosen.grid)
+        for suffix in (
+            "parquet",
+            "safetensors",
+            "json",
+            "function.parquet",
+            "evaluation.parquet",
+        )
+    ),
+    *expand(
+        "results/{name}/{table}.parquet",
+        name=POINTS,
+        table=["trajectories", "summary", "evaluation", "ensembles", "function"],
+    ),
+    *(f"results/{name}/network.md" for name in POINTS if POINTS[name].network.build),
+]
+if chosen.sweep:
+    PROMISED += expand(
+        f"{SWEEP}/{{file}}",
+        file=[
+            "sweep.parquet",
+            "sweep.md",
+            "overview.html",
+            "figures/sweep.pdf",
+            "figures/sweep.png",
+        ],
+    )
+else:
+    PROMISED += expand(
+        f"{RESULTS}/{{file}}",
+        file=[
+            "claims.md",
+            "predictions.parquet",
+            "predictions.md",
+            "comparison.md",
+            "overview.html",
+        ],
+    )
+    PROMISED += expand(
+        f"{RESULTS}/figures/{{figure}}.{{suffix}}",
+        figure=["figure2", "function", "comparison"],
+        suffix=["pdf", "png"],
+    )
+    PROMISED.append(f"{RESULTS}/figures/figure2.html")
+
+
 rule all:
     input:
-        data=DATA,
-        blocks=[
-            f"{block}.{suffix}"
-            for block in BLOCKS
-            for suffix in (
-                "parquet",
-                "safetensors",
-                "json",
-                "function.parquet",
-                "evaluation.parquet",
-            )
-        ],
-        tables=expand(
-            f"{RESULTS}/{{table}}.parquet",
-            table=["trajectories", "summary", "evaluation", "ensembles", "function"],
-        ),
-        figures=expand(
-            f"{RESULTS}/figures/{{figure}}.{{suffix}}",
-            figure=["figure2", "function", "comparison"],
-            suffix=["pdf", "png"],
-        ),
-        page=f"{RESULTS}/figures/figure2.html",
-        claims=f"{RESULTS}/claims.md",
-        predictions=expand(f"{RESULTS}/predictions.{{suffix}}", suffix=["parquet", "md"]),
-        comparison=f"{RESULTS}/comparison.md",
-        overview=f"{RESULTS}/overview.html",
-        network=[f"{RESULTS}/network.md"] if chosen.network.build else [],
+        PROMISED,
 
 
 include: "workflow/rules/data.smk"
@@ -182,5 +243,6 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/predictions.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/sweep.smk"
 include: "workflow/rules/theory.smk"
 include: "workflow/rules/start.smk"

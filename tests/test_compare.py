@@ -9,13 +9,12 @@ import pyarrow as pa
 import pytest
 from matplotlib.colors import to_hex
 
+from equireg.figures.quantities import median_interval, read
 from equireg.figures.style import COLOURS, SERIES
 from equireg.jobs.compare import (
     compare,
     gamma_figure,
     gamma_places,
-    median_interval,
-    read,
     read_critical,
     report,
 )

@@ -43,7 +43,7 @@ def test_config_yaml_spells_the_defaults_out() -> None:
     written = {
         (name, key)
         for name, section in yaml.safe_load(file.read_text("utf-8")).items()
-        for key in (section if isinstance(section, dict) else [None])
+        for key in (section if isinstance(section, dict) and section else [None])
     }
     assert written == {
         (field.name, key)

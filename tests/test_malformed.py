@@ -89,6 +89,7 @@ no_name = no_text | text.filter(
 WRONG: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
     ("experiment",): no_name,
     ("compare",): within(no_name),
+    ("sweep",): st.sampled_from([None, True, 1, 0.5, "x", [], [1]]),
     ("data", "name"): no_name,
     ("data", "folder"): no_text.filter(lambda value: value is not None) | text.map("no/{}".format),
     ("data", "file"): something(text.map("no/{}.csv".format)),

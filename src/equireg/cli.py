@@ -316,6 +316,24 @@ def compare(
 
 
 @app.command()
+def sweep(
+    *,
+    experiment: Annotated[Path, typer.Option(help="Folder of the sweep, which has theirs.")],
+    over: Annotated[
+        str, typer.Option(help='Values by key: {"training.learning_rate": [0.001, 0.01]}.')
+    ],
+    output: Output,
+    report: Annotated[Path, typer.Option(help="Report to write, as Markdown.")],
+    figure: Annotated[list[Path], typer.Option(help="Figure to write, once per format.")],
+) -> None:
+    """Put the evaluations of a sweep's combinations into one table, a figure and a report."""
+    from equireg.jobs.sweep import sweep
+    from equireg.sweeps import parse_sweep
+
+    sweep(experiment, parse_sweep(over), output, report, figure)
+
+
+@app.command()
 def overview(
     *,
     experiment: Annotated[str, typer.Option(help="Name of the experiment.")],

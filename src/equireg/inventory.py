@@ -149,6 +149,8 @@ def configuration_text(configuration: Configuration) -> str:
     """The whole configuration as YAML; without ``overwrite``, which is said each time."""
     values = dataclasses.asdict(configuration)
     del values["overwrite"]
+    if not configuration.sweep:
+        del values["sweep"]
     file = f"results/{configuration.experiment}/configuration.yaml"
     return (
         f"# What made this folder. To go on with it: snakemake --configfile {file} --cores all\n"
@@ -158,7 +160,7 @@ def configuration_text(configuration: Configuration) -> str:
 
 def _plain(value: Any) -> Any:
     """Lists in the place of tuples, which YAML has not."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 

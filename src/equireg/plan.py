@@ -11,7 +11,7 @@ import itertools
 import re
 import shlex
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +23,11 @@ from equireg.settings import (
     GridSettings,
     Mode,
     NetworkSettings,
+    Section,
     SelectionSettings,
     SourceSettings,
     TrainingSettings,
+    part,
 )
 from equireg.spelling import NO_PENALTY, consecutive, parse_seeds, spell_gamma, spell_seeds
 
@@ -141,11 +143,14 @@ def block_name(seeds: tuple[int, ...]) -> str:
     return f"seeds-{seeds[0]:03d}-{seeds[-1]:03d}"
 
 
-def modes_but_for_conditions(kept: Collection[tuple[Mode, float | None]]) -> str:
+def folders_but_for_conditions(kept: Mapping[str, Collection[tuple[Mode, float | None]]]) -> str:
     """The same for paths that begin with a mode and a gamma of which all is kept."""
-    paths = sorted(rf"{mode}/gamma-{re.escape(spell_gamma(gamma))}/" for mode, gamma in kept)
-    without = f"(?!{'|'.join(paths)})" if paths else ""
-    return f"{without}(?:{'|'.join(MODES)})"
+    made = []
+    for experiment, every in kept.items():
+        paths = sorted(rf"{mode}/gamma-{re.escape(spell_gamma(gamma))}/" for mode, gamma in every)
+        own = re.escape(experiment)
+        made.append(rf"(?!{own}/runs/(?:{'|'.join(paths)})){own}" if paths else own)
+    return "|".join(made)
 
 
 def block_options(files: Sequence[str]) -> str:
@@ -153,12 +158,17 @@ def block_options(files: Sequence[str]) -> str:
     return _spell({"block": tuple(files)})
 
 
-def modes_but_for(kept: Collection[Block], gammas: int = 1) -> str:
-    """What the wildcard ``mode`` of a block's path may be, so that it is none of ``kept``.
+def folders_but_for(kept: Mapping[str, Collection[Block]], gammas: int = 1) -> str:
+    """What the wildcard ``experiment`` of a block's path may be, so that it is none of ``kept``.
 
-    As a regular expression, which looks ahead at the whole path. gammas: how many blocks of a mode
-    and seeds one job makes; they are left out once so many are kept.
+    kept: blocks by the experiment's name. As a regular expression, which looks ahead at the whole
+    path. gammas: how many blocks of a mode and seeds one job makes; they are left out once so many
+    are kept.
     """
+    return "|".join(_but_for(name, blocks, gammas) for name, blocks in kept.items())
+
+
+def _but_for(experiment: str, kept: Collection[Block], gammas: int) -> str:
     every: dict[tuple[str, str], list[str]] = {}
     if gammas == 1:
         for block in kept:
@@ -173,8 +183,20 @@ def modes_but_for(kept: Collection[Block], gammas: int = 1) -> str:
         rf"{mode}/gamma-{gamma}/(?:{'|'.join(sorted(names))})\."
         for (mode, gamma), names in sorted(every.items())
     ]
-    without = f"(?!{'|'.join(paths)})" if paths else ""
-    return f"{without}(?:{'|'.join(MODES)})"
+    own = re.escape(experiment)
+    return rf"(?!{own}/runs/(?:{'|'.join(paths)})){own}" if paths else own
+
+
+def section(configuration: Any, name: str) -> Section:
+    """A section of the configuration, or of its data ``source`` or ``selection`` alone.
+
+    configuration: ``config.Configuration``.
+    """
+    if name in ("source", "selection"):
+        kind = SourceSettings if name == "source" else SelectionSettings
+        return part(kind, configuration.data)
+    found: Section = getattr(configuration, name)
+    return found
 
 
 def seeds_option(seeds: str) -> str:

@@ -10,20 +10,20 @@ rule draw:
             f"{RESULTS}/figures/figure2.png",
             caption="../report/figure2.rst",
             category="Figures",
-            labels={"shows": "distance to E along training", "as": "image"},
+            labels=shown("distance to E along training", "image"),
         ),
         page=report(
             f"{RESULTS}/figures/figure2.html",
             caption="../report/figure2_page.rst",
             category="Figures",
-            labels={"shows": "distance to E along training", "as": "page to move about in"},
+            labels=shown("distance to E along training", "page to move about in"),
         ),
         function_pdf=f"{RESULTS}/figures/function.pdf",
         function_png=report(
             f"{RESULTS}/figures/function.png",
             caption="../report/function.rst",
             category="Figures",
-            labels={"shows": "what a turn changes along training", "as": "image"},
+            labels=shown("what a turn changes along training", "image"),
         ),
     log:
         f"{RESULTS}/logs/draw/figure2.log",
@@ -50,7 +50,8 @@ rule draw:
 rule compare:
     input:
         evaluations=[
-            f"results/{name}/evaluation.parquet" for name in (chosen.experiment, *chosen.compare)
+            f"{RESULTS}/evaluation.parquet",
+            *(f"results/{name}/evaluation.parquet" for name in chosen.compare),
         ],
         critical=f"{RESULTS}/critical.parquet" if chosen.mark_critical else [],
     output:
@@ -58,14 +59,14 @@ rule compare:
             f"{RESULTS}/comparison.md",
             caption="../report/comparison_table.rst",
             category="Tables",
-            labels={"shows": "trained networks against gamma", "as": "Markdown"},
+            labels=shown("trained networks against gamma", "Markdown"),
         ),
         pdf=f"{RESULTS}/figures/comparison.pdf",
         png=report(
             f"{RESULTS}/figures/comparison.png",
             caption="../report/comparison.rst",
             category="Figures",
-            labels={"shows": "trained networks against gamma", "as": "image"},
+            labels=shown("trained networks against gamma", "image"),
         ),
     log:
         f"{RESULTS}/logs/compare.log",
@@ -80,12 +81,12 @@ rule compare:
     params:
         tables=lambda wildcards, input: [
             f"--name {name} --evaluation {table}"
-            for name, table in zip((chosen.experiment, *chosen.compare), input.evaluations)
+            for name, table in zip((of(wildcards).experiment, *chosen.compare), input.evaluations)
         ],
         critical=lambda wildcards, input: (f"--critical {input.critical}" if input.critical else ""),
         source=job_digest("compare"),
     message:
-        f"Compare {', '.join((chosen.experiment, *chosen.compare))}"
+        f"Compare {', '.join((NAME, *chosen.compare))}"
     shell:
         "python -m equireg compare {params.tables} {params.critical} --output {output.table}"
         " --figure {output.pdf} --figure {output.png} > {log} 2>&1"

@@ -1,9 +1,10 @@
 # Kept once they are there and right: they take minutes.
-if not found.predicted:
+UNPREDICTED = [name for name, kept in found.items() if not kept.predicted]
+if UNPREDICTED:
 
     rule predict:
         input:
-            data=DATA,
+            data=data_of,
             initial=f"{RESULTS}/initial/{block_name(predicted_seeds(chosen.grid))}.safetensors",
         output:
             predictions=f"{RESULTS}/predictions.parquet",
@@ -11,6 +12,8 @@ if not found.predicted:
             f"{RESULTS}/logs/predict.log",
         benchmark:
             f"{RESULTS}/benchmarks/predict.tsv"
+        wildcard_constraints:
+            experiment="|".join(map(re.escape, UNPREDICTED)),
         # First, beside the trainings: it waits for none of them, and would else run alone at the end.
         priority: 1
         conda:
@@ -23,18 +26,16 @@ if not found.predicted:
             device=chosen.jobs.device,
             step=chosen.jobs.step,
             mem_mb=lambda wildcards, attempt: attempt * 3000,
-            runtime=lambda wildcards, attempt: attempt * (15 + 5 * chosen.training.epochs),
+            runtime=lambda wildcards, attempt: attempt * (15 + 5 * of(wildcards).training.epochs),
         params:
-            options=options(
-                chosen.network,
-                chosen.training,
-                SELECTION,
+            options=lambda wildcards: options(
+                *(section(of(wildcards), name) for name in ("network", "training", "selection")),
                 replace(chosen.grid, seeds=spell_seeds(list(predicted_seeds(chosen.grid)))),
                 without=["seeds_per_job"],
             ),
             source=job_digest("predict"),
         message:
-            f"Predict figure 2 of {chosen.experiment} from its equivariant runs"
+            f"Predict figure 2 of {NAME} from its equivariant runs"
         shell:
             "python -m equireg predict --data {input.data} --initial {input.initial}"
             " --output {output.predictions} {params.options}"
@@ -51,7 +52,7 @@ rule score:
             f"{RESULTS}/predictions.md",
             caption="../report/predictions.rst",
             category="Tables",
-            labels={"shows": "figure 2, predicted", "as": "Markdown"},
+            labels=shown("figure 2, predicted", "Markdown"),
         ),
     log:
         f"{RESULTS}/logs/score.log",

@@ -11,7 +11,7 @@ rule overview:
             f"{RESULTS}/overview.html",
             caption="../report/overview.rst",
             category="Result",
-            labels={"shows": "figure, claims and numbers", "as": "page"},
+            labels=shown("figure, claims and numbers", "page"),
         ),
     log:
         f"{RESULTS}/logs/overview.log",
@@ -24,7 +24,7 @@ rule overview:
         mem_mb=1000,
         runtime=10,
     params:
-        experiment=chosen.experiment,
+        experiment=lambda wildcards: of(wildcards).experiment,
         documents=lambda wildcards, input: [f"--document {name}" for name in input.documents],
         source=job_digest("overview"),
     message:

@@ -15,7 +15,9 @@ onstart:
         subprocess.Popen([*script, "watch", str(os.getpid())])
     trains = any("device" in job.resources.keys() for job in workflow.dag.needrun_jobs())
     if workflow.local_exec and trains and not workflow.deployment_settings.deployment_method:
-        words = options(chosen.network, chosen.jobs, without=["stack_gammas"])
+        words = options(
+            next(iter(POINTS.values())).network, chosen.jobs, without=["stack_gammas"]
+        )
         subprocess.Popen(
             [sys.executable, "-m", "equireg", "step", *shlex.split(words)],
             env={**os.environ, "PYTHONPATH": SOURCES},

@@ -29,7 +29,7 @@ rule aggregate:
         options=options(chosen.grid),
         source=job_digest("aggregate"),
     message:
-        f"Aggregate the runs of {chosen.experiment} into its tables"
+        f"Aggregate the runs of {NAME} into its tables"
     shell:
         "python -m equireg aggregate --experiment {params.experiment} {params.options}"
         " > {log} 2>&1"
@@ -46,7 +46,7 @@ rule check:
             f"{RESULTS}/claims.md",
             caption="../report/claims.rst",
             category="Tables",
-            labels={"shows": "the paper's claims, checked", "as": "Markdown"},
+            labels=shown("the paper's claims, checked", "Markdown"),
         ),
     log:
         f"{RESULTS}/logs/check.log",
@@ -60,7 +60,7 @@ rule check:
         runtime=10,
     params:
         # which say whether the authors' numbers are of the same experiment
-        options=options(chosen.data, chosen.network, chosen.training),
+        options=options_of("data", "network", "training"),
         source=job_digest("check"),
     message:
         "Check what the paper says of its figure"

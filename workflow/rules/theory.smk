@@ -5,7 +5,7 @@ SEEN = [f"{RESULTS}/{block.path}" for block in seen_blocks(chosen.grid)]
 # Not part of `all`: `make theory` asks for it.
 rule theory:
     input:
-        data=DATA,
+        data=data_of,
         blocks=[f"{block}.parquet" for block in SEEN],
         weights=[f"{block}.safetensors" for block in SEEN],
     output:
@@ -14,14 +14,14 @@ rule theory:
             f"{RESULTS}/theory.md",
             caption="../report/theory.rst",
             category="Theory",
-            labels={"shows": "every statement, measured", "as": "Markdown"},
+            labels=shown("every statement, measured", "Markdown"),
         ),
         figures=[
             report(
                 f"{RESULTS}/figures/theory_{name}.{suffix}",
                 caption="../report/theory_figures.rst",
                 category="Theory",
-                labels={"shows": name, "as": suffix},
+                labels=shown(name, suffix),
             )
             for name in ("rates", "plateau", "spectrum")
             for suffix in ("pdf", "png")
@@ -39,7 +39,7 @@ rule theory:
     params:
         blocks=lambda wildcards, input: [f"--block {block}" for block in input.blocks],
         figures=lambda wildcards, output: [f"--figure {figure}" for figure in output.figures],
-        options=options(chosen.network),
+        options=options_of("network"),
         source=job_digest("theory"),
     message:
         "Check the theory, statement by statement"
@@ -55,7 +55,7 @@ if chosen.mark_critical:
 
     rule critical:
         input:
-            data=DATA,
+            data=data_of,
             initial=f"{RESULTS}/initial/{CRITICAL.name}.safetensors",
             trained=f"{RESULTS}/{CRITICAL.path}.safetensors",
         output:
@@ -73,7 +73,7 @@ if chosen.mark_critical:
         params:
             modes=[f"--mode {mode}" for mode in chosen.grid.modes],
             seeds=f"--seeds {spell_seeds(list(CRITICAL.seeds[:CRITICAL_SEEDS]))}",
-            options=options(chosen.network, chosen.training),
+            options=options_of("network", "training"),
             source=job_digest("critical"),
         message:
             "Find the penalty above which E attracts"

@@ -1,12 +1,8 @@
 # A network of the user's own is tried before anything else, and its file is an input.
-NETWORK = [str(file) for file in [build_file(chosen.network.build)] if file]
-INSPECTED = [f"{RESULTS}/network.md"] if NETWORK else []
-
-
 rule inspect:
     input:
-        network=NETWORK,
-        data=DATA,
+        network=network_of,
+        data=data_of,
     output:
         report=f"{RESULTS}/network.md",
     log:
@@ -20,10 +16,10 @@ rule inspect:
         mem_mb=3000,
         runtime=10,
     params:
-        options=options(chosen.network),
+        options=options_of("network"),
         source=job_digest("inspect"),
     message:
-        f"Inspect the network {chosen.network.build}"
+        f"Inspect the network of {NAME}"
     shell:
         "python -m equireg inspect --data {input.data} {params.options}"
         " --output {output.report} > {log} 2>&1"
@@ -31,20 +27,23 @@ rule inspect:
 
 rule initialize:
     input:
-        network=NETWORK,
-        inspected=INSPECTED,
+        network=network_of,
+        inspected=lambda wildcards: (
+            [f"results/{wildcards.experiment}/network.md"] if network_of(wildcards) else []
+        ),
         # One that other code or settings made is dated back: older than anything.
         older=lambda wildcards: (
             [str(HERE / "Snakefile")]
-            if f"{RESULTS}/initial/seeds-{wildcards.seeds}.safetensors" in OUTDATED
+            if f"results/{wildcards.experiment}/initial/seeds-{wildcards.seeds}.safetensors"
+            in OUTDATED
             else []
         ),
     output:
-        initial=f"{RESULTS}/initial/seeds-{{seeds}}.safetensors",
+        initial=f"results/{{experiment}}/initial/seeds-{{seeds}}.safetensors",
     log:
-        f"{RESULTS}/logs/initialize/seeds-{{seeds}}.log",
+        f"results/{{experiment}}/logs/initialize/seeds-{{seeds}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/initialize/seeds-{{seeds}}.tsv"
+        f"results/{{experiment}}/benchmarks/initialize/seeds-{{seeds}}.tsv"
     conda:
         "../../envs/training.yaml"
     threads: 1
@@ -53,7 +52,7 @@ rule initialize:
         runtime=10,
     params:
         seeds=lambda wildcards: seeds_option(wildcards.seeds),
-        options=options(chosen.network, chosen.initialization),
+        options=options_of("network", "initialization"),
         source=job_digest("initialize"),
     message:
         "Draw the initial weights of seeds {wildcards.seeds}"
@@ -64,20 +63,20 @@ rule initialize:
 
 rule train:
     input:
-        data=DATA,
-        initial=f"{RESULTS}/initial/seeds-{{seeds}}.safetensors",
-        network=NETWORK,
+        data=data_of,
+        initial=f"results/{{experiment}}/initial/seeds-{{seeds}}.safetensors",
+        network=network_of,
     output:
         trajectory=f"{BLOCK}.parquet",
         weights=f"{BLOCK}.safetensors",
         provenance=f"{BLOCK}.json",
         function=f"{BLOCK}.function.parquet",
     log:
-        f"{RESULTS}/logs/train/{RUN}.log",
+        f"results/{{experiment}}/logs/train/{RUN}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/train/{RUN}.tsv"
+        f"results/{{experiment}}/benchmarks/train/{RUN}.tsv"
     wildcard_constraints:
-        mode=modes_but_for(found.trained),
+        experiment=folders_but_for({n: kept.trained for n, kept in found.items()}),
     conda:
         "../../envs/training.yaml"
     threads: chosen.jobs.threads
@@ -96,7 +95,7 @@ rule train:
         * (
             15
             + runs_per_job(chosen.grid, stacked="gamma" not in wildcards.keys())
-            * chosen.training.epochs
+            * of(wildcards).training.epochs
             // 2
         ),
     params:
@@ -106,7 +105,9 @@ rule train:
             wildcards.mode, [wildcards.gamma], wildcards.seeds, [output.trajectory]
         ),
         options=lambda wildcards: train_options(
-            chosen.network, chosen.training, wildcards.mode, SELECTION
+            *(section(of(wildcards), name) for name in ("network", "training")),
+            wildcards.mode,
+            section(of(wildcards), "selection"),
         ),
         source=job_digest("train"),
     message:
@@ -120,7 +121,7 @@ rule train:
 
 if chosen.jobs.stack_gammas:
     STACK = [
-        f"{RESULTS}/runs/{{mode}}/gamma-{spell_gamma(gamma)}/seeds-{{seeds}}"
+        f"results/{{experiment}}/runs/{{mode}}/gamma-{spell_gamma(gamma)}/seeds-{{seeds}}"
         for gamma in chosen.grid.gammas
     ]
 
@@ -133,11 +134,11 @@ if chosen.jobs.stack_gammas:
             provenance=[f"{block}.json" for block in STACK],
             function=[f"{block}.function.parquet" for block in STACK],
         log:
-            f"{RESULTS}/logs/train/{{mode}}/seeds-{{seeds}}.log",
+            f"results/{{experiment}}/logs/train/{{mode}}/seeds-{{seeds}}.log",
         benchmark:
-            f"{RESULTS}/benchmarks/train/{{mode}}/seeds-{{seeds}}.tsv"
+            f"results/{{experiment}}/benchmarks/train/{{mode}}/seeds-{{seeds}}.tsv"
         wildcard_constraints:
-            mode=modes_but_for(found.trained, len(STACK)),
+            experiment=folders_but_for({n: kept.trained for n, kept in found.items()}, len(STACK)),
         params:
             blocks=lambda wildcards, output: blocks_options(
                 wildcards.mode,
@@ -146,7 +147,9 @@ if chosen.jobs.stack_gammas:
                 output.trajectory,
             ),
             options=lambda wildcards: train_options(
-                chosen.network, chosen.training, wildcards.mode, SELECTION
+                *(section(of(wildcards), name) for name in ("network", "training")),
+                wildcards.mode,
+                section(of(wildcards), "selection"),
             ),
             source=job_digest("train"),
         message:
@@ -155,8 +158,8 @@ if chosen.jobs.stack_gammas:
 
 # All seeds of a mode and gamma at once: their ensembles need them together.
 SEEDS = [block_name(seeds) for seeds in seed_blocks(chosen.grid)]
-CONDITION = f"{RESULTS}/runs/{{mode}}/gamma-{{gamma}}"
-TWINS = f"{RESULTS}/runs/equivariant/gamma-{NO_PENALTY}"
+CONDITION = f"results/{{experiment}}/runs/{{mode}}/gamma-{{gamma}}"
+TWINS = f"results/{{experiment}}/runs/equivariant/gamma-{NO_PENALTY}"
 
 
 rule evaluate:
@@ -167,17 +170,17 @@ rule evaluate:
         twins=[
             f"{TWINS}/{seeds}.safetensors" for seeds in SEEDS if "equivariant" in chosen.grid.modes
         ],
-        data=DATA,
-        network=NETWORK,
+        data=data_of,
+        network=network_of,
     output:
         evaluations=[f"{CONDITION}/{seeds}.evaluation.parquet" for seeds in SEEDS],
         ensembles=f"{CONDITION}/{ENSEMBLES}",
     log:
-        f"{RESULTS}/logs/evaluate/{{mode}}/gamma-{{gamma}}.log",
+        f"results/{{experiment}}/logs/evaluate/{{mode}}/gamma-{{gamma}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/evaluate/{{mode}}/gamma-{{gamma}}.tsv"
+        f"results/{{experiment}}/benchmarks/evaluate/{{mode}}/gamma-{{gamma}}.tsv"
     wildcard_constraints:
-        mode=modes_but_for_conditions(found.evaluated),
+        experiment=folders_but_for_conditions({n: kept.evaluated for n, kept in found.items()}),
     conda:
         "../../envs/training.yaml"
     threads: chosen.jobs.threads
@@ -192,8 +195,10 @@ rule evaluate:
         * (15 + chosen.grid.seeds_per_job * len(SEEDS) // 5),
     params:
         blocks=lambda wildcards, input: block_options(input.blocks),
-        twins=lambda wildcards, input: f"--twins {TWINS}" if input.twins else "",
-        options=options(chosen.network, SELECTION),
+        twins=lambda wildcards, input: (
+            f"--twins {TWINS.format(**wildcards)}" if input.twins else ""
+        ),
+        options=options_of("network", "selection"),
         source=job_digest("evaluate"),
     message:
         "Evaluate {wildcards.mode}, gamma {wildcards.gamma}"

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from equireg.config.messages import ConfigurationError, Mistake, line, show
 from equireg.config.reading import merge, read
-from equireg.config.types import explain, model_of, values_of
+from equireg.config.sweeping import SWEPT, nested, wrong_folders, wrong_sweep
+from equireg.config.types import SPELLINGS, Spelling, explain, model_of, values_of
 from equireg.digest import network_digest
 from equireg.settings import (
     Accepted,
@@ -32,8 +33,9 @@ from equireg.settings import (
     WorkflowJobSettings,
 )
 from equireg.spelling import build_file
+from equireg.sweeps import combinations, path
 
-__all__ = ["COMMAND_LINE", "Configuration", "ConfigurationError", "load"]
+__all__ = ["COMMAND_LINE", "Configuration", "ConfigurationError", "experiments", "load"]
 
 COMMAND_LINE = "the command line (--config)"
 MOST_LINES = 20  # of mistakes
@@ -71,6 +73,10 @@ class Configuration:
         default=False,
         metadata=_said("Train anew where the folder has runs of other settings or data."),
     )
+    sweep: Mapping[str, tuple[Any, ...]] = field(
+        default_factory=dict,
+        metadata=_said("Values for keys of the sections; every combination is an experiment."),
+    )
     data: DataSettings = field(default_factory=DataSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     initialization: InitializationSettings = field(default_factory=InitializationSettings)
@@ -79,6 +85,9 @@ class Configuration:
     jobs: WorkflowJobSettings = field(default_factory=WorkflowJobSettings)
 
 
+SPELLINGS[Configuration, "sweep"] = Spelling(
+    dict, SWEPT, {"type": "object", "additionalProperties": {"type": "array", "minItems": 1}}
+)
 _MODEL = model_of(Configuration)
 _SECTIONS: dict[str, type[Section]] = {
     name: hint
@@ -105,26 +114,106 @@ def load(
     merged: dict[str, Any] = {}
     for layer in layers.values():
         merged = merge(merged, layer)
-    try:
-        values = values_of(_MODEL.model_validate(merged))
-        mistakes = list(_wrong_values(values))
-    except ValidationError as error:
-        mistakes = [explain(details, Configuration) for details in error.errors(include_url=False)]
-    if not mistakes:
-        configuration = _build(values)
-        checks = (_misfits, _wrong_places)  # each relies on those before it
-        mistakes = next(filter(None, (list(check(configuration)) for check in checks)), [])
-        if files and not mistakes:
-            mistakes = list(_replacements(configuration, next(iter(layers.values()))))
-    if mistakes:
-        lines = [line(mistake, layers) for mistake in mistakes[:MOST_LINES]]
-        if len(mistakes) > MOST_LINES:
-            lines.append(f"and {len(mistakes) - MOST_LINES} more mistakes")
-        raise ConfigurationError("\n".join(lines))
+    if merged.get("sweep", {}) == {}:
+        configuration, mistakes = _examine(merged)
+        lines = [line(mistake, layers) for mistake in mistakes]
+    else:
+        configuration, lines = _examine_sweep(merged, layers)
+    if files and configuration:
+        replaced = _replacements(configuration, next(iter(layers.values())))
+        lines = [line(mistake, layers) for mistake in replaced]
+    if lines or configuration is None:
+        more = [f"and {len(lines) - MOST_LINES} more mistakes"] if len(lines) > MOST_LINES else []
+        raise ConfigurationError("\n".join([*lines[:MOST_LINES], *more]))
+    return configuration if configuration.sweep else _canonical(configuration)
+
+
+def experiments(configuration: Configuration) -> list[Configuration]:
+    """The experiments of a configuration: itself, or one for every combination of its sweep.
+
+    Each has a folder of its own below that of the sweep, and no sweep.
+    """
+    if not configuration.sweep:
+        return [configuration]
+    made = []
+    for combination in combinations(configuration.sweep):
+        sections = {
+            name: dataclasses.replace(getattr(configuration, name), **values)
+            for name, values in nested(combination).items()
+        }
+        name = f"{configuration.experiment}/{path(combination)}"
+        changed = dataclasses.replace(configuration, experiment=name, sweep={}, **sections)
+        made.append(_canonical(changed))
+    return made
+
+
+def _canonical(configuration: Configuration) -> Configuration:
+    """With allow_incompatible_support false wherever it changes nothing."""
     network = configuration.network
     if network.allow_incompatible_support and not any(_incompatible(network)):
         network = dataclasses.replace(network, allow_incompatible_support=False)
     return dataclasses.replace(configuration, network=network)
+
+
+def _examine(merged: Mapping[str, Any]) -> tuple[Configuration | None, list[Mistake]]:
+    """The configuration that plain values make, or all that is wrong with them."""
+    try:
+        values = values_of(_MODEL.model_validate(merged))
+    except ValidationError as error:
+        return None, [explain(about, Configuration) for about in error.errors(include_url=False)]
+    if mistakes := list(_wrong_values(values)):
+        return None, mistakes
+    configuration = _build(values)
+    for check in (_misfits, _wrong_places):  # each relies on those before it
+        if mistakes := list(check(configuration)):
+            return None, mistakes
+    return configuration, []
+
+
+def _examine_sweep(
+    merged: Mapping[str, Any], layers: Mapping[str, Mapping[Any, Any]]
+) -> tuple[Configuration | None, list[str]]:
+    """The same of a sweep, each combination by itself; the mistakes as lines.
+
+    What is wrong in every combination alike, and is not swept, is said without one. The sections
+    are those of the first combination.
+    """
+    if mistakes := list(wrong_sweep(merged["sweep"])):
+        return None, [line(mistake, layers) for mistake in mistakes]
+    sweep: Mapping[str, list[Any]] = merged["sweep"]
+    rest = {name: section for name, section in merged.items() if name != "sweep"}
+    every = combinations(sweep)
+    examined = [_examine(merge(rest, nested(combination))) for combination in every]
+    found: dict[str, list[tuple[Mistake, dict[str, Any]]]] = {}
+    for combination, (_, mistakes) in zip(every, examined, strict=True):
+        for mistake in mistakes:
+            found.setdefault(str(mistake), []).append((mistake, combination))
+    lines = []
+    for where in found.values():
+        mistake, combination = where[0]
+        swept = ".".join(map(str, mistake.key[:2]))
+        at = ", ".join(f"{key} {show(value)}" for key, value in combination.items())
+        alike = len(where) == len(every) and swept not in sweep
+        place = ("sweep", swept) if swept in sweep else ()
+        lines.append(line(mistake, layers, "" if alike else at, place))
+    made = [configuration for configuration, _ in examined if configuration]
+    if lines:
+        return None, lines
+    chosen = {
+        key: tuple(
+            _value_at(next(m for m, raw in zip(made, every, strict=True) if raw[key] is value), key)
+            for value in values
+        )
+        for key, values in sweep.items()
+    }
+    mistakes = list(wrong_folders(chosen))
+    whole = None if mistakes else dataclasses.replace(made[0], sweep=chosen)
+    return whole, [line(mistake, layers) for mistake in mistakes]
+
+
+def _value_at(configuration: Configuration, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(configuration, section), name)
 
 
 def _build(values: Mapping[str, Any]) -> Configuration:
@@ -231,10 +320,15 @@ def _replacements(configuration: Configuration, first: Mapping[Any, Any]) -> Ite
     Its runs would be replaced one by one, and those of both kinds lie side by side until then.
     """
     try:
-        base = _build(values_of(_MODEL.model_validate(first)))
+        base = _build(values_of(_MODEL.model_validate({**first, "sweep": {}})))
     except ValueError:
         return  # the first file is no experiment by itself
     if configuration.experiment != base.experiment:
+        return
+    if configuration.sweep:
+        if not first.get("sweep"):
+            remedy = "accepted with a sweep: a name of its own (experiment: a new name)"
+            yield Mistake(("experiment",), configuration.experiment, remedy)
         return
     for name in ("data", "network", "initialization", "training"):
         section = getattr(configuration, name)

@@ -29,10 +29,17 @@ _shorten = reprlib.Repr()
 _shorten.maxstring = _shorten.maxother = _shorten.maxlong = 80
 
 
-def line(mistake: Mistake, layers: Mapping[str, Mapping[Any, Any]]) -> str:
+def line(
+    mistake: Mistake, layers: Mapping[str, Mapping[Any, Any]], at: str = "", place: Key = ()
+) -> str:
+    """A mistake as a line; at: the combination of a sweep in which it is one.
+
+    place: the key at which a layer says the value, where it is not the mistake's.
+    """
     key = "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in mistake.key)
     said = f"{key.lstrip('.')} is {show(mistake.value)}; {mistake.remedy}"
-    return one_line(f"{source(mistake.key, layers)}: {said}")
+    within = f"in the sweep, at {at}: " if at else ""
+    return one_line(f"{source(place or mistake.key, layers)}: {within}{said}")
 
 
 def source(key: Key, layers: Mapping[str, Mapping[Any, Any]]) -> str:

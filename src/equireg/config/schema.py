@@ -95,8 +95,7 @@ def _key(section: type, entry: dataclasses.Field[Any], hint: Any) -> dict[str, A
     for condition in _conditions(entry):
         values.get("items", values).update(condition.schema)  # of a list, each of its values
     said = f"{entry.metadata.get('help', '')} Accepted: {_accepted(section, entry, hint)}."
-    default = {} if entry.default is dataclasses.MISSING else {"default": _plain(entry.default)}
-    return {"description": said.strip(), **values, **default}
+    return {"description": said.strip(), **values, "default": _default(entry)}
 
 
 def _accepted(section: type, entry: dataclasses.Field[Any], hint: Any) -> str:
@@ -141,6 +140,11 @@ def _type(hint: Any) -> dict[str, Any]:
     raise TypeError(f"{hint} has no JSON Schema here; accepted: numbers, texts, choices and tuples")
 
 
+def _default(entry: dataclasses.Field[Any]) -> Any:
+    made = entry.default_factory
+    return _plain(entry.default if made is dataclasses.MISSING else made())
+
+
 def _plain(value: Any) -> Any:
     """Lists in the place of tuples."""
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
@@ -154,7 +158,7 @@ def _table(section: type) -> list[str]:
             f"`{entry.name}`",
             entry.metadata.get("help", ""),
             _accepted(section, entry, hints[entry.name]),
-            f"`{json.dumps(_plain(entry.default))}`",
+            f"`{json.dumps(_default(entry))}`",
         ]
         for entry in dataclasses.fields(section)
         if not dataclasses.is_dataclass(hints[entry.name])

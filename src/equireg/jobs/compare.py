@@ -7,9 +7,7 @@ Medians over the seeds with 95 % bootstrap intervals.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +17,25 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy.stats import bootstrap
 
 from equireg import binding
 from equireg.binding import together, with_source, write_document
 from equireg.digest import job_digest
+from equireg.figures.quantities import (
+    LEVEL,
+    QUANTITIES,
+    Quantity,
+    median_interval,
+    quantities_of,
+    read,
+    spell_interval,
+)
 from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH, SERIES, check_outputs, save, styled
 from equireg.markdown import rows_of
-from equireg.randomness import generator
 from equireg.spelling import spell_gamma
 from equireg.tables import open_parquet
 
-LEVEL = 0.95  # of the intervals
-RESAMPLES = 9999
-
 Critical = Mapping[tuple[str, str], float]  # by mode and weights (start, trained)
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A column of the evaluation, as a panel."""
-
-    column: str
-    label: str
-    logarithmic: bool = False
-
-
-QUANTITIES = (
-    Quantity("final_distance", r"distance to $\mathcal{E}$", logarithmic=True),
-    Quantity("equivariance_error", "equivariance error", logarithmic=True),
-    Quantity("test_accuracy", "accuracy, upright"),
-    Quantity("test_accuracy_turned", "accuracy, turned"),
-)
-
-
-LOSS = Quantity("test_loss", "test loss", logarithmic=True)  # where there is no accuracy
-
-
-def quantities_of(runs: pd.DataFrame) -> list[Quantity]:
-    """What is compared: of a regression the loss in place of accuracies."""
-    known = [q for q in QUANTITIES if runs[q.column].notna().any()]
-    return known if len(known) == len(QUANTITIES) else [*known, LOSS]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A median over seeds and its bootstrap interval."""
-
-    median: float
-    low: float
-    high: float
 
 
 def compare(
@@ -108,16 +75,6 @@ def origin(evaluations: Mapping[str, Path], critical: Path | None) -> dict[str, 
     return with_source(made, "compare", job_digest("compare"), **{binding.OWN: {"beside": beside}})
 
 
-def read(path: Path) -> pd.DataFrame:
-    """The columns needed of an evaluation, a row per run."""
-    columns = ["mode", "gamma", "seed", *(quantity.column for quantity in QUANTITIES)]
-    with open_parquet(path, columns) as file:
-        table: pd.DataFrame = file.read(columns=columns).to_pandas()
-        if LOSS.column in file.schema_arrow.names:
-            table[LOSS.column] = file.read(columns=[LOSS.column]).to_pandas()
-    return table.astype({"mode": str})
-
-
 def read_critical(path: Path) -> Critical:
     """The medians over seeds of the critical gammas."""
     columns = ["mode", "weights", "critical_gamma"]
@@ -126,22 +83,6 @@ def read_critical(path: Path) -> Critical:
     medians = table.groupby(["mode", "weights"], as_index=False)["critical_gamma"].median()
     modes, weights, gammas = (medians[column].tolist() for column in columns)
     return dict(zip(zip(modes, weights, strict=True), gammas, strict=True))
-
-
-def median_interval(values: np.ndarray, *role: str) -> Interval:
-    """The median and its percentile bootstrap interval, by a generator of its own for ``role``."""
-    median = float(np.median(values))
-    if len(values) < 2 or not np.ptp(values) > 0:  # also NaN, of what is not known
-        return Interval(median, median, median)
-    found = bootstrap(
-        (values,),
-        np.median,
-        confidence_level=LEVEL,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=generator(0, "bootstrap", *role),
-    ).confidence_interval
-    return Interval(median, float(found.low), float(found.high))
 
 
 def conditions(runs: pd.DataFrame) -> Iterator[tuple[str, str, float | None, pd.DataFrame]]:
@@ -284,14 +225,14 @@ def report(runs: pd.DataFrame) -> str:
         role = experiment, mode, spell_gamma(gamma)
         cells = [*role, str(len(some))]
         cells += [
-            _spell(median_interval(some[column].to_numpy(), column, *role))
+            spell_interval(median_interval(some[column].to_numpy(), column, *role))
             for column, _ in quantities
         ]
         twins = runs[(runs["experiment"] == experiment) & (runs["mode"] == "equivariant")]
         paired = some.merge(twins, on="seed", suffixes=("", "_twin"))
         gain = (paired["test_accuracy_turned"] - paired["test_accuracy_turned_twin"]).to_numpy()
         known = len(gain) > 0 and mode != "equivariant" and not np.isnan(gain).all()
-        cells.append(_spell(median_interval(gain, "gain", *role), "+.4f") if known else "")
+        cells.append(spell_interval(median_interval(gain, "gain", *role), "+.4f") if known else "")
         rows.append(cells)
     percent = f"{100 * LEVEL:g} %"
     return (
@@ -307,11 +248,3 @@ def critical_report(critical: Critical) -> str:
         for (mode, weights), gamma in critical.items()
     ]
     return "".join(f"\n{line}" for line in lines)
-
-
-def _spell(interval: Interval, form: str = ".3g") -> str:
-    median, low, high = (
-        re.sub(r"^-(?=[0.]+$)", "+" if "+" in form else "", format(value, form))  # no -0.0000
-        for value in (interval.median, interval.low, interval.high)
-    )
-    return f"{median} [{low}, {high}]"

@@ -7,7 +7,7 @@ import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,11 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from equireg.binding import Binding, differences, spell
-from equireg.config import Configuration
+from equireg.config import Configuration, experiments
 from equireg.files import parse_json
 from equireg.inventory import completed, file_of, last_step, of_block, wanted
 from equireg.plan import Block, blocks
 from equireg.spelling import spell_gamma
+from equireg.sweeps import combinations, spell_value
 
 State = Literal["done", "running", "stopped", "failed", "missing", "other"]
 STATES: tuple[State, ...] = get_args(State)
@@ -69,9 +70,18 @@ def follow(configuration: Configuration, results: Path, console: Console) -> Non
 
 
 def survey(configuration: Configuration, results: Path) -> tuple[Table, list[str], bool]:
-    """The table, the lines below it, and whether every run is done."""
-    folder = results / configuration.experiment
-    grid = [progress(configuration, folder, block) for block in blocks(configuration.grid)]
+    """The table, the lines below it, and whether every run is done.
+
+    Of a sweep the table has a row per combination.
+    """
+    folder, chosen = results / configuration.experiment, experiments(configuration)
+    grids = {
+        point.experiment: [
+            progress(point, results / point.experiment, block) for block in blocks(point.grid)
+        ]
+        for point in chosen
+    }
+    grid = [entry for entries in grids.values() for entry in entries]
     runs = Counter[State]()
     for entry in grid:
         runs[entry.state] += len(entry.block.seeds)
@@ -85,19 +95,36 @@ def survey(configuration: Configuration, results: Path) -> tuple[Table, list[str
     for entry in grid:
         if entry.state in ("failed", "stopped"):
             lines += [f"{entry.state}: {entry.said}", f"    see {entry.log}"]
-    others = [results / "data" / "logs" / f"{configuration.data.name}.log"]
-    others += [
-        log
-        for log in sorted(folder.glob("logs/**/*.log"))
-        if log.relative_to(folder / "logs").parts[0] not in ("train", "evaluate")
-    ]
+    data = sorted({point.data.name for point in chosen})
+    others = [results / "data" / "logs" / f"{name}.log" for name in data]
+    for place in dict.fromkeys([folder, *(results / name for name in grids)]):
+        others += [
+            log
+            for log in sorted(place.glob("logs/**/*.log"))
+            if log.relative_to(place / "logs").parts[0] not in ("train", "evaluate")
+        ]
     for log in others:
         if failure := failed(last_lines(log)):
             lines += [f"failed: {failure}", f"    see {log}"]
     for other in sorted(results.glob("*/configuration.yaml")):
         if other.parent != folder:
             lines.append(f"also there: {other.parent}; make status CONFIG={other}")
-    return table(grid), lines, runs["done"] == total
+    names = tuple(configuration.sweep) or ("mode", "gamma")
+    return table(names, by_row(configuration, grids)), lines, runs["done"] == total
+
+
+def by_row(
+    configuration: Configuration, grids: Mapping[str, Iterable[Progress]]
+) -> dict[tuple[str, ...], list[Progress]]:
+    """The blocks by mode and gamma; of a sweep, by the values of its keys."""
+    rows: dict[tuple[str, ...], list[Progress]] = {}
+    every = combinations(configuration.sweep)
+    for place, grid in zip(every, grids.values(), strict=True):
+        for entry in grid:
+            own = (str(entry.block.mode), spell_gamma(entry.block.gamma))
+            row = tuple(map(spell_value, place.values())) if place else own
+            rows.setdefault(row, []).append(entry)
+    return rows
 
 
 def progress(configuration: Configuration, folder: Path, block: Block) -> Progress:
@@ -212,22 +239,20 @@ def told_to_end(lines: list[str]) -> bool:
     return bool(lines) and re.match(r"SIG[A-Z0-9]+: ", lines[-1]) is not None
 
 
-def table(grid: Iterable[Progress]) -> Table:
-    """A row per mode and gamma: the runs in each state that some are in, the share of the steps.
+def table(names: Sequence[str], rows: Mapping[tuple[str, ...], Sequence[Progress]]) -> Table:
+    """The runs of each row in each state that some are in, and the share of the steps.
 
-    States that no run is in have no column: a terminal of 80 columns would cut their names off.
+    rows: by their first cells, which names are the headings of. States that no run is in have no
+    column: a terminal of 80 columns would cut their names off.
     """
-    rows: dict[tuple[str, str], list[Progress]] = {}
-    for entry in grid:
-        rows.setdefault((entry.block.mode, spell_gamma(entry.block.gamma)), []).append(entry)
     runs = {row: Counter[State]() for row in rows}
     for row, entries in rows.items():
         for entry in entries:
             runs[row][entry.state] += len(entry.block.seeds)
     states = [state for state in STATES if any(count[state] for count in runs.values())]
     made = Table(box=SIMPLE)
-    made.add_column("mode", no_wrap=True)
-    for name in ("gamma", *states, "trained"):
+    made.add_column(names[0], no_wrap=True)
+    for name in (*names[1:], *states, "trained"):
         made.add_column(name, justify="right", no_wrap=True)
     for row, entries in rows.items():
         steps = sum(entry.share * len(entry.block.seeds) for entry in entries)

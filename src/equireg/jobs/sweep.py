@@ -1,0 +1,103 @@
+"""Sweep: the evaluations of all combinations as one table, in a figure and in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from equireg import binding
+from equireg.binding import write_document
+from equireg.digest import job_digest
+from equireg.figures.keys import Runs, groups, sweep_figure
+from equireg.figures.quantities import (
+    LEVEL,
+    median_interval,
+    quantities_of,
+    read,
+    spell_interval,
+)
+from equireg.figures.style import check_outputs, save, styled
+from equireg.markdown import rows_of
+from equireg.spelling import spell_gamma
+from equireg.sweeps import Combination, Sweep, cell, combinations, path, spell_value
+from equireg.tables import open_parquet, write_table
+
+# What changes with a key of another name.
+ALONG = {"data.name": ("data", "sha256"), "network.build": ("source", "network")}
+
+
+def sweep(experiment: Path, over: Sweep, output: Path, report: Path, figures: list[Path]) -> None:
+    """Write the table, the report and the figures of a sweep's combinations.
+
+    experiment: the folder that has theirs. The table is their evaluations one below the other, with
+    a column before them for each key, of its name; lists are texts in it. Raises ValueError where
+    an evaluation is missing or is not of its folder's combination, and where two are of different
+    settings, data or code in anything that is not swept.
+    """
+    check_outputs(figures)
+    every = combinations(over)
+    files = [experiment / path(combination) / "evaluation.parquet" for combination in every]
+    made = origin(over, dict(zip(files, every, strict=True)))
+    write_table(output, table(over, dict(zip(files, every, strict=True))), made)
+    runs = [(combination, read(file)) for file, combination in zip(files, every, strict=True)]
+    write_document(report, text(over, runs), made)
+    with styled():
+        figure = sweep_figure(over, runs)
+        for file in figures:
+            save(figure, file, made)
+
+
+def origin(over: Sweep, files: Mapping[Path, Combination]) -> dict[str, Any]:
+    """What made all the evaluations, but for the keys that are swept, which are told beside it."""
+    swept = {tuple(key.split(".")) for key in over} | {ALONG[key] for key in over if key in ALONG}
+    common: dict[Path | str, binding.Binding] = {}
+    for file, combination in files.items():
+        values = dict(binding.flat(binding.read(file)))
+        for key, value in combination.items():
+            have = values.get(tuple(key.split(".")), value)  # what no mode of the grid reads
+            if have != value:
+                raise ValueError(
+                    f"{file}: {key} is {binding.spell(have)}, not {binding.spell(value)} as its "
+                    f"folder says; {binding.REMEDY}"
+                )
+        common[file] = binding.nested({k: v for k, v in values.items() if k not in swept})
+    made = binding.joined(common)
+    return binding.with_source(made, "sweep", job_digest("sweep"), **{binding.OWN: {"sweep": over}})
+
+
+def table(over: Sweep, files: Mapping[Path, Combination]) -> pa.Table:
+    """The evaluations one below the other, a column for each key first."""
+    parts, places = [], []
+    for file, combination in files.items():
+        with open_parquet(file) as stream:
+            parts.append(stream.read().replace_schema_metadata(None))
+        places += [combination] * parts[-1].num_rows
+    every = pa.concat_tables(parts, promote_options="default").combine_chunks()
+    for key in reversed(list(over)):
+        every = every.add_column(0, key, pa.array([cell(place[key]) for place in places]))
+    return every
+
+
+def text(over: Sweep, runs: Runs) -> str:
+    """The numbers in Markdown: a row per combination, mode and gamma."""
+    quantities = quantities_of(pd.concat([evaluation for _, evaluation in runs]))
+    names = [quantity.column.replace("_", " ") for quantity in quantities]
+    body = []
+    for combination, evaluation in runs:
+        place = [spell_value(value) for value in combination.values()]
+        for mode, gamma, some in groups(evaluation):
+            role = (*place, mode, spell_gamma(gamma))
+            found = [
+                median_interval(some[quantity.column].to_numpy(), quantity.column, *role)
+                for quantity in quantities
+            ]
+            body.append([*role, str(len(some)), *map(spell_interval, found)])
+    head = [*over, "mode", "gamma", "seeds", *names]
+    return (
+        f"Medians over the seeds, in brackets their {100 * LEVEL:g} % bootstrap intervals.\n\n"
+        + "\n".join(rows_of(head, body))
+    )
