@@ -14,26 +14,7 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-def folder_of(place):
-    """Where this file is, from where commands are run: ".", or another folder.
-
-    Another one with --directory, and for a workflow of somebody else's that has this one as a
-    module. Links lead to the same files. Of a repository elsewhere, as snakedeploy names it,
-    Snakemake reads file by file; jobs need them all, so its commit is unpacked below .snakemake/.
-    """
-    if not hasattr(place, "ref"):
-        return Path(os.path.relpath(os.path.realpath(place.get_path_or_uri(secret_free=True))))
-    clone = place.hosted_repo.repo_clone if hasattr(place, "hosted_repo") else place.repo_path
-    git = ["git", "-C", str(clone)]
-    commit = subprocess.check_output([*git, "rev-parse", f"{place.ref}^{{commit}}"], text=True)
-    folder = Path(".snakemake", "equireg", commit.strip())
-    if not folder.is_dir():
-        unpacked = folder.with_name(f"{folder.name}.{os.getpid()}")
-        unpacked.mkdir(parents=True)
-        packed = subprocess.check_output([*git, "archive", folder.name])
-        subprocess.run(["tar", "-x", "-C", str(unpacked)], input=packed, check=True)
-        unpacked.rename(folder)
-    return folder / place.path
+include: "workflow/rules/place.smk"
 
 
 HERE = folder_of(workflow.current_basedir)
@@ -135,29 +116,7 @@ GPU = int("gpu" in workflow.global_resources and chosen.jobs.device != "cpu")
 OWN_GPU = "--own-gpu" if GPU else "--no-own-gpu"
 
 
-def of(wildcards):
-    """The configuration of a job's experiment."""
-    return POINTS[wildcards.get("experiment", chosen.experiment)]
-
-
-def data_of(wildcards):
-    """The data set's file."""
-    return f"results/data/{of(wildcards).data.name}.safetensors"
-
-
-def network_of(wildcards):
-    """The file of a network of the user's own, if there is one."""
-    return [str(file) for file in [build_file(of(wildcards).network.build)] if file]
-
-
-def options_of(*names, **more):
-    """The options of a job, from these sections of its experiment's configuration."""
-    return lambda wildcards: options(*(section(of(wildcards), name) for name in names), **more)
-
-
-def shown(what, form):
-    """What the report calls a file, in a sweep with its combination."""
-    return {"shows": what, "as": form} | ({"of": "{experiment}"} if chosen.sweep else {})
+include: "workflow/rules/common.smk"
 
 
 wildcard_constraints:

@@ -102,10 +102,11 @@ def interrupt(jobs: Jobs, name: str, step: int, number: int = signal.SIGTERM) ->
 
 def same(found: Path, expected: Path) -> None:
     """Whether two blocks have the same bytes, and nothing else is left of them."""
-    for suffix in (".parquet", ".safetensors"):
+    for suffix in (".parquet", ".function.parquet", ".safetensors"):
         assert found.with_suffix(suffix).read_bytes() == expected.with_suffix(suffix).read_bytes()
     assert sorted(path.suffix for path in found.parent.iterdir()) == [
         ".json",
+        ".parquet",
         ".parquet",
         ".safetensors",
     ]

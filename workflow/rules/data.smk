@@ -1,12 +1,6 @@
 # Kept once it is there, and made of the files in the folder where there is one.
 MISSING = sorted({POINTS[name].data.name for name, kept in found.items() if not kept.data})
-SOURCE = {point.data.name: point for point in POINTS.values()}
 DATA_SET = "{data}" if chosen.sweep else chosen.data.name
-
-
-def source_of(wildcards):
-    """A configuration that has the data set."""
-    return SOURCE[wildcards.get("data", chosen.data.name)]
 
 
 if MISSING:
