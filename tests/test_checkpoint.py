@@ -28,6 +28,7 @@ from equireg.jobs import train as job
 from equireg.processes import SIGNALS
 from equireg.training import blocks as module
 from equireg.training.checkpoint import Checkpoint
+from equireg.training.network import Network
 from equireg.training.step import Trainer
 from equireg.training.trainers import choose_trainer
 from experiment import NETWORK, Jobs
@@ -280,7 +281,7 @@ def test_a_training_that_is_told_to_end_at_once_touches_nothing(
     with jobs.monkeypatch.context() as patch:
         patch.setattr(jobs, "monkeypatch", patch)
         patch.setattr(job, "job_digest", lambda *_: "another")
-        patch.setattr(module, "turned", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(Network, "orbit", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         patch.setattr(module, "choose_trainer", lambda *_: None)
         with pytest.raises(RuntimeError, match="130"):
             jobs.train("a", *BLOCK)
