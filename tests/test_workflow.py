@@ -422,7 +422,8 @@ class TestFinished:
         assert f" and {runs - 1} more: trained with training." in line
         assert "overwrite: true" in line
         jobs = planned(*SMALL, *other, "overwrite=true", cwd=finished)
-        assert jobs == {"train": runs, "evaluate": runs, **PREDICT, **LAST}
+        # a job evaluates all seeds of a mode and gamma, two blocks
+        assert jobs == {"train": runs, "evaluate": runs // 2, **PREDICT, **LAST}
 
     def test_another_file_in_the_folder_of_the_data(self, finished: Path) -> None:
         file = max((finished / "tests/data/digits").glob("train-labels*"))
@@ -531,8 +532,10 @@ class TestFinished:
         """One job at a time and some of the jobs: the same bytes as two at a time and all."""
         folder = copy_repository(tmp_path)
         runs = folder / "results/test/runs"
-        blocks = [
-            f"{mode}/seeds-000-001" for mode in ("nominal/gamma-1e2", "equivariant/gamma-none")
+        blocks = [  # all that the evaluation of a mode and gamma asks for
+            f"{mode}/{seeds}"
+            for mode in ("nominal/gamma-1e2", "equivariant/gamma-none")
+            for seeds in ("seeds-000-001", "seeds-002-002")
         ]
         wanted = "results/test/runs/nominal/gamma-1e2/seeds-000-001.evaluation.parquet"
         done = snakemake(*SMALL, "--cores", "1", wanted, cwd=folder)
@@ -554,9 +557,8 @@ class TestFinished:
         stacked = "--config", "jobs={'stack_gammas': True}"
         done = snakemake(*SMALL, *stacked, "--cores", "1", wanted[0], cwd=folder)
         assert done.returncode == 0, done.stdout
-        assert [path.name for path in folder.glob("results/test/logs/train/augmented/*")] == [
-            "seeds-000-001.log"
-        ]
+        logs = sorted(path.name for path in folder.glob("results/test/logs/train/augmented/*"))
+        assert logs == ["seeds-000-001.log", "seeds-002-002.log"]
         for gamma in GAMMAS:
             for suffix in ("parquet", "safetensors"):
                 file = Path(runs, f"gamma-{gamma}", f"seeds-000-001.{suffix}")
