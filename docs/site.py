@@ -19,7 +19,8 @@ PAGES = {
 }
 API = {
     "The library": ["equireg.library.equivariance.Equivariance"],
-    "Layers": ["equireg.library.normalization.FieldBatchNorm", "equireg.library.registry.follows"],
+    "Layers": ["equireg.library.normalization.FieldBatchNorm", "equireg.library.registry.follows"]
+    + [f"equireg.symmetry.nonlinearities.{name}" for name in ("Norms", "Gates", "Products")],
     "Groups": [
         f"equireg.symmetry.groups.{name}"
         for name in ("Group", "cyclic", "dihedral", "symmetric", "permutation_group", "point_group")
@@ -46,7 +47,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def api() -> str:
     """A page of directives that are replaced by docstrings."""
-    parts = ["# API\n\nWhat `equireg`, `equireg.groups` and `equireg.representations` export.\n"]
+    modules = "`groups`, `representations` and `nonlinearities`"
+    parts = [f"# API\n\nWhat `equireg` and its modules {modules} export.\n"]
     for title, names in API.items():
         parts.append(f"## {title}\n\n" + "\n".join(f"::: {name}\n" for name in names))
     return "\n".join(parts)
