@@ -26,6 +26,13 @@ API = {
         for name in ("Group", "cyclic", "dihedral", "symmetric", "permutation_group", "point_group")
     ]
     + ["equireg.symmetry.groups.generate"],
+    "Compact groups": [
+        f"equireg.symmetry.compact.{name}"
+        for name in (
+            *("rotations", "orthogonal", "unitary", "product"),
+            *("frequency", "angular_momentum"),
+        )
+    ],
     "Representations": [
         f"equireg.symmetry.representations.{name}"
         for name in ("Representation", "trivial", "regular", "defining", "grid", "direct_sum")

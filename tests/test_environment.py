@@ -22,9 +22,9 @@ CONDA = sorted((ROOT / "envs").glob("*.yaml"))
 JOBS = {  # the commands that each conda environment runs
     "data": ["fetch"],
     "theory": ["theory"],
-    "training": ["initialize", "train", "evaluate", "predict"],
+    "training": ["initialize", "inspect", "train", "evaluate", "predict"],
     "tables": ["aggregate", "check"],
-    "figures": ["draw", "compare", "overview", "score"],
+    "figures": ["draw", "compare", "overview", "score", "sweep"],
 }
 
 
