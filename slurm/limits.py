@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -99,12 +99,16 @@ def waiting(folder: Path) -> dict[tuple[str, str, str], list[str]]:
 
 def watch(process: int) -> None:
     """Say each reason once, until the process has ended."""
-    said, last = set(), 0.0
-    while Path(f"/proc/{process}").is_dir():
-        time.sleep(1)
-        if time.monotonic() < last + EVERY:
-            continue
-        last = time.monotonic()
+    try:
+        ended = os.pidfd_open(process)
+    except ProcessLookupError:
+        return
+    said: set[tuple[str, str, str]] = set()
+    # A process that has ended, though nobody has asked how, ends the watch: whoever waits for the
+    # end of what it says would else wait for this one, which has the same output.
+    pause = min(1.0, EVERY)
+    while not select.select([ended], [], [], pause)[0]:
+        pause = EVERY
         for what, jobs in waiting(Path.cwd()).items():
             if what not in said:
                 said.add(what)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -71,3 +73,13 @@ def test_without_slurm_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     assert limits.partitions() == {}
     assert list(limits.refused(["train=99"], {})) == []
     assert limits.waiting(Path.cwd()) == {}
+
+
+def test_the_watch_ends_with_its_process_though_nobody_asked_how_that_ended() -> None:
+    """Whoever waits for the end of what both say would wait for ever."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert Path(f"/proc/{ended.pid}").is_dir()  # a zombie
+    words = [sys.executable, str(ROOT / "slurm/limits.py"), "watch", str(ended.pid)]
+    subprocess.run(words, check=True, timeout=30)
+    ended.wait()
