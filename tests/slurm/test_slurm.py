@@ -77,7 +77,7 @@ def test_the_small_experiment(cluster: Cluster, tmp_path: Path) -> None:
         "aggregate": 1,
         "predict": 1,
     }
-    assert len(jobs) == 22  # the light jobs ran beside Snakemake
+    assert len(jobs) == 17  # the light jobs ran beside Snakemake
     # What the rule asks for two seeds and two epochs, and a MB for the list of an array's jobs.
     asked = [
         {key: job[key] for key in ("NumCPUs", "MinMemoryNode", "TimeLimit", "TresPerJob")}
