@@ -53,7 +53,7 @@ def function_figure(seen: Seen) -> Figure:
     panels[1, 0].yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     panels[0, 0].xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10], integer=True))
     panels[0, 0].xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
-    figure.supxlabel("SGD step", fontsize=8)
+    figure.supxlabel("training step", fontsize=8)
     named = gammas
     if len(gammas) > MOST_NAMED:
         named = [gammas[i] for i in np.linspace(0, len(gammas) - 1, MOST_NAMED).round().astype(int)]
