@@ -19,11 +19,12 @@ NAME = $$(python -m equireg status $(PRESET) --name)
 # How every target ends: what was made, where to look, what to type next.
 TELL = printf '\n%s\n%s\n%s\n'
 # Each is compared with some before it.
-STUDY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided fashion-mnist \
-	start-1e-4 start-1e-2 start-1e-1 start-1e0
+NEARBY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided fashion-mnist
+STUDY := study-1 study-2 study-confirm-1 study-confirm-2 study-escape study-asymmetry
+JUDGED := study-2 study-confirm-2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures quick report theory study status schema live test bench lint format docs mutants clean
+.PHONY: help setup figures quick report theory study nearby status schema live test bench lint format docs mutants clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -62,11 +63,22 @@ endif
 	"look: results/$$name/theory.md, and figures/theory_*.png beside it" \
 	"next: make figures$(AGAIN)    # the overview then has it too"
 
-study: setup ## run the experiments of docs/study.md and compare them, an hour and a quarter, into results/*/comparison.md
+study: setup ## answer the paper's open question: docs/study.md; three hours, into results/study-*/
 	$(ENTER) for name in $(STUDY); do \
+	snakemake --configfile workflow/presets/$$name.yaml --cores all || exit 1; done && \
+	for name in $(JUDGED); do python -m equireg verdict --table results/$$name/sweep.parquet \
+	--choices workflow/presets/$$name.json --output results/$$name/verdict.md \
+	--figure results/$$name/figures/verdict.pdf --figure results/$$name/figures/verdict.png || exit 1; done && \
+	$(TELL) "made: the study's stages, in results/study-*/" \
+	"look: results/study-2/verdict.md, and figures/verdict.png beside it" \
+	"next: docs/study.md, which says what was found"
+
+nearby: setup ## run the experiments near E and compare them, an hour and a quarter, into results/*/comparison.md
+	$(ENTER) for name in $(NEARBY); do \
 	snakemake --configfile workflow/presets/$$name.yaml --cores all --until compare || exit 1; done && \
-	$(TELL) "made: the experiments of docs/study.md, in results/" \
-	"look: results/*/comparison.md, and figures/comparison.png beside each" \
+	snakemake --configfile workflow/presets/starts.yaml --cores all && \
+	$(TELL) "made: the experiments near E of docs/study.md, in results/" \
+	"look: results/*/comparison.md, figures/comparison.png beside each, and results/starts/sweep.md" \
 	"next: make status CONFIG=results/gamma-sweep/configuration.yaml    # or another one's"
 
 status: setup ## print which runs are done, running, stopped, failed or missing, and the logs to read

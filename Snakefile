@@ -24,7 +24,15 @@ sys.path.insert(0, SOURCES)
 
 from equireg.config import ConfigurationError, experiments, load
 from equireg.digest import job_digest
-from equireg.inventory import Inventory, begin, check, configuration_text, redate, take
+from equireg.inventory import (
+    Inventory,
+    begin,
+    check,
+    configuration_text,
+    redate,
+    take,
+    take_sweep,
+)
 from equireg.plan import (
     CRITICAL_SEEDS,
     ENSEMBLES,
@@ -95,7 +103,7 @@ if workflow.is_main_process and not re.search(EVERYTHING, " ".join(["", *sys.arg
             found[name].leave_to_rules(sys.argv, Path("results", name))
     except ConfigurationError as error:
         sys.exit(f"equireg: {error}")
-    for kept in found.values():
+    for kept in (*found.values(), take_sweep(chosen, Path("results"))):
         redate(kept)
     if not workflow.output_settings.dryrun:
         begin(chosen, Path("results"))
@@ -107,7 +115,6 @@ NAME = "{wildcards.experiment}" if chosen.sweep else chosen.experiment  # in mes
 SWEEP = f"results/{chosen.experiment}"
 RUN = "{mode}/gamma-{gamma}/seeds-{seeds}"  # a block of runs, as plan.Block spells it
 BLOCK = f"results/{{experiment}}/runs/{RUN}"
-BLOCKS = [f"{RESULTS}/{block.path}" for block in blocks(chosen.grid)]
 DATA_SETS = sorted({point.data.name for point in POINTS.values()})
 OUTDATED = {str(file) for kept in found.values() for file in kept.outdated}
 # With --resources gpu=2, two of the jobs that use one at a time, each on a GPU of its own. SLURM
@@ -144,8 +151,8 @@ PROMISED = [
     *(f"results/data/{name}.safetensors" for name in DATA_SETS),
     *(
         f"results/{name}/{block.path}.{suffix}"
-        for name in POINTS
-        for block in blocks(chosen.grid)
+        for name, point in POINTS.items()
+        for block in blocks(point.grid)
         for suffix in (
             "parquet",
             "safetensors",

@@ -153,6 +153,18 @@ def test_validation_images_are_not_trained_on(validation: float, held: int, tmp_
     assert torch.equal(found.test_labels, whole.test_labels)
 
 
+def test_the_first_test_images_are_tested_on(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.safetensors")
+    whole, found = (
+        load_dataset(path, NETWORK),
+        load_dataset(path, NETWORK, SelectionSettings(test_images=2)),
+    )
+    assert len(whole.test_labels) > 2
+    assert torch.equal(found.test_images, whole.test_images[:2])
+    assert torch.equal(found.test_labels, whole.test_labels[:2])
+    assert torch.equal(found.train_images, whole.train_images)
+
+
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
@@ -160,6 +172,7 @@ def test_validation_images_are_not_trained_on(validation: float, held: int, tmp_
         ({"validation": 0.01}, "validation is 0.01, 0 of 6 training images"),
         ({"train_images": 7}, "train_images is 7; accepted: at most 6, the training images"),
         ({"train_images": 5, "validation": 2}, "train_images is 5; accepted: at most 4"),
+        ({"test_images": 100}, "test_images is 100; accepted: at most"),
     ],
 )
 def test_a_selection_of_more_than_there_are(

@@ -94,6 +94,7 @@ WRONG: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
     ("data", "folder"): no_text.filter(lambda value: value is not None) | text.map("no/{}".format),
     ("data", "file"): something(text.map("no/{}.csv".format)),
     ("data", "train_images"): whole(1, 1_000_000_000).filter(lambda value: value is not None),
+    ("data", "test_images"): whole(1, 1_000_000_000).filter(lambda value: value is not None),
     ("data", "validation"): amount(0) | st.floats(1, 1e6).filter(lambda value: value % 1 != 0),
     ("network", "build"): something(text.filter(lambda value: ".py:" not in value)),
     ("network", "group"): other(typing.Literal["C1", "C2", "C4", "D1", "D2", "D4"]),

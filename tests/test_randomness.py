@@ -14,7 +14,7 @@ from equireg.jobs.predict import IMAGES, Prediction
 from equireg.settings import MODES, Mode, TrainingSettings
 from equireg.training.batches import batches
 from equireg.training.network import Network
-from equireg.training.start import perturbation
+from equireg.training.start import perturbations
 
 SEEDS = (0, 1)
 # Of the first numbers, rounded. Another digest is other results: a line in CHANGELOG.md.
@@ -29,7 +29,7 @@ def first_numbers() -> dict[str, list[float]]:
             for layer, weight in network.initial(seed, law).items():
                 found[f"weights, {law}, {layer}, {seed}"] = weight.flatten()[:9].tolist()
         for mode in MODES:
-            for layer, noise in perturbation(network.spaces, mode, seed, 1.0).items():
+            for layer, noise in perturbations(network.spaces, {}, mode, [seed], 1.0).items():
                 found[f"perturbation, {mode}, {layer}, {seed}"] = noise.flatten()[:9].tolist()
     labels = torch.zeros(40, dtype=torch.uint8)
     shuffled = TrainingSettings(order="shuffled", epochs=2, batch_size=40)

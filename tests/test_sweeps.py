@@ -83,6 +83,31 @@ def test_a_sweep_is_an_experiment_for_each_combination(
     assert load(["again.yaml"]) == made
 
 
+PARTS: list[dict[str, list[Any]]] = [
+    {"training.epochs": [2], "grid.modes": [["equivariant"]], "grid.gammas": [[0]]},
+    {"training.epochs": [1, 2], "grid.modes": [["augmented"]], "grid.gammas": [[1, 0], ["1e-2"]]},
+]
+
+
+def test_a_sum_of_products_with_grids_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each product trains its own modes and gammas, at the same seeds."""
+    monkeypatch.chdir(tmp_path)
+    made = chosen(PARTS)
+    assert size(made.sweep) == 5
+    every = experiments(made)
+    assert every[1].experiment == "s/training.epochs=1/grid.modes=augmented/grid.gammas=1e0,0"
+    told = [(p.training.epochs, p.grid.modes, p.grid.gammas, p.grid.seeds) for p in every]
+    assert told[0] == (2, ("equivariant",), (0.0,), "0-1")
+    assert told[2] == (1, ("augmented",), (0.01,), "0-1")
+    Path("again.yaml").write_text(configuration_text(made))
+    assert load(["again.yaml"]) == made
+    assert parse_sweep(spell_sweep(made.sweep)) == json.loads(json.dumps(made.sweep))
+    with pytest.raises(ConfigurationError, match=r"with a sweep over grid\.gammas: false"):
+        chosen(PARTS, jobs={"stack_gammas": True})
+
+
 def test_without_a_sweep_nothing_changes() -> None:
     plain = load([])
     assert experiments(plain) == [plain]
@@ -95,7 +120,21 @@ def test_without_a_sweep_nothing_changes() -> None:
     [
         ({"training.rate": [1]}, r"sweep.training.rate is \[1\]; .*accepted: keys of data"),
         ({"training.epoch": [1]}, r"sweep.training.epoch is .*did you mean training.epochs\?"),
-        ({"grid.gammas": [[1]]}, r"sweep.grid.gammas is .*accepted: keys of data"),
+        ({"grid.seeds": [[1]]}, r"sweep.grid.seeds is .*accepted: keys of data"),
+        ([OVER, 1], r"sweep is .*accepted: lists of values by key"),
+        ([OVER, {}], r"sweep is .*accepted: lists of values by key"),
+        (
+            [{"training.epochs": [1]}, {"training.batch_size": [1]}],
+            r"sweep is .*accepted: the keys of the first one in each, training.epochs",
+        ),
+        (
+            [{"training.epochs": [1, 2]}, {"training.epochs": [3, 2]}],
+            r"sweep is 'training.epochs 2'; accepted: each combination in one product only",
+        ),
+        (
+            {"grid.gammas": [[1], [-1]]},
+            r"in the sweep, at grid.gammas \[-1\]: grid.gammas is -1.0; accepted: finite numbers",
+        ),
         ({"data.folder": ["x"]}, r"sweep.data.folder is .*accepted: keys of data"),
         ({"training.epochs": 3}, r"sweep.training.epochs is 3; accepted: a list of one value"),
         ({"training.epochs": []}, r"sweep.training.epochs is \[\]; accepted: a list of one value"),
@@ -184,6 +223,8 @@ def test_the_figure_has_a_row_for_each_key_and_setting_of_the_others(tmp_path: P
     folders(tmp_path)
     runs = [(c, read(tmp_path / path(c) / "evaluation.parquet")) for c in combinations(OVER)]
     assert [key for key, _ in rows(OVER)] == [key for key in OVER for _ in range(2)]
+    keys = [(key, len(alike)) for key, alike in rows(PARTS)]
+    assert keys == [("training.epochs", 2)] * 2 + [("grid.gammas", 2)] * 2
     figure = sweep_figure(OVER, runs)
     assert len(figure.axes) == 4 * 4
     accuracy = figure.axes[3]  # turned, along the learning rate at 500 images

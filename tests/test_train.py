@@ -143,6 +143,22 @@ def test_the_starting_distance_is_that_of_the_perturbation(jobs: Jobs) -> None:
     assert np.allclose(starts, 1e-2 * np.sqrt(dimension), rtol=0.05)
 
 
+def test_a_relative_perturbation_is_as_large_as_the_weights(jobs: Jobs) -> None:
+    """From 1 a run starts as one that knows of no symmetry: entries off E like those in E."""
+    relative = ["--perturbation-unit", "relative", "--perturbation", "1"]
+    block = jobs.train("a", "nominal", "0", "0-4", *relative)
+    first = pq.read_table(block, filters=[("step", "=", 0)])
+    network = Network.of(NetworkSettings(channels=(3, 3)))
+    weights, _ = load_weights(jobs.folder / "initial-0-4.safetensors", range(5), network.spaces)
+    squares = 0.0
+    for name, space in network.spaces.items():
+        expected = weights[name].flatten(1).square().mean(1) * space.dims[1]
+        found = first[f"distance_{name}"].to_numpy() ** 2
+        assert np.allclose(found, expected, rtol=5 / np.sqrt(space.dims[1]))
+        squares = squares + found
+    assert np.allclose(first["distance"].to_numpy() ** 2, squares)
+
+
 def test_the_scale_of_the_risk_is_that_of_the_learning_rate(jobs: Jobs) -> None:
     """Without a penalty, dividing by the batch size once more is a tenth of the learning rate."""
     scales = {"mean": "5e-3", "batch": "5e-2"}

@@ -334,6 +334,48 @@ def sweep(
 
 
 @app.command()
+def choose(
+    *,
+    first: Annotated[Path, typer.Option(help="Folder of the study's first stage, a sweep.")],
+    experiment: Annotated[str, typer.Option(help="Name of the second stage.")],
+    seeds: Annotated[str, typer.Option(help="Seeds of the second stage, such as 100-129.")],
+    test_images: Annotated[
+        int | None, typer.Option(help="Test images of the second stage; none: all.")
+    ] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(help="Training images of the second stage, as 10000=12000: for the first's."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Preset to write, as YAML.")],
+    choices: Annotated[Path, typer.Option(help="What was chosen, to write as JSON.")],
+) -> None:
+    """Write the study's second stage: what did best on the validation images of the first."""
+    from equireg.jobs.choose import choose
+
+    more = {}
+    for pair in images or []:
+        match = re.fullmatch(r"(\d+)=(\d+)", pair)
+        if not match:
+            raise ValueError(f"images is {pair!r}; accepted: two numbers, such as 10000=12000")
+        more[int(match[1])] = int(match[2])
+    choose(first, experiment, seeds, test_images, more, output, choices)
+
+
+@app.command()
+def verdict(
+    *,
+    table: Annotated[Path, typer.Option(help="Table over the sweep of the second stage.")],
+    choices: Annotated[Path, typer.Option(help="JSON that choose wrote.")],
+    output: Output,
+    figure: Annotated[list[Path], typer.Option(help="Figure to write, once per format.")],
+) -> None:
+    """Judge the study's second stage by the rule that was fixed before it ran."""
+    from equireg.jobs.verdict import judge
+
+    judge(table, choices, output, figure)
+
+
+@app.command()
 def overview(
     *,
     experiment: Annotated[str, typer.Option(help="Name of the experiment.")],

@@ -39,8 +39,9 @@ def load_dataset(
 ) -> Dataset:
     """Map the data set's file into memory; jobs on one machine share its pages.
 
-    selection: how many images are held out for validation, and that there are as many others as a
-    run takes. Numbers are for a network of one's own (``build``), which says itself what it takes.
+    selection: how many images are held out for validation and how many are tested on, and that
+    there are as many as a run takes. Numbers are for a network of one's own (``build``), which says
+    itself what it takes.
     Raises ValueError if the file is damaged or does not fit the network or the selection.
     """
     if not path.is_file():
@@ -72,11 +73,13 @@ def load_dataset(
             )
         if not numbers:
             check_fit(path, part, images, labels, network)
-    return hold_out(Dataset(**tensors), selection)
+    return select(Dataset(**tensors), selection)
 
 
-def hold_out(dataset: Dataset, selection: SelectionSettings) -> Dataset:
-    """Divide the training images at random, alike for all seeds; in the order of the file.
+def select(dataset: Dataset, selection: SelectionSettings) -> Dataset:
+    """The images that are trained and tested on, in the order of the file.
+
+    The training images are divided at random, alike for all seeds.
 
     Raises ValueError where the selection takes more than there are, or holds out none or all.
     """
@@ -92,6 +95,15 @@ def hold_out(dataset: Dataset, selection: SelectionSettings) -> Dataset:
             f"train_images is {selection.train_images}; accepted: at most {count - held}, the "
             "training images that there are (data: train_images)"
         )
+    if (tested := selection.test_images) is not None:
+        there = len(dataset.test_labels)
+        if tested > there:
+            raise ValueError(
+                f"test_images is {tested}; accepted: at most {there}, the test images that there "
+                "are (data: test_images)"
+            )
+        images, labels = dataset.test_images[:tested], dataset.test_labels[:tested]
+        dataset = dataclasses.replace(dataset, test_images=images, test_labels=labels)
     if not held:
         return dataset
     drawn = torch.from_numpy(generator(0, "validation").permutation(count))

@@ -33,6 +33,7 @@ from equireg.settings import (
     part,
 )
 from equireg.spelling import parse_seeds, spell_gamma, spell_seeds
+from equireg.sweeps import spell_sweep
 
 SHIFT = 10**18  # nanoseconds, since 1970 until 2001 and by which files are dated back
 # what a finished training job leaves of a block
@@ -111,6 +112,30 @@ def take(configuration: Configuration, results: Path) -> Inventory:
         for file in filter(Path.is_file, held_by):
             (found.current if sound[file] else found.outdated).append(file)
     _tables(found, configuration, folder, known, digests)
+    return found
+
+
+def take_sweep(configuration: Configuration, results: Path) -> Inventory:
+    """What is there of a sweep beside its combinations: outdated if of other code or values."""
+    found = Inventory()
+    folder = results / configuration.experiment
+    over = parse_json(spell_sweep(configuration.sweep))
+    for job, name in (
+        ("sweep", "sweep.parquet"),
+        ("sweep", "sweep.md"),
+        ("sweep", "figures/sweep.png"),
+        ("overview", "overview.html"),
+    ):
+        file = folder / name
+        if file.is_file() and configuration.sweep:
+            wanted: Binding = {"source": {job: job_digest(job)}}
+            if job == "sweep":
+                wanted = {**wanted, binding.OWN: {"sweep": over}}
+            try:
+                other = binding.differences(binding.read(file), wanted)
+            except ValueError:
+                other = [("", None, None)]
+            (found.outdated if other else found.current).append(file)
     return found
 
 

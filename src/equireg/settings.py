@@ -25,6 +25,7 @@ Channels = Literal["trivial", "regular"]
 Support = Literal["full", "cross", "lopsided"]
 Distribution = Literal["gaussian", "uniform"]
 RiskScale = Literal["mean", "batch"]
+Unit = Literal["absolute", "relative"]
 Order = Literal["file", "shuffled"]
 Augmentation = Literal["random", "exact"]
 Optimizer = Literal["sgd", "adam", "adamw"]
@@ -36,7 +37,9 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 # The groups that turn square images, and their orders; ``symmetry.groups`` makes them.
 ORDERS = {"C1": 1, "C2": 2, "C4": 4, "D1": 2, "D2": 4, "D4": 8}
 DOWNLOADED = ("mnist", "fashion-mnist", "kmnist")  # the data sets that need no folder
-MADE = {"rotated-mnist": "mnist"}  # those that are made from one of them
+# Those that are made from one of them; turned-mnist-25: so many percent of the digits upright.
+UPRIGHT = {f"turned-mnist-{percent}": percent / 100 for percent in (0, 25, 50, 75)}
+MADE = dict.fromkeys(["rotated-mnist", *UPRIGHT], "mnist")
 MOST_IMAGES = 1_000_000_000
 MOST_GAMMAS = 1000
 MOST_GAMMA = 1e30  # in float32, much larger ones are infinite, which means in E
@@ -144,7 +147,8 @@ class SourceSettings(Section):
 
     name: str = _option(
         "mnist",
-        "mnist, fashion-mnist, kmnist, rotated-mnist, or a name for data of your own.",
+        "mnist, fashion-mnist, kmnist, rotated-mnist, turned-mnist-0, -25, -50, -75, or a name for "
+        "data of your own.",
         Accepted(
             lambda name: _NAME.fullmatch(name) is not None,
             "up to 100 lower-case letters, digits, '.', '_' and '-', beginning with a letter or a "
@@ -179,7 +183,7 @@ class SourceSettings(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionSettings(Section):
-    """Which of the training images are trained on."""
+    """Which of the images are trained and tested on."""
 
     train_images: int | None = _option(
         None,
@@ -197,6 +201,16 @@ class SelectionSettings(Section):
             lambda held: 0 <= held < 1 or (1 <= held <= MOST_IMAGES and held == int(held)),
             "shares, 0 to below 1, or whole numbers of images",
             {"minimum": 0, "maximum": MOST_IMAGES},
+        ),
+    )
+
+    test_images: int | None = _option(
+        None,
+        "Test images that runs are tested on, the first so many; none: all.",
+        Accepted(
+            lambda count: count is None or (isinstance(count, int) and 1 <= count <= MOST_IMAGES),
+            f"1 to {MOST_IMAGES}",
+            {"minimum": 1, "maximum": MOST_IMAGES},
         ),
     )
 
@@ -308,6 +322,11 @@ class TrainingSettings(Section):
     perturbation: float = _option(
         1e-3, "Standard deviation, per entry, of the step away from E before training.", AMOUNT
     )
+    perturbation_unit: Unit = _option(
+        "absolute",
+        "absolute, or relative: to the root mean square of a layer's initial weights.",
+        one_of(get_args(Unit)),
+    )
     epochs: int = _option(10, "Passes over the training images.", between(1, 100_000))
     batch_size: int = _option(10, "Images per step.", between(1, 1_000_000))
     learning_rate: float = _option(
@@ -396,7 +415,9 @@ class TrainingSettings(Section):
 
 # The training settings that a mode does not read: it starts in E, or turns no images.
 UNREAD: dict[Mode, frozenset[str]] = {
-    "equivariant": frozenset({"perturbation", "augmentation", "gamma_schedule"}),
+    "equivariant": frozenset(
+        {"perturbation", "perturbation_unit", "augmentation", "gamma_schedule"}
+    ),
     "augmented": frozenset(),
     "nominal": frozenset({"augmentation"}),
 }

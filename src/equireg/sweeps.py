@@ -16,16 +16,27 @@ from urllib.parse import quote
 
 from equireg.spelling import spell_gamma
 
-Sweep = Mapping[str, Sequence[Any]]  # values by key, such as training.learning_rate
+Product = Mapping[str, Sequence[Any]]  # values by key, such as training.learning_rate
+Sweep = Product | Sequence[Product]  # one, or several of the same keys, one after the other
 Combination = Mapping[str, Any]  # a value for each of its keys
 
 MOST_COMBINATIONS = 1000  # more is a slip of the keyboard
 MOST_CHARACTERS = 200  # of a spelled value: the name of a folder has 255 at most
 
 
+def products(sweep: Sweep) -> list[Product]:
+    """The products that a sweep is the sum of."""
+    return [sweep] if isinstance(sweep, Mapping) else list(sweep)
+
+
+def keys(sweep: Sweep) -> list[str]:
+    """The keys that are swept, in the order of the first product."""
+    return list(products(sweep)[0]) if sweep else []
+
+
 def size(sweep: Sweep) -> int:
     """How many combinations there are."""
-    return math.prod(map(len, sweep.values()))
+    return sum(math.prod(map(len, product.values())) for product in products(sweep))
 
 
 def combinations(sweep: Sweep) -> list[dict[str, Any]]:
@@ -33,27 +44,37 @@ def combinations(sweep: Sweep) -> list[dict[str, Any]]:
 
     >>> combinations({"training.epochs": [1, 2], "network.group": ["C4"]})
     [{'training.epochs': 1, 'network.group': 'C4'}, {'training.epochs': 2, 'network.group': 'C4'}]
+    >>> combinations([{"a.b": [1, 2]}, {"a.b": [5]}])
+    [{'a.b': 1}, {'a.b': 2}, {'a.b': 5}]
     """
-    return [dict(zip(sweep, values, strict=True)) for values in itertools.product(*sweep.values())]
+    names = keys(sweep)
+    return [
+        dict(zip(names, values, strict=True))
+        for product in products(sweep) or [{}]
+        for values in itertools.product(*(product[name] for name in names))
+    ]
 
 
 def spell_sweep(sweep: Sweep) -> str:
     """A sweep on the command line: its keys and values as JSON."""
-    return json.dumps(dict(sweep))
+    return json.dumps(sweep if isinstance(sweep, Mapping) else list(sweep))
 
 
-def parse_sweep(text: str) -> dict[str, list[Any]]:
+def parse_sweep(text: str) -> Sweep:
     """Inverse of ``spell_sweep``. Raises ValueError for anything but lists of values by key."""
     try:
-        sweep = json.loads(text)
+        sweep: Sweep = json.loads(text)
     except ValueError:
-        sweep = None
-    sound = isinstance(sweep, dict) and all(isinstance(v, list) and v for v in sweep.values())
-    if not (sound and sweep):
+        sweep = {}
+    each = products(sweep) if isinstance(sweep, dict | list) else []
+    lists = [value for p in each for value in (p.values() if isinstance(p, dict) and p else [None])]
+    alike = all(p.keys() == each[0].keys() for p in each) if None not in lists else False
+    if not (each and alike and all(isinstance(values, list) and values for values in lists)):
         raise ValueError(
-            f'over is {text!r}; accepted: lists of values by key, {{"training.epochs": [1, 2]}}'
+            f'over is {text!r}; accepted: lists of values by key, {{"training.epochs": [1, 2]}}, '
+            "or a list of such, of the same keys"
         )
-    return dict(sweep)
+    return sweep
 
 
 def path(combination: Combination) -> Path:

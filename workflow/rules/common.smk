@@ -16,6 +16,18 @@ def network_of(wildcards):
     return [str(file) for file in [build_file(of(wildcards).network.build)] if file]
 
 
+def results_of(wildcards):
+    """The folder of a job's experiment."""
+    return f"results/{of(wildcards).experiment}"
+
+
+def blocks_of(suffix):
+    """Such a file of every block of a job's experiment."""
+    return lambda wildcards: [
+        f"{results_of(wildcards)}/{block.path}.{suffix}" for block in blocks(of(wildcards).grid)
+    ]
+
+
 def options_of(*names, **more):
     """The options of a job, from these sections of its experiment's configuration."""
     return lambda wildcards: options(*(section(of(wildcards), name) for name in names), **more)

@@ -30,7 +30,7 @@ if UNPREDICTED:
         params:
             options=lambda wildcards: options(
                 *(section(of(wildcards), name) for name in ("network", "training", "selection")),
-                replace(chosen.grid, seeds=spell_seeds(list(predicted_seeds(chosen.grid)))),
+                replace(of(wildcards).grid, seeds=spell_seeds(list(predicted_seeds(chosen.grid)))),
                 without=["seeds_per_job"],
             ),
             source=job_digest("predict"),

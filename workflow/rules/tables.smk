@@ -1,11 +1,11 @@
 rule aggregate:
     input:
-        trajectories=[f"{block}.parquet" for block in BLOCKS],
-        evaluations=[f"{block}.evaluation.parquet" for block in BLOCKS],
-        functions=[f"{block}.function.parquet" for block in BLOCKS],
-        ensembles=[
-            f"{RESULTS}/{group[0].path.parent}/{ENSEMBLES}"
-            for group in conditions(chosen.grid).values()
+        trajectories=blocks_of("parquet"),
+        evaluations=blocks_of("evaluation.parquet"),
+        functions=blocks_of("function.parquet"),
+        ensembles=lambda wildcards: [
+            f"{results_of(wildcards)}/{group[0].path.parent}/{ENSEMBLES}"
+            for group in conditions(of(wildcards).grid).values()
         ],
     output:
         trajectories=f"{RESULTS}/trajectories.parquet",
@@ -26,7 +26,7 @@ rule aggregate:
     params:
         # the folder and the grid: the names of thousands of blocks would not fit into a command
         experiment=lambda wildcards, output: Path(output.summary).parent,
-        options=options(chosen.grid),
+        options=options_of("grid"),
         source=job_digest("aggregate"),
     message:
         f"Aggregate the runs of {NAME} into its tables"

@@ -90,11 +90,11 @@ rule train:
         # 10 seeds for 10 epochs took 1.1 GB and a minute of one core, and 2 GB and 7 minutes with
         # the reference step; exact augmentation and D4 multiply the images.
         mem_mb=lambda wildcards, attempt: attempt
-        * (3000 + 50 * runs_per_job(chosen.grid, stacked="gamma" not in wildcards.keys())),
+        * (3000 + 50 * runs_per_job(of(wildcards).grid, stacked="gamma" not in wildcards.keys())),
         runtime=lambda wildcards, attempt: attempt
         * (
             15
-            + runs_per_job(chosen.grid, stacked="gamma" not in wildcards.keys())
+            + runs_per_job(of(wildcards).grid, stacked="gamma" not in wildcards.keys())
             * of(wildcards).training.epochs
             // 2
         ),
@@ -167,8 +167,10 @@ rule evaluate:
         blocks=[f"{CONDITION}/{seeds}.parquet" for seeds in SEEDS],
         weights=[f"{CONDITION}/{seeds}.safetensors" for seeds in SEEDS],
         # the equivariant runs of the same seeds, where the grid has them
-        twins=[
-            f"{TWINS}/{seeds}.safetensors" for seeds in SEEDS if "equivariant" in chosen.grid.modes
+        twins=lambda wildcards: [
+            f"{TWINS.format(**wildcards)}/{seeds}.safetensors"
+            for seeds in SEEDS
+            if "equivariant" in of(wildcards).grid.modes
         ],
         data=data_of,
         network=network_of,

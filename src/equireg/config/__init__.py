@@ -33,7 +33,7 @@ from equireg.settings import (
     WorkflowJobSettings,
 )
 from equireg.spelling import build_file
-from equireg.sweeps import combinations, path
+from equireg.sweeps import Product, Sweep, combinations, keys, path, products
 
 __all__ = ["COMMAND_LINE", "Configuration", "ConfigurationError", "experiments", "load"]
 
@@ -73,7 +73,7 @@ class Configuration:
         default=False,
         metadata=_said("Train anew where the folder has runs of other settings or data."),
     )
-    sweep: Mapping[str, tuple[Any, ...]] = field(
+    sweep: Sweep = field(
         default_factory=dict,
         metadata=_said("Values for keys of the sections; every combination is an experiment."),
     )
@@ -85,8 +85,9 @@ class Configuration:
     jobs: WorkflowJobSettings = field(default_factory=WorkflowJobSettings)
 
 
+_PRODUCT = {"type": "object", "additionalProperties": {"type": "array", "minItems": 1}}
 SPELLINGS[Configuration, "sweep"] = Spelling(
-    dict, SWEPT, {"type": "object", "additionalProperties": {"type": "array", "minItems": 1}}
+    lambda sweep: sweep, SWEPT, {"anyOf": [_PRODUCT, {"type": "array", "items": _PRODUCT}]}
 )
 _MODEL = model_of(Configuration)
 _SECTIONS: dict[str, type[Section]] = {
@@ -180,7 +181,7 @@ def _examine_sweep(
     """
     if mistakes := list(wrong_sweep(merged["sweep"])):
         return None, [line(mistake, layers) for mistake in mistakes]
-    sweep: Mapping[str, list[Any]] = merged["sweep"]
+    sweep: Sweep = merged["sweep"]
     rest = {name: section for name, section in merged.items() if name != "sweep"}
     every = combinations(sweep)
     examined = [_examine(merge(rest, nested(combination))) for combination in every]
@@ -191,24 +192,41 @@ def _examine_sweep(
     lines = []
     for where in found.values():
         mistake, combination = where[0]
-        swept = ".".join(map(str, mistake.key[:2]))
+        names, swept = keys(sweep), ".".join(map(str, mistake.key[:2]))
         at = ", ".join(f"{key} {show(value)}" for key, value in combination.items())
-        alike = len(where) == len(every) and swept not in sweep
-        place = ("sweep", swept) if swept in sweep else ()
+        alike = len(where) == len(every) and swept not in names
+        place = ("sweep", swept) if swept in names else ()
         lines.append(line(mistake, layers, "" if alike else at, place))
     made = [configuration for configuration, _ in examined if configuration]
     if lines:
         return None, lines
-    chosen = {
+    read = list(zip(every, made, strict=True))
+    chosen = [_values(product, read) for product in products(sweep)]
+    whole = chosen[0] if isinstance(sweep, Mapping) else tuple(chosen)
+    mistakes = list(wrong_folders(whole)) or list(_wrong_jobs(made[0], whole))
+    lines = [line(mistake, layers) for mistake in mistakes]
+    return (None if lines else dataclasses.replace(made[0], sweep=whole)), lines
+
+
+def _values(
+    product: Product, read: Sequence[tuple[Mapping[str, Any], Configuration]]
+) -> dict[str, tuple[Any, ...]]:
+    """The values of a product as settings have them, from what its combinations were read as."""
+    return {
         key: tuple(
-            _value_at(next(m for m, raw in zip(made, every, strict=True) if raw[key] is value), key)
+            _value_at(next(made for raw, made in read if raw[key] is value), key)
             for value in values
         )
-        for key, values in sweep.items()
+        for key, values in product.items()
     }
-    mistakes = list(wrong_folders(chosen))
-    whole = None if mistakes else dataclasses.replace(made[0], sweep=chosen)
-    return whole, [line(mistake, layers) for mistake in mistakes]
+
+
+def _wrong_jobs(configuration: Configuration, sweep: Sweep) -> Iterator[Mistake]:
+    """A job that takes all gammas at once has the same ones everywhere."""
+    if configuration.jobs.stack_gammas and "grid.gammas" in keys(sweep):
+        yield Mistake(
+            ("jobs", "stack_gammas"), True, "accepted with a sweep over grid.gammas: false"
+        )
 
 
 def _value_at(configuration: Configuration, key: str) -> Any:

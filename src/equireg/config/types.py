@@ -148,12 +148,11 @@ def _type(hint: Any) -> Any:
 
 def model_of(section: type) -> type[BaseModel]:
     """The model whose keys and types are the fields of a dataclass."""
-    fields: dict[str, Any] = {
-        name: (_type(hint), None) for name, hint in typing.get_type_hints(section).items()
-    }
+    fields: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(section).items():
-        if spelling := SPELLINGS.get((section, name)):
-            fields[name] = (Annotated[hint, BeforeValidator(spelling.read)], None)
+        spelling = SPELLINGS.get((section, name))
+        kind = Annotated[hint, BeforeValidator(spelling.read)] if spelling else _type(hint)
+        fields[name] = (kind, None)
     return create_model(section.__name__, __config__=ConfigDict(extra="forbid"), **fields)
 
 

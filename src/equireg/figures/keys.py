@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from equireg.figures.quantities import Quantity, median_interval, quantities_of
 from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH
 from equireg.spelling import spell_gamma
-from equireg.sweeps import Combination, Sweep, combinations, label, spell_value
+from equireg.sweeps import Combination, Sweep, combinations, keys, label, spell_value
 
 MOST_ROWS = 24  # of panels; the table has them all
 MARKERS = "osD^vP*X<>"
@@ -32,17 +32,19 @@ def groups(runs: pd.DataFrame) -> list[tuple[str, float | None, pd.DataFrame]]:
     ]
 
 
-def rows(sweep: Sweep) -> list[tuple[str, dict[str, Any]]]:
-    """A key along which a row of panels goes, and what the others are in it.
+def rows(sweep: Sweep) -> list[tuple[str, list[dict[str, Any]]]]:
+    """A key along which a row of panels goes, and its combinations, alike in all other keys.
 
     Keys of one value have no row, unless all are such.
     """
-    several = [key for key, values in sweep.items() if len(values) > 1] or list(sweep)[:1]
-    return [
-        (key, others)
-        for key in several
-        for others in combinations({k: values for k, values in sweep.items() if k != key})
-    ][:MOST_ROWS]
+    every = combinations(sweep)
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for key in keys(sweep):
+        for combination in every:
+            others = label({k: value for k, value in combination.items() if k != key})
+            found.setdefault((key, others), []).append(combination)
+    several = [(key, alike) for (key, _), alike in found.items() if len(alike) > 1]
+    return (several or [(keys(sweep)[0], every)])[:MOST_ROWS]
 
 
 def sweep_figure(sweep: Sweep, runs: Runs) -> Figure:
@@ -55,14 +57,12 @@ def sweep_figure(sweep: Sweep, runs: Runs) -> Figure:
     figure = Figure(figsize=(PAGE_WIDTH, 0.9 + 1.75 * len(shown)), layout="constrained")
     panels = figure.subplots(len(shown), len(quantities), sharey="col", squeeze=False)
     gammas = sorted({gamma for _, table in runs for gamma in table["gamma"].dropna()})
-    for row, (key, others) in zip(panels, shown, strict=True):
-        along = [
-            next(table for combination, table in runs if combination == {**others, key: value})
-            for value in sweep[key]
-        ]
+    for row, (key, alike) in zip(panels, shown, strict=True):
+        along = [next(table for combination, table in runs if combination == one) for one in alike]
+        others = {name: value for name, value in alike[0].items() if name != key}
         for panel, quantity in zip(row, quantities, strict=True):
             _draw(panel, quantity, along, gammas)
-            names = [spell_value(value) for value in sweep[key]]
+            names = [spell_value(one[key]) for one in alike]
             panel.set_xticks(range(len(names)), names)
             panel.margins(x=0.15)
             panel.set_xlabel(key, fontsize=7)

@@ -11,14 +11,14 @@ from typing import Any
 import safetensors.numpy
 
 from equireg.data.arrays import Arrays, decode, describe, read_arrays
-from equireg.data.rotated import TEST, TRAIN, rotated
 from equireg.data.sources import KNOWN, Files, sources
+from equireg.data.turned import TEST, TRAIN, rotated, turned
 from equireg.files import atomic, write_json, write_text
 from equireg.files import sha256 as sha256_of
 from equireg.plan import DATA_FILES, data_files, holds_arrays
 from equireg.provenance import provenance
 from equireg.runtime import say
-from equireg.settings import MADE, SourceSettings
+from equireg.settings import MADE, UPRIGHT, SourceSettings
 
 
 def fetch(data: SourceSettings, output: Path, sums: Path | None) -> None:
@@ -63,7 +63,9 @@ def made(data: SourceSettings, output: Path, sums: Path | None) -> bytes:
     """
     base = idx(SourceSettings(MADE[data.name]), output, sums)
     say(f"{data.name}: turning {TRAIN + TEST} images")
-    content = safetensors.numpy.save(rotated(base))
+    upright = UPRIGHT.get(data.name)
+    arrays = rotated(base) if upright is None else turned(base, upright)
+    content = safetensors.numpy.save(arrays)
     expected = listed_sums(sums, data.name) if sums else {}
     try:
         check_sums({f"{data.name}.safetensors": content}, expected)

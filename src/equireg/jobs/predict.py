@@ -36,7 +36,7 @@ from equireg.training.batches import batches, elements, steps_per_epoch, subsets
 from equireg.training.compiled import CompiledGradient
 from equireg.training.network import Network
 from equireg.training.schedules import along, gamma_schedule, learning_rates, risk_scale
-from equireg.training.start import perturbation, start_runs
+from equireg.training.start import perturbations, start_runs
 from equireg.training.step import Gradient, ReferenceGradient
 from equireg.training.trainers import choose, choose_trainer
 from equireg.weights import load_weights
@@ -141,8 +141,8 @@ class Twin:
             mode: turned(images, elements(self.network.group, mode))
             for mode in ("equivariant", *modes)
         }
-        weights, _ = load_weights(initial, seeds, self.network.spaces)
-        start = start_runs(self.network.spaces, weights, "equivariant", seeds, 0.0)
+        self.initial, _ = load_weights(initial, seeds, self.network.spaces)
+        start = start_runs(self.network.spaces, self.initial, "equivariant", seeds, 0.0)
         self.trainer = choose_trainer(
             self.network,
             start.to(device, torch.float32),
@@ -196,11 +196,15 @@ class Prediction:
     def __init__(self, twin: Twin, mode: Mode, gammas: Sequence[float]) -> None:
         self.twin, self.mode, self.gammas = twin, mode, gammas
         self.gradient = twin.gradient(mode)
-        noise = [
-            perturbation(twin.network.spaces, mode, seed, twin.training.perturbation)
-            for seed in twin.seeds
-        ]
-        beside = {name: torch.stack([draw[name] for draw in noise]) for name in noise[0]}
+        training, spaces = twin.training, twin.network.spaces
+        beside = perturbations(
+            spaces,
+            twin.initial,
+            mode,
+            twin.seeds,
+            training.perturbation,
+            training.perturbation_unit,
+        )
         self.y = np.stack([twin.outside.flatten(beside)] * len(gammas))
         self.distances = [np.linalg.norm(self.y, axis=-1)]
 

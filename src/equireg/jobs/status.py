@@ -24,7 +24,7 @@ from equireg.files import parse_json
 from equireg.inventory import completed, file_of, last_step, of_block, wanted
 from equireg.plan import Block, blocks
 from equireg.spelling import spell_gamma
-from equireg.sweeps import combinations, spell_value
+from equireg.sweeps import combinations, keys, spell_value
 
 State = Literal["done", "running", "stopped", "failed", "missing", "other"]
 STATES: tuple[State, ...] = get_args(State)
@@ -109,7 +109,7 @@ def survey(configuration: Configuration, results: Path) -> tuple[Table, list[str
     for other in sorted(results.glob("*/configuration.yaml")):
         if other.parent != folder:
             lines.append(f"also there: {other.parent}; make status CONFIG={other}")
-    names = tuple(configuration.sweep) or ("mode", "gamma")
+    names = tuple(keys(configuration.sweep)) or ("mode", "gamma")
     return table(names, by_row(configuration, grids)), lines, runs["done"] == total
 
 

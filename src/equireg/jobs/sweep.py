@@ -23,7 +23,7 @@ from equireg.figures.quantities import (
 from equireg.figures.style import check_outputs, save, styled
 from equireg.markdown import rows_of
 from equireg.spelling import spell_gamma
-from equireg.sweeps import Combination, Sweep, cell, combinations, path, spell_value
+from equireg.sweeps import Combination, Sweep, cell, combinations, keys, path, spell_value
 from equireg.tables import open_parquet, write_table
 
 # What changes with a key of another name.
@@ -53,7 +53,8 @@ def sweep(experiment: Path, over: Sweep, output: Path, report: Path, figures: li
 
 def origin(over: Sweep, files: Mapping[Path, Combination]) -> dict[str, Any]:
     """What made all the evaluations, but for the keys that are swept, which are told beside it."""
-    swept = {tuple(key.split(".")) for key in over} | {ALONG[key] for key in over if key in ALONG}
+    names = keys(over)
+    swept = {tuple(key.split(".")) for key in names} | {ALONG[k] for k in names if k in ALONG}
     common: dict[Path | str, binding.Binding] = {}
     for file, combination in files.items():
         values = dict(binding.flat(binding.read(file)))
@@ -77,7 +78,7 @@ def table(over: Sweep, files: Mapping[Path, Combination]) -> pa.Table:
             parts.append(stream.read().replace_schema_metadata(None))
         places += [combination] * parts[-1].num_rows
     every = pa.concat_tables(parts, promote_options="default").combine_chunks()
-    for key in reversed(list(over)):
+    for key in reversed(keys(over)):
         every = every.add_column(0, key, pa.array([cell(place[key]) for place in places]))
     return every
 
@@ -96,7 +97,7 @@ def text(over: Sweep, runs: Runs) -> str:
                 for quantity in quantities
             ]
             body.append([*role, str(len(some)), *map(spell_interval, found)])
-    head = [*over, "mode", "gamma", "seeds", *names]
+    head = [*keys(over), "mode", "gamma", "seeds", *names]
     return (
         f"Medians over the seeds, in brackets their {100 * LEVEL:g} % bootstrap intervals.\n\n"
         + "\n".join(rows_of(head, body))

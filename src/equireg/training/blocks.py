@@ -65,8 +65,15 @@ class Blocks:
 
         weights: with the network's buffers; images: (count, channels, height, width) of uint8.
         """
-        spaces, deviation = network.spaces, training.perturbation
-        runs = start_runs(spaces, weights, self.mode, self.seeds, deviation, len(self.gammas))
+        runs = start_runs(
+            network.spaces,
+            weights,
+            self.mode,
+            self.seeds,
+            training.perturbation,
+            len(self.gammas),
+            training.perturbation_unit,
+        )
         for name in network.buffers:
             runs.buffers[name] = torch.cat([weights[name]] * len(self.gammas))
         table = images.to(device)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from equireg.randomness import generator
-from equireg.settings import Mode
+from equireg.settings import Mode, Unit
 from equireg.symmetry.spaces import Space
 from equireg.training.step import Runs
 
@@ -22,16 +23,16 @@ def start_runs(
     seeds: Sequence[int],
     deviation: float,
     blocks: int = 1,
+    unit: Unit = "absolute",
 ) -> Runs:
     """The runs of ``blocks`` blocks of the same seeds as they start: by block, then by seed.
 
-    weights: (seeds, *shape) per parameter, in E. In float64, so that the coordinates of a weight in
-    E are exact, to be rounded to float32 once.
+    weights: (seeds, *shape) per parameter, in E; deviation, unit: as in ``perturbations``. In
+    float64, so that the coordinates of a weight in E are exact, to be rounded to float32 once.
     """
     noise = None
     if mode != "equivariant":
-        draws = [perturbation(spaces, mode, seed, deviation) for seed in seeds]
-        noise = {name: torch.stack([draw[name] for draw in draws]) for name in spaces}
+        noise = perturbations(spaces, weights, mode, seeds, deviation, unit)
     runs = start(spaces, weights, noise)
     return Runs(
         {name: torch.cat([a] * blocks) for name, a in runs.equivariant.items()},
@@ -74,12 +75,27 @@ def coordinates(space: Space, weights: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(inside), torch.stack(outside)
 
 
-def perturbation(
-    spaces: Mapping[str, Space], mode: Mode, seed: int, deviation: float
+def perturbations(
+    spaces: Mapping[str, Space],
+    weights: Mapping[str, Tensor],
+    mode: Mode,
+    seeds: Sequence[int],
+    deviation: float,
+    unit: Unit = "absolute",
 ) -> dict[str, Tensor]:
-    """Gaussian noise on every entry of every layer, float64, of its own for each mode and seed."""
-    return {
-        name: deviation
-        * torch.from_numpy(generator(seed, "perturbation", mode, name).standard_normal(space.shape))
-        for name, space in spaces.items()
-    }
+    """Gaussian noise on every entry of every layer, of its own for each mode and seed.
+
+    (seeds, *shape) float64. unit: relative multiplies ``deviation`` by the root mean square of the
+    layer's initial ``weights``; from 1 a run starts as one that knows of no symmetry.
+    """
+    noise = {}
+    for name, space in spaces.items():
+        draws = [
+            generator(seed, "perturbation", mode, name).standard_normal(space.shape)
+            for seed in seeds
+        ]
+        noise[name] = deviation * torch.from_numpy(np.stack(draws))
+        if unit == "relative":
+            size = weights[name].double().flatten(1).square().mean(1).sqrt()
+            noise[name] *= size.view(-1, *[1] * len(space.shape))
+    return noise

@@ -1,4 +1,4 @@
-"""Rotated MNIST: which digits, by which angles, and what lies between the pixels."""
+"""Turned digits: which, by which angles, what lies between the pixels, and how many are upright."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from equireg.data.rotated import rotated
+from equireg.data.turned import rotated, turned
 from equireg.jobs import fetch as job
 from equireg.randomness import generator
 from equireg.settings import SourceSettings
@@ -84,3 +84,22 @@ def test_another_sum_is_refused(
 def test_the_list_has_its_sum() -> None:
     sums = job.listed_sums(DIGITS.parent.parent.parent / "workflow/checksums.txt", "rotated-mnist")
     assert set(sums) == {"rotated-mnist.safetensors"}
+
+
+def test_a_share_of_the_digits_stays_upright(mnist: dict[str, np.ndarray]) -> None:
+    """The same digits at every share: those upright at a smaller one are so at a larger one."""
+    at = {share: turned(mnist, share, train=300, test=200) for share in (0.0, 0.25, 0.75, 1.0)}
+    images = {s: np.concatenate([a["train_images"], a["test_images"]]) for s, a in at.items()}
+    upright = images[1.0]
+    for share, found in at.items():
+        assert np.array_equal(found["train_labels"], at[1.0]["train_labels"])
+        quarters = [
+            np.flatnonzero([np.array_equal(np.rot90(x, k, (1, 2)), y) for k in range(4)])
+            for x, y in zip(upright, images[share], strict=True)
+        ]
+        assert all(len(k) == 1 for k in quarters)  # a quarter turn, and which one can be seen
+        counts = np.bincount(np.concatenate(quarters), minlength=4) / len(upright)
+        expected = np.array([share, 0, 0, 0]) + (1 - share) / 4
+        assert abs(counts - expected).max() < 0.07  # three standard deviations of 500 draws
+        same = (images[share] == upright).all((1, 2, 3))
+        assert (same >= (images[0.0] == upright).all((1, 2, 3))).all()

@@ -1,0 +1,85 @@
+"""Verdict: the study's second stage, judged by the rule in ``study.verdicts``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from equireg import binding
+from equireg.binding import with_source, write_document
+from equireg.digest import job_digest
+from equireg.figures.arms import arms_figure
+from equireg.figures.style import check_outputs, save, styled
+from equireg.files import parse_json
+from equireg.markdown import rows_of
+from equireg.study import verdicts
+from equireg.study.arms import FAMILIES
+from equireg.study.choosing import Choice
+from equireg.study.verdicts import DATA_SETS, LEVEL, POINTS, SHARE, Comparison, compare, verdict
+from equireg.tables import open_parquet
+
+
+def judge(table: Path, choices: Path, output: Path, figures: list[Path]) -> None:
+    """Write the verdicts on both families, with every comparison, and the figure of them.
+
+    table: over the sweep of the second stage; choices: what ``choose`` wrote. Raises ValueError
+    where they do not belong together.
+    """
+    check_outputs(figures)
+    made = with_source(binding.read(table), "verdict", job_digest("verdict"))
+    chosen = [Choice(**entry) for entry in parse_json(choices.read_bytes())["choices"]]
+    with open_parquet(table, ["mode", "gamma", "seed"]) as file:
+        runs: pd.DataFrame = file.read().to_pandas().astype({"mode": str})
+    found = {name: compare(runs, chosen, arms) for name, arms in FAMILIES.items()}
+    write_document(output, text(found), made)
+    with styled():
+        figure = arms_figure({name: every for name, every in found.items() if every})
+        for file in figures:
+            save(figure, file, made)
+
+
+def text(found: dict[str, list[Comparison]]) -> str:
+    """The verdicts, and a table of comparisons for each family."""
+    lines = [
+        "Is there a way to train that gives lower test error than manifest equivariance?",
+        "",
+        *(f"- **{name}: {verdict(comparisons)}**" for name, comparisons in found.items()),
+        "",
+        f"Yes: an arm gains, in {DATA_SETS} data sets or more, at least the margin, which is "
+        f"{100 * POINTS:g} points of error or {100 * SHARE:g} % of the error in E, with an "
+        f"adjusted p below {verdicts.SIGNIFICANT:g}. No: every {100 * LEVEL:g} % interval lies "
+        "below the margin. Undecided: anything else. Gains are paired by seed; in brackets their "
+        f"{100 * LEVEL:g} % bootstrap intervals over seeds; p by Wilcoxon's signed ranks, adjusted "
+        "by Holm over the family. All in points of error on test images.",
+        "",
+    ]
+    for name, comparisons in found.items():
+        lines += [
+            f"## {name[0].upper()}{name[1:]}",
+            "",
+            *rows_of(HEAD, list(map(row, comparisons))),
+        ]
+    return "\n".join(lines)
+
+
+HEAD = ["data", "images", "arm", "seeds", "error", "in E", "gain", "margin", "p", "reading"]
+
+
+def row(comparison: Comparison) -> Sequence[str]:
+    """A comparison as cells."""
+    c = comparison
+    reading = "better" if c.gains else "worse" if c.loses else ""
+    return [
+        c.cell[0],
+        str(c.cell[1]),
+        c.arm,
+        str(c.seeds),
+        f"{100 * c.error:.2f}",
+        f"{100 * c.error_in_e:.2f}",
+        f"{100 * c.gain:+.2f} [{100 * c.low:+.2f}, {100 * c.high:+.2f}]",
+        f"{100 * c.margin:.2f}",
+        f"{c.adjusted:.2g}",
+        reading,
+    ]

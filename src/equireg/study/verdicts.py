@@ -1,0 +1,143 @@
+"""The verdict's rule, fixed before the runs that it judges: arms against networks in E, by seed.
+
+A gain is how much lower the test error is than that of the network in E with the same seed: the
+same initial weights, the same training images. Per cell and arm: its median over seeds with the
+90 % bootstrap interval, and the signed-rank test of Wilcoxon, two-sided, whose p-values are
+adjusted by Holm over all cells and arms of a family. The margin of a cell is what counts as a
+gain: 0.2 points of error, or a tenth of the median error in E, whichever is more.
+
+- yes: one arm has, in two data sets or more, an adjusted p below 0.05 and a median gain of at least
+  the margin;
+- no: every interval of the family lies below the margin in every cell: no arm gains as much;
+- undecided: anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap, wilcoxon
+
+from equireg.randomness import generator
+from equireg.study.arms import ARMS, REFERENCE, Arm
+from equireg.study.choosing import Choice
+
+POINTS = 0.002  # of error
+SHARE = 0.1  # of the error in E
+SIGNIFICANT = 0.05
+LEVEL = 0.9
+RESAMPLES = 9999
+DATA_SETS = 2  # in which an arm has to gain
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm against networks in E in one cell. Errors and gains are shares of the test images."""
+
+    cell: tuple[str, int]
+    arm: str
+    seeds: int
+    error: float
+    error_in_e: float
+    gain: float
+    low: float
+    high: float
+    margin: float
+    p: float
+    adjusted: float
+
+    @property
+    def gains(self) -> bool:
+        """Whether the arm is better, by more than chance and by the margin."""
+        return self.adjusted < SIGNIFICANT and self.gain >= self.margin
+
+    @property
+    def loses(self) -> bool:
+        """The same the other way round; told, but no part of the verdict."""
+        return self.adjusted < SIGNIFICANT and self.gain <= -self.margin
+
+
+def compare(
+    table: pd.DataFrame, choices: Sequence[Choice], arms: Sequence[Arm]
+) -> list[Comparison]:
+    """Every arm of a family against networks in E, in every cell that has both.
+
+    table: over a sweep that trained the choices. Raises ValueError where a choice was not trained,
+    or with other seeds than the networks in E.
+    """
+    found = []
+    for place in dict.fromkeys((choice.data, choice.images) for choice in choices):
+        chosen = [choice for choice in choices if (choice.data, choice.images) == place]
+        inside = errors(next(c for c in chosen if c.arm == REFERENCE.name), table)
+        margin = max(POINTS, SHARE * float(inside.median()))
+        for choice in (c for arm in arms for c in chosen if c.arm == arm.name):
+            own = errors(choice, table)
+            if set(own.index) != set(inside.index):
+                raise ValueError(
+                    f"{choice.arm} on {place[0]}, {place[1]} images, has other seeds than "
+                    f"{REFERENCE.name}; accepted: the same, so that runs are paired"
+                )
+            gains = (inside - own.loc[inside.index]).to_numpy()
+            low, high = interval(gains, choice.arm, *map(str, place))
+            p = float(wilcoxon(gains).pvalue) if gains.any() else 1.0
+            numbers = (float(own.median()), float(inside.median()), float(np.median(gains)))
+            found.append(
+                Comparison(place, choice.arm, len(gains), *numbers, low, high, margin, p, p)
+            )
+    adjusted = holm([comparison.p for comparison in found])
+    return [replace(c, adjusted=p) for c, p in zip(found, adjusted, strict=True)]
+
+
+def errors(choice: Choice, table: pd.DataFrame) -> pd.Series:
+    """The share of wrong test images by seed."""
+    runs = choice.runs(table)
+    if runs.empty or runs.index.has_duplicates:
+        raise ValueError(
+            f"{choice.arm} on {choice.data}, {choice.images} images, has {len(runs)} runs of "
+            f"{runs.index.nunique()} seeds; accepted: one of each"
+        )
+    return 1 - runs[ARMS[choice.arm].column("test")]
+
+
+def interval(gains: np.ndarray, *role: str) -> tuple[float, float]:
+    """The percentile bootstrap interval of the median, over seeds."""
+    if len(gains) < 2 or not np.ptp(gains) > 0:
+        return float(np.median(gains)), float(np.median(gains))
+    found = bootstrap(
+        (gains,),
+        np.median,
+        confidence_level=LEVEL,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=generator(0, "bootstrap", "verdict", *role),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """P-values adjusted for their number.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(values)
+    steps = np.asarray(values)[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty(len(values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return [float(round(p, 12)) for p in adjusted]
+
+
+def verdict(comparisons: Sequence[Comparison]) -> str:
+    """``yes``, ``no`` or ``undecided``, for a family."""
+    gained = {
+        arm: {c.cell[0] for c in comparisons if c.arm == arm and c.gains}
+        for arm in {c.arm for c in comparisons}
+    }
+    if any(len(names) >= DATA_SETS for names in gained.values()):
+        return "yes"
+    if comparisons and all(c.high < c.margin for c in comparisons):
+        return "no"
+    return "undecided"

@@ -1,0 +1,224 @@
+"""The study: what its second stage trains, and the rule of its verdict, by tables made up here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from matplotlib.figure import Figure
+
+from equireg.config import load
+from equireg.figures.arms import arms_figure
+from equireg.jobs.choose import choose
+from equireg.jobs.verdict import judge
+from equireg.randomness import generator
+from equireg.study.arms import ARMS, FAMILIES
+from equireg.study.choosing import Choice
+from equireg.study.choosing import choose as choose_of
+from equireg.study.toy import TILT, critical, descend, minima, risk
+from equireg.study.verdicts import Comparison, compare, holm, verdict
+from equireg.sweeps import combinations
+from equireg.tables import write_table
+
+SEEDS = range(10)
+DATA = ("mnist", "fashion-mnist")
+
+
+def rows_of(arm: str, data: str, rate: float, gamma: float | None, accuracies: Any) -> pd.DataFrame:
+    """Runs of an arm with these accuracies, by seed, in every form and part."""
+    found = ARMS[arm]
+    forms = ["", "_projected", "_averaged"]
+    columns = {f"{p}{form}_accuracy": accuracies for p in ("test", "validation") for form in forms}
+    own = {
+        "data.name": data,
+        "data.train_images": 500,
+        "training.epochs": 60,
+        "training.learning_rate": rate,
+        "training.gamma_schedule": found.schedule,
+        "training.perturbation": found.perturbation,
+        "grid.modes": found.mode,
+        "grid.gammas": "0",
+        "mode": found.mode,
+        "gamma": gamma,
+        "seed": range(len(accuracies)),
+    }
+    return pd.DataFrame({**own, **columns}).astype({"gamma": float})
+
+
+def table(gain: float, noise: float = 0.001) -> tuple[pd.DataFrame, list[Choice]]:
+    """Augmented runs so much better than those in E, on both data sets; and the choices."""
+    parts, choices = [], []
+    for data in DATA:
+        draws = generator(0, "test", data).normal(0, noise, (2, len(SEEDS)))
+        parts.append(rows_of("in E", data, 0.01, None, 0.9 + draws[0]))
+        parts.append(rows_of("augmented", data, 0.03, 0.0, 0.9 + gain + draws[1]))
+        choices.append(Choice(data, 500, "in E", 0.01, None, 0.9))
+        choices.append(Choice(data, 500, "augmented", 0.03, 0.0, 0.9))
+    return pd.concat(parts), choices
+
+
+@pytest.mark.parametrize(
+    ("gain", "noise", "said"),
+    [
+        (0.02, 0.001, "yes"),  # twice the margin of a tenth of 10 points
+        (0.005, 0.001, "no"),  # sure, but less than the margin
+        (-0.02, 0.001, "no"),
+        (0.01, 0.02, "undecided"),  # as likely more as less
+    ],
+)
+def test_the_verdict(gain: float, noise: float, said: str) -> None:
+    runs, choices = table(gain, noise)
+    found = compare(runs, choices, FAMILIES["same hypothesis class"])
+    assert [c.cell for c in found] == [(name, 500) for name in DATA]
+    assert verdict(found) == said
+    assert found[0].error_in_e == pytest.approx(0.1, abs=2 * noise)
+    assert found[0].margin == pytest.approx(0.1 * found[0].error_in_e)
+    assert found[0].low <= found[0].gain <= found[0].high
+
+
+def test_one_data_set_is_not_enough() -> None:
+    runs, choices = table(0.02)
+    other = [c for c in choices if c.data == DATA[0]]
+    (found,) = compare(runs, other, FAMILIES["same hypothesis class"])
+    assert found.gains
+    assert verdict([found]) == "undecided"
+    assert verdict([]) == "undecided"
+    assert verdict([found, replace(found, cell=(DATA[1], 500), arm="rising")]) == "undecided"
+
+
+def test_runs_are_paired_by_seed() -> None:
+    """What all arms of a seed have in common takes nothing from a gain."""
+    runs, choices = table(0.011, 0.0)
+    shared = runs["seed"].map(dict(enumerate(np.linspace(-0.05, 0.05, len(SEEDS)))))
+    runs["test_accuracy"] += shared
+    runs["test_projected_accuracy"] += shared
+    found = compare(runs, choices, FAMILIES["same hypothesis class"])
+    assert [c.gain for c in found] == pytest.approx([0.011] * 2)
+    # every one of ten gains is above 0: 2 of 1,024 orders of signs; two comparisons, by Holm
+    assert [c.p for c in found] == pytest.approx([2 / 1024] * 2)
+    assert [c.adjusted for c in found] == pytest.approx([4 / 1024] * 2)
+    with pytest.raises(ValueError, match="has other seeds than in E"):
+        compare(
+            runs[(runs["mode"] == "augmented") | (runs["seed"] > 0)], choices, [ARMS["augmented"]]
+        )
+    with pytest.raises(ValueError, match="has 20 runs of 10 seeds"):
+        compare(pd.concat([runs, runs]), choices, [ARMS["augmented"]])
+
+
+def test_holm_never_falls_below_a_smaller_one() -> None:
+    assert holm([0.04, 0.001, 0.5]) == [0.08, 0.003, 0.5]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_what_did_best_on_validation_images_is_chosen() -> None:
+    """By the arm's own form; what does best on test images does not count."""
+    parts = [
+        rows_of("in E", "mnist", rate, None, [good] * 3)
+        for rate, good in ((0.003, 0.7), (0.01, 0.8), (0.03, 0.8))
+    ]
+    parts += [
+        rows_of("penalized", "mnist", 0.01, gamma, [good] * 3)
+        for gamma, good in ((0.01, 0.75), (0.1, 0.85), (1.0, 0.6))
+    ]
+    runs = pd.concat(parts)
+    runs.loc[runs["gamma"] == 0.01, "validation_averaged_accuracy"] = 0.95
+    runs.loc[runs["gamma"] == 1.0, "test_projected_accuracy"] = 1.0
+    found = {choice.arm: choice for choice in choose_of(runs)}
+    assert (found["in E"].rate, found["in E"].gamma) == (0.01, None)  # of equal ones the smaller
+    assert found["penalized"].gamma == 0.1
+    assert found["augmented, averaged"].gamma == 0.01
+    assert "rising" not in found
+    with pytest.raises(ValueError, match=r"accepted: a sweep with validation images"):
+        choose_of(runs.assign(validation_accuracy=None))
+
+
+def test_the_second_stage_is_a_preset(tmp_path: Path) -> None:
+    """It trains each choice once, and the workflow takes it."""
+    runs, _ = table(0.02)
+    first = tmp_path / "study-1"
+    first.mkdir()
+    write_table(first / "sweep.parquet", pa.Table.from_pandas(runs, preserve_index=False), {})
+    keys = [key for key in runs.columns if "." in key]
+    sweep: dict[str, list[Any]] = {key: runs[key].unique().tolist() for key in keys}
+    sweep |= {"grid.modes": [["equivariant", "augmented"]], "grid.gammas": [[0]]}
+    configuration = {
+        "sweep": sweep,
+        "data": {"name": "mnist", "folder": None, "validation": 100},
+        "network": {"representation": "regular"},
+        "initialization": {},
+        "training": {"epochs": 1, "risk_scale": "mean"},
+        "grid": {"seeds_per_job": 10},
+    }
+    (first / "configuration.yaml").write_text(yaml.safe_dump(configuration))
+    preset, choices = tmp_path / "study-2.yaml", tmp_path / "study-2.json"
+    choose(first, "study-2", "100-109", 1000, {500: 600}, preset, choices)
+    made = load([preset])
+    assert made.data.validation == 0
+    assert (made.data.test_images, made.grid.seeds) == (1000, "100-109")
+    assert made.network.representation == "regular"
+    every = combinations(made.sweep)
+    # "augmented" and "augmented, averaged" are the same runs
+    assert len(every) == 2 * len(DATA)
+    assert {c["training.learning_rate"] for c in every} == {0.01, 0.03}
+    assert {(c["data.train_images"], c["training.epochs"]) for c in every} == {(600, 60)}
+
+
+def test_the_verdict_is_written_and_drawn(tmp_path: Path) -> None:
+    runs, choices = table(0.02)
+    file, chosen = tmp_path / "sweep.parquet", tmp_path / "choices.json"
+    write_table(file, pa.Table.from_pandas(runs, preserve_index=False), {"source": {"sweep": "x"}})
+    chosen.write_text(pd.Series({"choices": [vars(c) for c in choices]}).to_json())
+    outputs = [tmp_path / name for name in ("verdict.md", "verdict.png")]
+    judge(file, chosen, outputs[0], outputs[1:])
+    text = outputs[0].read_text()
+    assert "- **same hypothesis class: yes**" in text
+    assert "- **same symmetry of the function: undecided**" in text
+    line = next(
+        line for line in text.splitlines() if line.startswith("| mnist | 500 | augmented |")
+    )
+    assert line.endswith("| better |")
+    before = [output.read_bytes() for output in outputs]
+    judge(file, chosen, outputs[0], outputs[1:])
+    assert [output.read_bytes() for output in outputs] == before
+    assert pq.read_schema(file)
+
+
+def test_the_figure_shows_every_comparison() -> None:
+    made = Comparison(
+        ("mnist", 500), "augmented", 30, 0.08, 0.1, 0.02, 0.015, 0.03, 0.01, 1e-4, 1e-4
+    )
+    figure = arms_figure(
+        {
+            "a b": [made, replace(made, arm="rising", gain=-0.02, low=-0.03, high=-0.01)],
+            "c d": [made],
+        }
+    )
+    assert isinstance(figure, Figure)
+    assert [len(panel.containers) for panel in figure.axes] == [2, 1]
+    (medians, *_) = figure.axes[0].lines
+    assert medians.get_xdata() == pytest.approx([2.0])
+
+
+def test_a_bad_minimum_on_e_is_left_below_the_critical_gamma_alone() -> None:
+    """And E is come back to, at the better one, without a penalty there."""
+    bad, good = minima()
+    for a in (bad, good):  # the risk on E has no slope there, and is curved upwards
+        assert 4 * a * (a * a - 1) == pytest.approx(TILT)
+        assert 12 * a * a - 4 > 0
+    h = 1e-4  # the curvature off E by differences, at the bad one: -critical
+    curvature = (risk(bad, h) - 2 * risk(bad, 0) + risk(bad, -h)) / h**2
+    assert curvature == pytest.approx(-critical(), rel=1e-4)
+    for share, end in ((0.0, good), (0.9, good), (1.1, bad)):
+        a, b = descend(share * critical(), kick=1e-3, steps=40_000)[-1]
+        assert (a, b) == pytest.approx((end, 0), abs=1e-6)
+    assert descend(0.0, kick=0.0)[-1] == pytest.approx((bad, 0))
+    assert risk(good, 0) < risk(bad, 0) - 0.9
+    with pytest.raises(ValueError, match="tilt is 2; accepted"):
+        minima(2.0)
