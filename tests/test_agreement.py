@@ -234,7 +234,11 @@ def test_another_experiment_is_not_compared(theirs: Numbers) -> None:
 
 def test_gammas_of_ones_own_are_not_compared(theirs: Numbers) -> None:
     measured = {Condition("nominal", 3.0): ours_like(theirs)[NOMINAL]}
-    assert "Not applicable: no gamma of theirs." in report(measured, theirs)
+    text = report(measured, theirs)
+    assert "Not applicable: no gamma of theirs." in text
+    assert text.splitlines()[2] == (
+        "**None of the paper's sentences is about gammas and modes of this experiment.**"
+    )
 
 
 @pytest.mark.parametrize(

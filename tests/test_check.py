@@ -188,6 +188,8 @@ def test_a_failure_is_not_hidden_by_what_is_missing() -> None:
 def test_a_missing_mode_leaves_what_it_can() -> None:
     measured = {c: m for c, m in paper().items() if c.mode == "augmented"}
     assert verdicts(measured) == ["not applicable"] * 2 + ["held"] + ["not applicable"] * 2
+    said = "**1 of the 1 that apply of our 5 readings of its sentences held.**"
+    assert report(measured, None).splitlines()[2] == said
 
 
 def test_one_gamma_has_no_order() -> None:

@@ -30,6 +30,12 @@ def test_medians_are_drawn_per_mode_gamma_and_quantity() -> None:
     assert len(figure.legends[0].get_texts()) == MOST_NAMED
 
 
+def test_a_quantity_that_is_not_there_has_no_row() -> None:
+    curves = {Condition("nominal", 1.0): (np.array([0, 10]), np.full((3, 2), 0.1))}
+    figure = function_figure({"equivariance_error": curves, "prediction_change": {}})
+    assert [panel.get_ylabel() for panel in figure.axes] == ["equivariance error"]
+
+
 def test_from_the_table(tmp_path: Path) -> None:
     grid = GridSettings(seeds="0-2")
     write_experiment(tmp_path, grid, steps=20)

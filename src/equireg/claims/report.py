@@ -110,7 +110,11 @@ def headline(examined: Sequence[Examined], agreements: Mapping[Condition, Agreem
     held, few = (
         sum(e.verdict == verdict for e in examined) for verdict in ("held", "held, too few seeds")
     )
-    readings = f"{held} of our {len(examined)} readings of its sentences held"
+    applied = sum(e.verdict != "not applicable" for e in examined)
+    if not applied:
+        return "**None of the paper's sentences is about gammas and modes of this experiment.**"
+    some = f"our {applied}" if applied == len(examined) else f"the {applied} that apply of our"
+    readings = f"{held} of {some} readings of its sentences held"
     if few:
         readings += f", {few} more on the medians of too few seeds"
     same = [e for e in examined if e.verdict == "did not hold" and e.theirs is False]

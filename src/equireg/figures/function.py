@@ -26,15 +26,20 @@ Seen = Mapping[str, Mapping[Condition, tuple[np.ndarray, np.ndarray]]]
 
 
 def function_figure(seen: Seen) -> Figure:
-    """A row per quantity, a column per mode; per gamma the median over seeds, and 5 to 95 %."""
+    """A row per quantity, a column per mode; per gamma the median over seeds, and 5 to 95 %.
+
+    A quantity that nothing was seen of has no row, such as predictions of a regression.
+    """
     conditions = sorted({condition for curves in seen.values() for condition in curves})
     modes = [mode for mode in MODES if mode in {condition.mode for condition in conditions}]
     gammas = sorted({condition.gamma for condition in conditions})
     shades = colormaps["viridis"](np.linspace(0, 0.88, len(gammas)))
     colours = dict(zip(gammas, shades, strict=True))
-    figure = Figure(figsize=(PAGE_WIDTH, 4.6), layout="constrained")
-    panels = figure.subplots(len(QUANTITIES), len(modes), sharex=True, sharey="row", squeeze=False)
-    for row, (quantity, label) in zip(panels, QUANTITIES.items(), strict=True):
+    height = 0.6 + 2 * sum(bool(curves) for curves in seen.values())
+    figure = Figure(figsize=(PAGE_WIDTH, height), layout="constrained")
+    shown = {quantity: label for quantity, label in QUANTITIES.items() if seen[quantity]}
+    panels = figure.subplots(len(shown), len(modes), sharex=True, sharey="row", squeeze=False)
+    for row, (quantity, label) in zip(panels, shown.items(), strict=True):
         for panel, mode in zip(row, modes, strict=True):
             for gamma in gammas:
                 if (mode, gamma) not in seen[quantity]:
@@ -49,8 +54,9 @@ def function_figure(seen: Seen) -> Figure:
         panel.set_title(mode)
     if any((values > 0).any() for _, values in seen["equivariance_error"].values()):
         panels[0, 0].set_yscale("log")
-    panels[1, 0].set_ylim(bottom=0)
-    panels[1, 0].yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    if len(shown) > 1:
+        panels[1, 0].set_ylim(bottom=0)
+        panels[1, 0].yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     panels[0, 0].xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10], integer=True))
     panels[0, 0].xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     figure.supxlabel("training step", fontsize=8)
