@@ -24,7 +24,15 @@ sys.path.insert(0, SOURCES)
 
 from equireg.config import ConfigurationError, experiments, load
 from equireg.digest import job_digest
-from equireg.inventory import Inventory, begin, check, configuration_text, redate, take
+from equireg.inventory import (
+    Inventory,
+    begin,
+    check,
+    configuration_text,
+    redate,
+    take,
+    take_sweep,
+)
 from equireg.plan import (
     CRITICAL_SEEDS,
     ENSEMBLES,
@@ -93,10 +101,11 @@ if workflow.is_main_process and not re.search(EVERYTHING, " ".join(["", *sys.arg
             found[name] = take(point, Path("results"))
             check(point, found[name], Path("results"))
             found[name].leave_to_rules(sys.argv, Path("results", name))
+        every = [*found.values(), take_sweep(chosen, Path("results"))]
+        for kept in every:
+            redate(kept.outdated, kept.current)
     except ConfigurationError as error:
         sys.exit(f"equireg: {error}")
-    for kept in found.values():
-        redate(kept)
     if not workflow.output_settings.dryrun:
         begin(chosen, Path("results"))
 
