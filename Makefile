@@ -8,13 +8,17 @@ INSTALLED := $(VENV)/.installed
 ENTER := . $(VENV)/bin/activate &&
 CONFIG ?=
 REPORT ?= html
+ifneq ($(words $(VENV)),1)
+$(error equireg: VENV is $(VENV); accepted: a path without spaces)
+endif
+QUOTED := '$(subst ','\'',$(CONFIG))'
 ifneq ($(CONFIG),)
-ifneq ($(shell test -f '$(CONFIG)' && echo there),there)
+ifneq ($(shell test -f $(QUOTED) && echo there),there)
 $(error equireg: CONFIG is $(CONFIG); no such file here)
 endif
 endif
-PRESET := $(if $(CONFIG),--configfile '$(CONFIG)')
-AGAIN := $(if $(CONFIG), CONFIG='$(CONFIG)')
+PRESET := $(if $(CONFIG),--configfile $(QUOTED))
+AGAIN := $(if $(CONFIG), CONFIG=$(QUOTED))
 NAME = $$(python -m equireg status $(PRESET) --name)
 # How every target ends: what was made, where to look, what to type next.
 TELL = printf '\n%s\n%s\n%s\n'
@@ -39,7 +43,7 @@ figures: setup ## run config.yaml, or CONFIG=mine.yaml laid over it; the paper t
 
 quick: setup ## the same at reduced scale, about a minute, into results/quick/ (CONFIG=mine.yaml: results/mine-quick/)
 	$(ENTER) name=$(if $(CONFIG),$(NAME)-quick,quick) && \
-	snakemake --configfile $(if $(CONFIG),'$(CONFIG)') workflow/presets/quick.yaml --config experiment=$$name --cores all && \
+	snakemake --configfile $(if $(CONFIG),$(QUOTED)) workflow/presets/quick.yaml --config experiment=$$name --cores all && \
 	$(TELL) "made: the whole pipeline at reduced scale, in results/$$name/" \
 	"look: open results/$$name/overview.html in a browser" \
 	"next: make figures$(AGAIN)    # at full scale; how far it is: make status$(AGAIN)"

@@ -101,10 +101,11 @@ if workflow.is_main_process and not re.search(EVERYTHING, " ".join(["", *sys.arg
             found[name] = take(point, Path("results"))
             check(point, found[name], Path("results"))
             found[name].leave_to_rules(sys.argv, Path("results", name))
+        every = [*found.values(), take_sweep(chosen, Path("results"))]
+        for kept in every:
+            redate(kept.outdated, kept.current)
     except ConfigurationError as error:
         sys.exit(f"equireg: {error}")
-    for kept in (*found.values(), take_sweep(chosen, Path("results"))):
-        redate(kept)
     if not workflow.output_settings.dryrun:
         begin(chosen, Path("results"))
 

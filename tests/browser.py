@@ -13,7 +13,7 @@ BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason=f"needs one of {', '.join(NAMES)}")
 
 
-def shown(page: Path, profile: Path, script: str = "") -> str:
+def shown(page: Path, profile: Path, script: str = "", dark: bool = False) -> str:
     """The page's elements after its scripts and, at the end of it, ``script``; without a network.
 
     Errors of scripts are the attribute ``errors`` of the root. profile: an empty folder.
@@ -38,6 +38,7 @@ def shown(page: Path, profile: Path, script: str = "") -> str:
             f"--user-data-dir={profile}/profile",
             "--virtual-time-budget=60000",  # until all is quiet, at most this
             "--window-size=1280,900",
+            f"--blink-settings=preferredColorScheme={int(not dark)}",
             f"--screenshot={profile}/screen.png",
             "--dump-dom",
             copy.as_uri(),

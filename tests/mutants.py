@@ -27,6 +27,10 @@ ROOT = Path(__file__).parent.parent
 TESTED = {  # below src/equireg/ and tests/
     "binding": ["test_binding"],
     "files": ["test_files"],
+    "inventory/__init__": ["test_inventory"],
+    "inventory/blocks": ["test_inventory", "test_status"],
+    "inventory/dates": ["test_inventory"],
+    "inventory/tables": ["test_inventory"],
     "spelling": ["test_settings"],
     "symmetry/groups": ["test_groups", "test_representations", "test_compact"],
     "symmetry/spaces": ["test_spaces"],
@@ -142,7 +146,7 @@ def main() -> None:
     parser.add_argument("module", nargs="*", help=f"of {', '.join(TESTED)}; all")
     parser.add_argument("--count", type=int, default=20, help="of changes per module; 0: all")
     chosen = parser.parse_args()
-    modules = [m for m in TESTED if not chosen.module or m.split("/")[-1] in chosen.module]
+    modules = [m for m in TESTED if not chosen.module or {m, *m.split("/")} & {*chosen.module}]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "src")
         shutil.copytree(ROOT / "src", folder, ignore=shutil.ignore_patterns("__pycache__"))

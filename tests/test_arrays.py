@@ -70,6 +70,15 @@ def test_grey_images_need_no_axis_of_channels(tmp_path: Path) -> None:
     assert np.array_equal(found.train_images[:, 0], COLOUR["train_images"][:, 0])
 
 
+def test_a_small_test_set_may_lack_a_class(tmp_path: Path) -> None:
+    arrays = COLOUR | {"test_labels": np.array([1, 2, 1])}
+    fetch(written(tmp_path, "npz", arrays), tmp_path / "d.safetensors", None)
+    found = load_dataset(
+        tmp_path / "d.safetensors", NetworkSettings(image_size=8, image_channels=3, classes=3)
+    )
+    assert found.test_labels.tolist() == [1, 2, 1]
+
+
 def test_numbers_are_for_networks_of_ones_own(tmp_path: Path) -> None:
     fetch(written(tmp_path, "npz", VECTORS), tmp_path / "d.safetensors", None)
     found = load_dataset(tmp_path / "d.safetensors", NetworkSettings(build="mine.py:network"))
@@ -95,8 +104,9 @@ def test_masks(tmp_path: Path) -> None:
         ("test_images", np.zeros((3, 3, 8, 8)), "3x8x8 float32 numbers; expected 3 channels of 8x"),
         ("test_images", np.zeros((0, 3, 8, 8), np.uint8), "0 images of 8x8"),
         ("test_labels", np.array([0, 1]), "test_labels: 2 labels; expected 3"),
-        ("test_labels", np.array([1, 2, 3]), "the smallest label is 1; accepted: labels that star"),
-        ("test_labels", np.array([0, 1, 256]), "the largest label is 256; accepted: at most 255"),
+        ("train_labels", np.arange(1, 7), "the smallest label is 1; accepted: labels that start"),
+        ("test_labels", np.array([0, 1, 256]), "test_labels: a label is 256; accepted: 0 to 255"),
+        ("test_labels", np.array([0, 1, -1]), "test_labels: a label is -1; accepted: 0 to 255"),
         ("test_labels", np.array([0, 0.5, 1]), "float64 (3,); accepted: classes, (count,) of inte"),
         ("test_labels", np.zeros((3, 1), int), "int64 (3, 1); accepted: classes"),
         ("test_labels", np.zeros((3, 2)), "labels of 2 float32 numbers; expected classes"),

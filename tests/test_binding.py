@@ -94,6 +94,15 @@ def test_what_only_one_file_says_is_said_by_both() -> None:
     assert some == {k: v for k, v in {**MADE, "network": {"group": "C4"}}.items() if k != "runs"}
 
 
+def test_where_the_file_of_a_network_lies_makes_no_difference() -> None:
+    """What is in it does, by its digest; so does which function of it."""
+    here, there = ({"network": {"build": f"{at}mine.py:net"}} for at in ("", "/home/me/nets/"))
+    assert binding.differences(here, there) == binding.differences(there, here) == []
+    assert binding.joined({"a": here, "b": there}) == here
+    other = {"network": {"build": "mine.py:other"}}
+    assert binding.differences(here, other) == [("network.build", "mine.py:net", "mine.py:other")]
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value", "line"),
     [

@@ -159,6 +159,12 @@ BAD = [
     ("grid: {seeds: 999999999}", "grid.seeds", "999999999", f"at most {MOST_SEEDS} seeds"),
     ("grid: {seeds: 99999999999999}", "grid.seeds", "99999999999999", "a number of seeds"),
     ("grid: {seeds_per_job: 0}", "grid.seeds_per_job", "0", f"1 to {MOST_SEEDS}"),
+    (
+        "grid: {seeds: 100000, seeds_per_job: 1}",
+        "grid.seeds_per_job",
+        "1",
+        "accepted: more, as there would be 900000 training jobs; 50000 at most",
+    ),
     ("grid: {seeds_per_job: true}", "grid.seeds_per_job", "true", "a number"),
     ("training: {epochs: 0}", "training.epochs", "0", "1 to 100000"),
     ("training: {epochs: -1}", "training.epochs", "-1", "1 to 100000"),
@@ -280,6 +286,9 @@ BAD = [
     ("data: {name: 'a b'}", "data.name", "'a b'", "letters"),
     ("data: {name: MNIST}", "data.name", "'MNIST'", "lower-case"),
     ("data: {name: digits}", "data.name", "'digits'", "mnist, fashion-mnist, kmnist"),
+    ("data: {name: mnist, file: a.npz}", "data.name", "'mnist'", "data.file: a name of its own"),
+    ("data: {file: a.npz}", "data.name", "'mnist'", "data.file: a name of its own"),
+    ("data: {name: rotated-mnist, folder: .}", "data.name", "'rotated-mnist'", "a name of its own"),
     ("data: {folder: nowhere}", "data.folder", "'nowhere'", "a folder that exists"),
     ("data: {folder: first.yaml}", "data.folder", "'first.yaml'", "a folder that exists"),
     ("data: {folder: ''}", "data.folder", "''", "a folder that exists"),
@@ -485,6 +494,7 @@ def test_a_comparison_needs_what_it_compares_with(
     Path("results/other").mkdir(parents=True)
     Path("results/other/evaluation.parquet").touch()
     assert load([], {"compare": ["other"]}).compare == ("other",)
+    assert "each once; other is repeated" in refused("compare: [other, other]")
     assert "other than this one" in refused("{experiment: other, compare: [other]}")
 
 

@@ -177,14 +177,22 @@ def test_a_preset_that_is_not_there() -> None:
 
 
 @needs_make
-def test_a_preset_s_path_may_have_spaces(tmp_path: Path) -> None:
-    preset = tmp_path / "my presets" / "mine.yaml"
+def test_a_preset_s_path_may_have_spaces_and_quotes(tmp_path: Path) -> None:
+    preset = tmp_path / "Anna's presets" / "mine.yaml"
+    quoted = str(preset).replace("'", "'\\''")
     preset.parent.mkdir()
     preset.write_text("experiment: mine")
     for target in ("figures", "quick", "report", "theory", "status", "live"):
         done = make("-n", target, f"CONFIG={preset}")
         assert done.returncode == 0, done.stderr
-        assert f"--configfile '{preset}'" in done.stdout
+        assert f"--configfile '{quoted}'" in done.stdout
+
+
+@needs_make
+def test_an_environment_s_path_may_not_have_spaces() -> None:
+    done = make("help", "VENV=/my scratch/venv")
+    assert done.returncode != 0
+    assert "equireg: VENV is /my scratch/venv; accepted: a path without spaces" in done.stderr
 
 
 @pytest.fixture

@@ -333,6 +333,27 @@ def test_first_sight_of_a_known_data_set_is_recorded(
     assert (len(server.asked), sums.read_text()) == (asked, before)
 
 
+def test_a_folder_vouches_for_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What somebody has in a folder under the name of a known data set is no first sight of it."""
+    sums = write_sums(tmp_path / "sums.txt", "mnist")
+    before = sums.read_text()
+    job.fetch(DataSettings("kmnist", str(DIGITS)), tmp_path / "data/kmnist.safetensors", sums)
+    assert sums.read_text() == before
+    assert "compared with no listed sums" in capsys.readouterr().err
+
+
+def test_arrays_of_ones_own_do_not_pass_for_a_known_data_set(tmp_path: Path) -> None:
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    for part in ("train", "test"):
+        np.save(folder / f"{part}_images.npy", np.zeros((2, 8, 8), np.uint8))
+        np.save(folder / f"{part}_labels.npy", np.zeros(2, np.uint8))
+    for name in ("mnist", "fashion-mnist"):
+        with pytest.raises(ValueError, match=f"data set {name}: .*; accepted: a name of their own"):
+            job.fetch(DataSettings(name, str(folder)), tmp_path / "data/x.safetensors", None)
+    job.fetch(DataSettings("mine", str(folder)), tmp_path / "data/x.safetensors", None)
+
+
 def test_first_sight_of_wrong_files_records_nothing(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

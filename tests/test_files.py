@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +84,26 @@ def test_what_a_killed_process_left_is_removed_and_nothing_of_others(tmp_path: P
         remove_temporaries(tmp_path / name)
         assert before - set(tmp_path.iterdir()) == {tmp_path / left}
         before.discard(tmp_path / left)
+
+
+def test_the_next_one_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    """Whoever it was that wrote; what is being written by another process stays."""
+    table = tmp_path / "table.parquet"
+    code = (
+        "import os, signal, sys; from pathlib import Path; from equireg.files import atomic\n"
+        "with atomic(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); print(temporary, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(table)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        half = Path(process.stdout.readline().decode().strip())
+        write_text(table, "whole")
+        assert half.read_text() == "half"
+        process.kill()
+    assert set(tmp_path.iterdir()) == {half, table}
+    with atomic(table) as temporary:
+        assert set(tmp_path.iterdir()) == {table, temporary}
 
 
 def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from equireg.config import Configuration
+from equireg.files import sha256
 from equireg.jobs.status import SILENT, follow, minutes_left, progress, status
 from equireg.plan import Block, blocks
 from equireg.settings import GridSettings, TrainingSettings
@@ -188,6 +189,37 @@ def test_finished_runs_of_other_settings_are_told_apart(tmp_path: Path) -> None:
     assert "0 of 2 runs done" in out.getvalue()
     said = "of other settings: training.learning_rate is 0.001, the configuration says 0.002"
     assert said in out.getvalue()
+
+
+def test_runs_of_other_data_or_of_another_place_are_told_apart(tmp_path: Path) -> None:
+    grid = GridSettings(("nominal",), (1e-2, 1.0), "0-1", seeds_per_job=2)
+    first, _ = blocks(grid)
+    write(tmp_path / "mine", first, *TRAINED, "evaluation.parquet")
+    assert "2 of 4 runs done" in printed(tmp_path, grid)
+    moved = tmp_path / "mine" / first.path.parent
+    moved.rename(moved.with_name("gamma-1e0"))
+    said = printed(tmp_path, grid)
+    assert "0 of 4 runs done" in said
+    assert "of other settings: runs.gamma is 0.01, the configuration says 1.0" in said
+    moved.with_name("gamma-1e0").rename(moved)
+    data = tmp_path / "data/mnist.safetensors"
+    data.parent.mkdir()
+    for content in (b"images", b"others"):
+        data.write_bytes(content)
+        os.utime(data, ns=(0, len(content) + content[0]))
+        line = f"data.sha256 is {'0' * 12}, the configuration says {sha256(data)[:12]}"
+        assert line in printed(tmp_path, grid)
+
+
+def test_a_block_that_does_not_say_what_made_it_has_failed(tmp_path: Path) -> None:
+    grid = GridSettings(("nominal",), (1.0,), "0")
+    (block,) = blocks(grid)
+    write(tmp_path / "mine", block, *TRAINED, "evaluation.parquet")
+    file = tmp_path / "mine" / block.path.with_name(f"{block.name}.json")
+    file.write_text(file.read_text()[:-9])
+    said = printed(tmp_path, grid)
+    assert "failed: the block does not say what made it; delete it and run" in said
+    assert f"see {file}" in said.replace("\n", "")
 
 
 def test_a_lock_that_is_held_is_a_training_that_runs(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,14 @@ def test_an_evaluation_of_another_combination_is_not_mixed_in(tmp_path: Path) ->
         sweep(tmp_path, over, tmp_path / "a.parquet", tmp_path / "a.md", [])
 
 
+def test_a_sweep_of_too_many_jobs_is_refused() -> None:
+    grid = {"seeds": 10000, "seeds_per_job": 1, "modes": ["augmented"], "gammas": [1]}
+    with pytest.raises(ConfigurationError, match=r"sweep is .* 60000 training jobs; 50000 at most"):
+        load(
+            [], {"experiment": "x", "grid": grid, "sweep": {"training.epochs": [1, 2, 3, 4, 5, 6]}}
+        )
+
+
 @pytest.mark.slow
 def test_a_sweep_to_its_table_and_on(tmp_path: Path) -> None:
     """Two combinations, then a third: the finished ones are not trained again."""
@@ -280,3 +289,8 @@ def test_a_sweep_to_its_table_and_on(tmp_path: Path) -> None:
     said = snakemake(*words, "--dry-run", cwd=folder).stdout
     counts = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
     assert counts["train"] == counts["evaluate"] == counts["sweep"] == "1"
+    (folder / "tiny.yaml").write_text(text.replace("1e-3, 1e-2", "1e-2"))
+    shutil.rmtree(folder / ".snakemake")  # as in a copy
+    said = snakemake(*words, "--dry-run", cwd=folder).stdout
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
+    assert counts == {"all": "1", "sweep": "1", "overview_of_sweep": "1", "total": "3"}

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from equireg.digest import network_digest
@@ -113,10 +113,16 @@ def differences(made: Binding, wanted: Binding) -> list[tuple[str, Any, Any]]:
 
 
 def flat(made: Binding, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value that is no section, with the path of keys to it; as JSON would give it back."""
+    """Every value that is no section, with the path of keys to it; as JSON would give it back.
+
+    Of a network of the user's own only the names of its file and function: where the file lies
+    makes no difference, and what is in it has a digest.
+    """
     for key, value in made.items():
         if isinstance(value, Mapping):
             yield from flat(value, (*above, key))
+        elif key == "build" and isinstance(value, str):
+            yield (*above, key), PurePath(value).name
         else:
             yield (*above, key), list(value) if isinstance(value, tuple) else value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import glob
 import hashlib
 import json
@@ -22,16 +23,20 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success flush it and rename it to ``path``.
 
     After an error the temporary file is removed and whatever ``path`` was before stays as it was.
-    Raises OSError, which names ``path``, where the disk is full, whatever wrote to it.
+    Those that killed processes left beside ``path`` are removed, too; one that is being written is
+    locked, so where the file system has no locks they stay. Raises OSError, which names ``path``,
+    where the disk is full, whatever wrote to it.
     """
-    temporary = None
+    temporary = handle = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
         )
-        os.close(handle)
         temporary = Path(name)
+        if _lock(handle):
+            for other in _temporaries(path):
+                _remove_if_left(other)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
@@ -48,6 +53,32 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         if temporary:
             temporary.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Whether nobody else holds the file, which is held from now on."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # or there are no locks
+        return False
+    return True
+
+
+def _temporaries(path: Path) -> Iterator[Path]:
+    return path.parent.glob(f".{glob.escape(path.name)}.????????{path.suffix}")
+
+
+def _remove_if_left(temporary: Path) -> None:
+    """Remove a file whose process has ended, and with it its lock."""
+    with contextlib.suppress(OSError):
+        handle = os.open(temporary, os.O_RDONLY)
+        try:
+            if _lock(handle):
+                temporary.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
 
 
 def remove_temporaries(path: Path) -> None:
@@ -55,7 +86,7 @@ def remove_temporaries(path: Path) -> None:
 
     The caller must be the only one that writes ``path``.
     """
-    for temporary in path.parent.glob(f".{glob.escape(path.name)}.????????{path.suffix}"):
+    for temporary in _temporaries(path):
         temporary.unlink(missing_ok=True)
 
 

@@ -176,6 +176,10 @@ class SourceSettings(Section):
     def _misfits(self) -> Iterator[Mistake]:
         if self.folder is not None and self.file is not None:
             yield Mistake("file", self.file, "accepted with data.folder: null")
+        elif self.name in MADE and self.folder is not None:
+            yield Mistake("name", self.name, "accepted with data.folder: a name of its own")
+        elif self.name in (*DOWNLOADED, *MADE) and self.file is not None:
+            yield Mistake("name", self.name, "accepted with data.file: a name of its own")
         if self.folder is None and self.file is None and self.name not in (*DOWNLOADED, *MADE):
             known = ", ".join((*DOWNLOADED, *MADE))
             yield Mistake("name", self.name, f"accepted without data.folder and data.file: {known}")

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import re
 import typing
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from equireg.config.reading import merge, read
 from equireg.config.sweeping import SWEPT, nested, wrong_folders, wrong_sweep
 from equireg.config.types import SPELLINGS, Spelling, explain, model_of, values_of
 from equireg.digest import network_digest
+from equireg.plan import seed_blocks
 from equireg.settings import (
     Accepted,
     DataSettings,
@@ -37,8 +39,10 @@ from equireg.sweeps import Product, Sweep, combinations, keys, path, products
 
 __all__ = ["COMMAND_LINE", "Configuration", "ConfigurationError", "experiments", "load"]
 
+OF_RESULTS = "configuration.yaml"  # in each experiment's folder: what made it
 COMMAND_LINE = "the command line (--config)"
 MOST_LINES = 20  # of mistakes
+MOST_BLOCKS = 50_000  # more take Snakemake minutes and gigabytes to plan
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NAMED = Accepted(
     lambda name: _NAME.fullmatch(name) is not None,
@@ -111,6 +115,10 @@ def load(
     mistake, which names the file, the key, the value and what is accepted.
     """
     layers = {os.path.relpath(file): read(Path(os.path.relpath(file))) for file in files}
+    if renamed := list(_renamed(layers)):
+        raise ConfigurationError(
+            "\n".join(line(mistake, {name: layers[name]}) for name, mistake in renamed)
+        )
     layers[called] = dict(overrides or {})
     merged: dict[str, Any] = {}
     for layer in layers.values():
@@ -127,6 +135,23 @@ def load(
         more = [f"and {len(lines) - MOST_LINES} more mistakes"] if len(lines) > MOST_LINES else []
         raise ConfigurationError("\n".join([*lines[:MOST_LINES], *more]))
     return configuration if configuration.sweep else _canonical(configuration)
+
+
+def _renamed(layers: Mapping[str, Mapping[Any, Any]]) -> Iterator[tuple[str, Mistake]]:
+    """What says of a folder of results that it is another one: the folder was renamed or copied.
+
+    Its runs would be trained anew, under the old name.
+    """
+    for name, layer in layers.items():
+        folder = Path(name).absolute().parent
+        said = layer.get("experiment")
+        if (
+            Path(name).name == OF_RESULTS
+            and folder.parent.name == "results"
+            and said != folder.name
+        ):
+            remedy = f"accepted in this folder, which was renamed or copied: {show(folder.name)}"
+            yield name, Mistake(("experiment",), said, remedy)
 
 
 def experiments(configuration: Configuration) -> list[Configuration]:
@@ -203,7 +228,7 @@ def _examine_sweep(
     read = list(zip(every, made, strict=True))
     chosen = [_values(product, read) for product in products(sweep)]
     whole = chosen[0] if isinstance(sweep, Mapping) else tuple(chosen)
-    mistakes = list(wrong_folders(whole)) or list(_wrong_jobs(made[0], whole))
+    mistakes = [*wrong_folders(whole), *_wrong_jobs(made, whole)]
     lines = [line(mistake, layers) for mistake in mistakes]
     return (None if lines else dataclasses.replace(made[0], sweep=whole)), lines
 
@@ -221,12 +246,14 @@ def _values(
     }
 
 
-def _wrong_jobs(configuration: Configuration, sweep: Sweep) -> Iterator[Mistake]:
-    """A job that takes all gammas at once has the same ones everywhere."""
-    if configuration.jobs.stack_gammas and "grid.gammas" in keys(sweep):
-        yield Mistake(
-            ("jobs", "stack_gammas"), True, "accepted with a sweep over grid.gammas: false"
-        )
+def _wrong_jobs(made: Sequence[Configuration], sweep: Sweep) -> Iterator[Mistake]:
+    """Too many jobs; or a job that takes all gammas at once, which are not the same everywhere."""
+    if made[0].jobs.stack_gammas and "grid.gammas" in keys(sweep):
+        remedy = "accepted with a sweep over grid.gammas: false"
+        yield Mistake(("jobs", "stack_gammas"), True, remedy)
+    if (jobs := sum(_jobs(point.grid) for point in made)) > MOST_BLOCKS:
+        remedy = f"accepted: fewer, as there would be {jobs} training jobs; {MOST_BLOCKS} at most"
+        yield Mistake(("sweep",), sweep, remedy)
 
 
 def _value_at(configuration: Configuration, key: str) -> Any:
@@ -267,12 +294,24 @@ def _misfits(configuration: Configuration) -> Iterator[Mistake]:
         without = "network.group C1" if trivial else f"grid.modes {show(grid.modes)}"
         without = "network.build" if network.build else without
         yield Mistake(("mark_critical",), True, f"accepted with {without}: false")
+    if repeated := [n for n, count in Counter(configuration.compare).items() if count > 1]:
+        remedy = f"accepted: each once; {repeated[0]} is repeated"
+        yield Mistake(("compare",), configuration.compare, remedy)
+    if (jobs := _jobs(grid)) > MOST_BLOCKS:
+        remedy = f"accepted: more, as there would be {jobs} training jobs; {MOST_BLOCKS} at most"
+        yield Mistake(("grid", "seeds_per_job"), grid.seeds_per_job, remedy)
     if configuration.experiment in configuration.compare:
         yield Mistake(
             ("compare",), configuration.experiment, "accepted: experiments other than this one"
         )
     for mistake in configuration.training.unstable(grid.gammas):
         yield Mistake(("grid", "gammas"), mistake.value, mistake.remedy)
+
+
+def _jobs(grid: GridSettings) -> int:
+    """How many training jobs there are, without making them."""
+    penalties = sum(1 if mode == "equivariant" else len(grid.gammas) for mode in grid.modes)
+    return penalties * len(seed_blocks(grid))
 
 
 def _incompatible(network: NetworkSettings) -> Iterator[Mistake]:

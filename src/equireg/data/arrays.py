@@ -75,6 +75,12 @@ def checked(arrays: Mapping[str, np.ndarray], names: Mapping[str, str], where: s
     for part in ("train", "test"):
         images = _images(arrays[f"{part}_images"], names[f"{part}_images"])
         labels = _labels(arrays[f"{part}_labels"], names[f"{part}_labels"])
+        if part == "train" and labels.dtype == np.uint8 and len(labels) and labels.min():
+            raise ValueError(
+                f"{names['train_labels']}: the smallest label is {labels.min()}; accepted: labels "
+                "that start at 0; subtract it from every label, as EMNIST's letters need, whose "
+                "labels are 1 to 26"
+            )
         if len(labels) != len(images):
             raise ValueError(
                 f"{names[f'{part}_labels']}: {len(labels)} labels; "
@@ -124,13 +130,9 @@ def _labels(labels: np.ndarray, name: str) -> np.ndarray:
             f"{name}: {labels.dtype} {labels.shape}; accepted: classes, (count,) of integers; or, "
             "for a regression, floats (count, k)"
         )
-    if len(labels) and labels.min() != 0:
-        raise ValueError(
-            f"{name}: the smallest label is {labels.min()}; accepted: labels that start at 0; "
-            "subtract it from every label, as EMNIST's letters need, whose labels are 1 to 26"
-        )
-    if len(labels) and labels.max() > 255:
-        raise ValueError(f"{name}: the largest label is {labels.max()}; accepted: at most 255")
+    for label in (labels.min(), labels.max()) if len(labels) else ():
+        if not 0 <= label <= 255:
+            raise ValueError(f"{name}: a label is {label}; accepted: 0 to 255")
     return np.ascontiguousarray(labels.astype(np.uint8))
 
 

@@ -36,7 +36,7 @@ PAGE = """\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light">
+<meta name="color-scheme" content="light dark">
 <title>Distance to E along training</title>
 <style>
 body {{ font: 15px/1.4 "DejaVu Sans", Verdana, sans-serif; color: #222; background: #fff;
@@ -44,6 +44,11 @@ body {{ font: 15px/1.4 "DejaVu Sans", Verdana, sans-serif; color: #222; backgrou
 h1 {{ font-size: 1.2em; margin: 0 0 0.3em; }}
 p {{ margin: 0 0 0.8em; }}
 b {{ font-weight: 600; }}
+/* The library draws in ink on paper: turned over in the dark, colours kept. */
+@media (prefers-color-scheme: dark) {{
+  body {{ color: #e3e7eb; background: #14181d; }}
+  #figure, b {{ filter: invert(0.92) hue-rotate(180deg); }}
+}}
 </style>
 </head>
 <body>

@@ -65,14 +65,18 @@ def compare(
 
 
 def origin(evaluations: Mapping[str, Path], critical: Path | None) -> dict[str, Any]:
-    """The binding: that of the first experiment, in which the others are told beside it.
+    """The binding: that of the first experiment, in which its name and the others are told.
 
     They may have been made by other settings: that is what is compared.
     """
     first, *others = evaluations.items()
     made = together(first[1], *([critical] if critical else []))
-    beside = {name: binding.read(path) for name, path in others}
-    return with_source(made, "compare", job_digest("compare"), **{binding.OWN: {"beside": beside}})
+    runs = {
+        "names": list(evaluations),
+        "beside": {name: binding.read(path) for name, path in others},
+        "critical": critical is not None,
+    }
+    return with_source(made, "compare", job_digest("compare"), **{binding.OWN: runs})
 
 
 def read_critical(path: Path) -> Critical:

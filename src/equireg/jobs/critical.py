@@ -83,5 +83,6 @@ def critical(
                     columns[column].append(value)
     chosen = {**options(network=settings), "data": {"sha256": sha256(data)}}
     made = joined({initial: read(initial), trained: read(trained), "the command": chosen})
-    made = with_source(made, "critical", job_digest("critical"))
+    runs = {"modes": sorted(mode for mode in modes if mode != "equivariant")}
+    made = with_source(made, "critical", job_digest("critical"), runs=runs)
     write_table(output, pa.table(columns, schema=SCHEMA), made)

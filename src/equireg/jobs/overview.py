@@ -13,7 +13,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from equireg.binding import joined, read, with_source, without_comment, write_document
+from equireg.binding import OWN, joined, read, with_source, without_comment, write_document
 from equireg.digest import job_digest
 from equireg.figures.typeset import typeset
 
@@ -58,7 +58,8 @@ def overview(experiment: str, figure: Path, documents: list[Path], output: Path)
         "DETAILS": "<h2>In detail</h2>\n" + "\n".join(below) if below else "",
     }.items():
         page = page.replace(f"<!--{name}-->", text)
-    write_document(output, page, with_source(made, "overview", job_digest("overview")))
+    runs = {OWN: {"experiment": experiment}}
+    write_document(output, page, with_source(made, "overview", job_digest("overview"), **runs))
 
 
 def parts(document: Path) -> tuple[list[Token], list[Token]]:

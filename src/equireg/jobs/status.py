@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import re
 import statistics
 import time
@@ -18,10 +19,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from equireg.binding import Binding, differences, spell
+from equireg.binding import REMEDY, Binding, differences, spell
 from equireg.config import Configuration, experiments
-from equireg.files import parse_json
-from equireg.inventory import completed, file_of, last_step, of_block, wanted
+from equireg.files import parse_json, sha256
+from equireg.inventory import completed, file_of, last_step, of_block, runs_of, wanted
 from equireg.plan import Block, blocks
 from equireg.spelling import spell_gamma
 from equireg.sweeps import combinations, keys, spell_value
@@ -77,7 +78,8 @@ def survey(configuration: Configuration, results: Path) -> tuple[Table, list[str
     folder, chosen = results / configuration.experiment, experiments(configuration)
     grids = {
         point.experiment: [
-            progress(point, results / point.experiment, block) for block in blocks(point.grid)
+            progress(point, results / point.experiment, block, data_sum(point, results))
+            for block in blocks(point.grid)
         ]
         for point in chosen
     }
@@ -127,18 +129,36 @@ def by_row(
     return rows
 
 
-def progress(configuration: Configuration, folder: Path, block: Block) -> Progress:
+def data_sum(configuration: Configuration, results: Path) -> str | None:
+    """The SHA-256 sum of the data set, where it is there."""
+    file = results / "data" / f"{configuration.data.name}.safetensors"
+    return _sum(file, file.stat().st_mtime_ns) if file.is_file() else None
+
+
+@functools.cache
+def _sum(file: Path, _: int) -> str:
+    """Once for each time of the file: it may have a gigabyte, and is asked for often."""
+    return sha256(file)
+
+
+def progress(
+    configuration: Configuration, folder: Path, block: Block, data: str | None = None
+) -> Progress:
     """The state of one block, from what its files, its checkpoint and its lock say of themselves.
 
+    data: the data set's sum, where it is known.
     A log is read for why a job failed, and for the time that a running one has left.
     """
-    made, chosen = of_block(folder, block), wanted(configuration, block, None)
+    made, chosen = of_block(folder, block), wanted(configuration, block, data)
     log = log_of(folder, block, trained=made is not None)
     lines = last_lines(log)
     said = lines[-1] if lines else ""
     if made is not None:
         share, seconds = 1.0, None
-        if other := differences(made, chosen):
+        if not made:
+            said = f"the block does not say what made it; {REMEDY}"
+            return Progress(block, "failed", 0.0, None, said, file_of(folder, block, "json"))
+        if other := differences(made, {**chosen, **runs_of(block)}):
             key, have, value = other[0]
             said = f"{key} is {spell(have)}, the configuration says {spell(value)}"
             return Progress(block, "other", 0.0, None, said, file_of(folder, block, "json"))

@@ -58,12 +58,13 @@ def origin(over: Sweep, files: Mapping[Path, Combination]) -> dict[str, Any]:
     common: dict[Path | str, binding.Binding] = {}
     for file, combination in files.items():
         values = dict(binding.flat(binding.read(file)))
-        for key, value in combination.items():
-            have = values.get(tuple(key.split(".")), value)  # what no mode of the grid reads
+        chosen = binding.nested({tuple(key.split(".")): v for key, v in combination.items()})
+        for key, value in binding.flat(chosen):
+            have = values.get(key, value)  # what no mode of the grid reads
             if have != value:
                 raise ValueError(
-                    f"{file}: {key} is {binding.spell(have)}, not {binding.spell(value)} as its "
-                    f"folder says; {binding.REMEDY}"
+                    f"{file}: {'.'.join(key)} is {binding.spell(have)}, not "
+                    f"{binding.spell(value)} as its folder says; {binding.REMEDY}"
                 )
         common[file] = binding.nested({k: v for k, v in values.items() if k not in swept})
     made = binding.joined(common)
