@@ -21,6 +21,7 @@ TELL = printf '\n%s\n%s\n%s\n'
 # Each is compared with some before it.
 STUDY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided fashion-mnist \
 	start-1e-4 start-1e-2 start-1e-1 start-1e0
+SWEEPS := inertia inertia-axis
 
 .DEFAULT_GOAL := help
 .PHONY: help setup figures quick report theory study status schema live test bench lint format docs mutants clean
@@ -62,11 +63,13 @@ endif
 	"look: results/$$name/theory.md, and figures/theory_*.png beside it" \
 	"next: make figures$(AGAIN)    # the overview then has it too"
 
-study: setup ## run the experiments of docs/study.md and compare them, an hour and a quarter, into results/*/comparison.md
+study: setup ## run the experiments of docs/study.md and compare them, an hour and three quarters, into results/*/comparison.md and sweep.md
 	$(ENTER) for name in $(STUDY); do \
 	snakemake --configfile workflow/presets/$$name.yaml --cores all --until compare || exit 1; done && \
+	python examples/networks/inertia.py && for name in $(SWEEPS); do \
+	snakemake --configfile workflow/presets/$$name.yaml --cores all || exit 1; done && \
 	$(TELL) "made: the experiments of docs/study.md, in results/" \
-	"look: results/*/comparison.md, and figures/comparison.png beside each" \
+	"look: results/*/comparison.md and sweep.md, and figures/comparison.png and gammas.png beside them" \
 	"next: make status CONFIG=results/gamma-sweep/configuration.yaml    # or another one's"
 
 status: setup ## print which runs are done, running, stopped, failed or missing, and the logs to read

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+from matplotlib.figure import Figure
 
 from equireg import binding
 from equireg.binding import write_document
@@ -20,11 +22,14 @@ from equireg.figures.quantities import (
     read,
     spell_interval,
 )
-from equireg.figures.style import check_outputs, save, styled
+from equireg.figures.style import SERIES, check_outputs, save, styled
+from equireg.jobs.compare import gamma_figure
 from equireg.markdown import rows_of
 from equireg.spelling import spell_gamma
-from equireg.sweeps import Combination, Sweep, cell, combinations, path, spell_value
+from equireg.sweeps import Combination, Sweep, cell, combinations, label, path, spell_value
 from equireg.tables import open_parquet, write_table
+
+BY_GAMMA = "gammas"  # the figure of this name
 
 # What changes with a key of another name.
 ALONG = {"data.name": ("data", "sha256"), "network.build": ("source", "network")}
@@ -33,10 +38,11 @@ ALONG = {"data.name": ("data", "sha256"), "network.build": ("source", "network")
 def sweep(experiment: Path, over: Sweep, output: Path, report: Path, figures: list[Path]) -> None:
     """Write the table, the report and the figures of a sweep's combinations.
 
-    experiment: the folder that has theirs. The table is their evaluations one below the other, with
-    a column before them for each key, of its name; lists are texts in it. Raises ValueError where
-    an evaluation is missing or is not of its folder's combination, and where two are of different
-    settings, data or code in anything that is not swept.
+    experiment: the folder that has theirs. figures: those named ``gammas`` have the penalty as
+    their axis, and a line for each of the first combinations. The table is their evaluations one
+    below the other, with a column before them for each key, of its name; lists are texts in it.
+    Raises ValueError where an evaluation is missing or is not of its folder's combination, and
+    where two are of different settings, data or code in anything that is not swept.
     """
     check_outputs(figures)
     every = combinations(over)
@@ -46,9 +52,22 @@ def sweep(experiment: Path, over: Sweep, output: Path, report: Path, figures: li
     runs = [(combination, read(file)) for file, combination in zip(files, every, strict=True)]
     write_document(report, text(over, runs), made)
     with styled():
-        figure = sweep_figure(over, runs)
         for file in figures:
-            save(figure, file, made)
+            draw = by_gamma if file.stem == BY_GAMMA else sweep_figure
+            save(draw(over, runs), file, made)
+
+
+def by_gamma(over: Sweep, runs: Runs) -> Figure:
+    """The quantities against gamma, a row of panels per mode, a line per combination.
+
+    Of as many combinations as there are colours; named by those keys that have several values.
+    """
+    several = [key for key, values in over.items() if len(values) > 1]
+    tables = []
+    for combination, table in runs[: len(SERIES)]:
+        named = label({key: combination[key] for key in several} or combination)
+        tables.append(table.assign(experiment=re.sub(r"(^|, )[a-z]+\.", r"\1", named)))
+    return gamma_figure(pd.concat(tables))
 
 
 def origin(over: Sweep, files: Mapping[Path, Combination]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from equireg.randomness import generator
 from equireg.settings import Distribution
-from equireg.symmetry.groups import Group
+from equireg.symmetry.groups import Elements, Group
 from equireg.symmetry.spaces import Space
 
 # How often a run has drawn random numbers (dropout), beginning with one of its seed. With a blank,
@@ -32,6 +32,7 @@ class Motion(NamedTuple):
     orbit: Callable[[Tensor], Tensor]
     target_orbit: Callable[[Tensor], Tensor | None]
     back: Callable[[Tensor], Tensor]
+    move: Callable[[Tensor, Tensor, Elements], tuple[Tensor, Tensor]]
 
 
 class ModuleNetwork:
@@ -53,8 +54,10 @@ class ModuleNetwork:
         motion: Motion,
         loss: Loss,
     ) -> None:
-        self.module, self.make, self.group, self.spaces = module, make, group, dict(spaces)
-        self.orbit, self.target_orbit, self.back = motion
+        self.module, self.make, self.spaces = module, make, dict(spaces)
+        self.group = self.acting = group
+        self.turns, self.listed = len(group.compared), not len(group.algebra)
+        self.orbit, self.target_orbit, self.back, self.move = motion
         self._loss = loss
         self.buffers = {**_kept(module, self.spaces), DRAWS: torch.zeros((), dtype=torch.int64)}
 
