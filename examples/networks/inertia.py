@@ -41,15 +41,18 @@ class Inertia(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.moments = Products(trivial(O3, MASSES), MASSES * VECTOR)
         self.gates, self.more = Gates(FIRST), Gates(SECOND)
         self.products = Products(6 * VECTOR, 6 * VECTOR)
         self.both = direct_sum(FIRST, self.products.output)
-        self.first = linear(CLOUD, self.gates.input)
+        self.all = direct_sum(CLOUD, self.moments.output)
+        self.first = linear(self.all, self.gates.input)
         self.second = linear(self.both, self.more.input)
         self.last = linear(SECOND, TARGET)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.gates(self.first(x))
+        moments = self.moments(x[:, :MASSES], x[:, MASSES:])
+        x = self.gates(self.first(torch.cat([x, moments], 1)))
         x = torch.cat([x, self.products(x[:, -6 * VECTOR.size :])], 1)
         found: Tensor = self.last(self.more(self.second(x)))
         return found
@@ -57,7 +60,7 @@ class Inertia(nn.Module):
 
 def linear(rho_in: Representation, rho_out: Representation) -> nn.Linear:
     """A layer whose weights begin in E, as large as those that usually begin anywhere."""
-    layer = nn.Linear(rho_in.size, rho_out.size)
+    layer = nn.Linear(rho_in.size, rho_out.size, bias=False)
     with torch.no_grad():
         inside = hom(rho_in, rho_out).project(layer.weight)
         layer.weight.copy_(inside * layer.weight.norm() / inside.norm())
@@ -73,7 +76,7 @@ def network() -> dict[str, Any]:
         "example": EXAMPLE,
         "input": CLOUD,
         "representations": {
-            "first": (None, model.gates.input),
+            "first": (model.all, model.gates.input),
             "second": (model.both, model.more.input),
             "last": (None, TARGET),
         },

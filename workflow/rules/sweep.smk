@@ -4,6 +4,7 @@ if chosen.sweep:
     rule sweep:
         input:
             evaluations=[f"results/{name}/evaluation.parquet" for name in POINTS],
+            beside=[f"results/{name}/sweep.parquet" for name in chosen.compare],
         output:
             table=f"{SWEEP}/sweep.parquet",
             report=report(
@@ -46,6 +47,7 @@ if chosen.sweep:
             experiment=SWEEP,
             over=shlex.quote(spell_sweep(chosen.sweep)),
             gammas=lambda wildcards, output: [f"--figure {figure}" for figure in output.gammas],
+            beside=[f"--beside results/{name}" for name in chosen.compare],
             source=job_digest("sweep"),
         message:
             f"Put the {len(POINTS)} combinations of {SWEEP} into one table"
@@ -53,6 +55,7 @@ if chosen.sweep:
             "python -m equireg sweep --experiment {params.experiment} --over {params.over}"
             " --output {output.table} --report {output.report}"
             " --figure {output.pdf} --figure {output.png} {params.gammas}"
+            " {params.beside}"
             " > {log} 2>&1"
 
     use rule overview as overview_of_sweep with:

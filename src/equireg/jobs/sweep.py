@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,22 @@ BY_GAMMA = "gammas"  # the figure of this name
 ALONG = {"data.name": ("data", "sha256"), "network.build": ("source", "network")}
 
 
-def sweep(experiment: Path, over: Sweep, output: Path, report: Path, figures: list[Path]) -> None:
+def sweep(
+    experiment: Path,
+    over: Sweep,
+    output: Path,
+    report: Path,
+    figures: list[Path],
+    beside: Sequence[Path] = (),
+) -> None:
     """Write the table, the report and the figures of a sweep's combinations.
 
     experiment: the folder that has theirs. figures: those named ``gammas`` have the penalty as
-    their axis, and a line for each of the first combinations. The table is their evaluations one
-    below the other, with a column before them for each key, of its name; lists are texts in it.
-    Raises ValueError where an evaluation is missing or is not of its folder's combination, and
-    where two are of different settings, data or code in anything that is not swept.
+    their axis, and a line for each of the first combinations. beside: folders of other sweeps over
+    these keys, to stand beside them in it. The table is their evaluations one below the other, with
+    a column before them for each key, of its name; lists are texts in it. Raises ValueError where
+    an evaluation is missing or is not of its folder's combination, and where two are of different
+    settings, data or code in anything that is not swept.
     """
     check_outputs(figures)
     every = combinations(over)
@@ -51,22 +59,37 @@ def sweep(experiment: Path, over: Sweep, output: Path, report: Path, figures: li
     write_table(output, table(over, dict(zip(files, every, strict=True))), made)
     runs = [(combination, read(file)) for file, combination in zip(files, every, strict=True)]
     write_document(report, text(over, runs), made)
+    tables = [folder / "sweep.parquet" for folder in beside]
+    told = {folder.name: binding.read(file) for folder, file in zip(beside, tables, strict=True)}
+    drawn = {**made, binding.OWN: {**made[binding.OWN], "beside": told}} if told else made
     with styled():
         for file in figures:
-            draw = by_gamma if file.stem == BY_GAMMA else sweep_figure
-            save(draw(over, runs), file, made)
+            if file.stem == BY_GAMMA:
+                save(by_gamma(over, runs, tables), file, drawn)
+            else:
+                save(sweep_figure(over, runs), file, made)
 
 
-def by_gamma(over: Sweep, runs: Runs) -> Figure:
+def by_gamma(over: Sweep, runs: Runs, others: Sequence[Path] = ()) -> Figure:
     """The quantities against gamma, a row of panels per mode, a line per combination.
 
-    Of as many combinations as there are colours; named by those keys that have several values.
+    others: the tables of other sweeps. Of as many combinations as there are colours; named by those
+    keys that have several values.
     """
     several = [key for key, values in over.items() if len(values) > 1]
+    named = [("", combination, table) for combination, table in runs]
+    for file in others:
+        with open_parquet(file, list(over)) as stream:
+            swept = stream.read(columns=list(over)).to_pandas()
+        table = read(file)
+        for combination, _ in runs:
+            same = (swept == [cell(combination[key]) for key in over]).all(axis=1)
+            named.append((f"{file.parent.name}, ", combination, table[same]))
     tables = []
-    for combination, table in runs[: len(SERIES)]:
-        named = label({key: combination[key] for key in several} or combination)
-        tables.append(table.assign(experiment=re.sub(r"(^|, )[a-z]+\.", r"\1", named)))
+    for name, combination, table in named[: len(SERIES)]:
+        texts = label({key: combination[key] for key in several} or combination)
+        short = re.sub(r"(^|, )[a-z]+\.", r"\1", texts)
+        tables.append(table.assign(experiment=name + short))
     return gamma_figure(pd.concat(tables))
 
 

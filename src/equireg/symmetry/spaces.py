@@ -84,18 +84,6 @@ class Block:
         ]
         return x.reshape(*x.shape[:lead], *sizes)
 
-    def place_(self, whole: Tensor, part: Tensor) -> None:
-        """Write the entries of this block into a tensor of the layer's size, in place."""
-        index: list[Tensor | slice] = []
-        axes = len(self.places)
-        for i, places in enumerate(self.places):
-            size = whole.shape[i - axes]
-            flat = np.arange(size) if places is None else places.reshape(-1)
-            shape = [1] * axes
-            shape[i] = len(flat)
-            index.append(torch.from_numpy(flat).view(shape).to(whole.device))
-        whole[(..., *index)] = part
-
 
 class Space:
     """TL = TE + TE-perp of one tensor of weights, in orthonormal coordinates.
@@ -136,6 +124,7 @@ class Space:
         self.sizes = tuple(axis.size for axis in axes)
         self.shape = self.sizes if shape is None else tuple(shape)
         self.trained = None if trained is None or trained.all() else trained.reshape(-1)
+        self._held: dict[tuple[torch.device, bool], Tensor] = {}
         if math.prod(self.shape) != math.prod(self.sizes):
             raise ValueError(
                 f"weights have shape {self.shape}; the group moves axes of {self.sizes} entries; "
@@ -198,8 +187,8 @@ class Space:
 
     def coordinates(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The coordinates of ``weight`` in E and in the complement, (..., dims[i]) each."""
-        x, axes = self._axes(weight), len(self.axes)
-        pairs = [block.inside.coordinates(block.rows(x)) for block in self.blocks]
+        axes, each = len(self.axes), zip(self.blocks, self._rows(weight), strict=True)
+        pairs = [block.inside.coordinates(rows) for block, rows in each]
         inside, outside = (
             torch.cat([side.flatten(-axes - 1) for side in sides], -1)
             for sides in zip(*pairs, strict=True)
@@ -227,8 +216,8 @@ class Space:
 
     def project(self, weight: Tensor) -> Tensor:
         """Pi_E of ``weight``."""
-        x = self._axes(weight)
-        return self._joined([block.inside.project(block.rows(x)) for block in self.blocks])
+        each = zip(self.blocks, self._rows(weight), strict=True)
+        return self._joined([block.inside.project(rows) for block, rows in each])
 
     def project_complement(self, weight: Tensor) -> Tensor:
         """Pi_{E-perp} of ``weight``: onto the complement of TE in TL."""
@@ -240,8 +229,8 @@ class Space:
 
     def squared_distance(self, weight: Tensor) -> Tensor:
         """|Pi_{E-perp} A|^2, a scalar; differentiable, with gradient 2 Pi_{E-perp} A."""
-        x = self._axes(weight)
-        terms = [block.inside.squared_distance(block.rows(x)) for block in self.blocks]
+        each = zip(self.blocks, self._rows(weight), strict=True)
+        terms = [block.inside.squared_distance(rows) for block, rows in each]
         return functools.reduce(torch.add, terms)
 
     def distance(self, weight: Tensor) -> Tensor:
@@ -307,16 +296,39 @@ class Space:
         lead = weight.shape[: weight.ndim - len(self.shape)]
         return weight.reshape(*lead, *self.sizes)
 
+    @functools.cached_property
+    def _order(self) -> Tensor:
+        """Where the entries of all blocks, one after the other, are in the flat tensor."""
+        entries = torch.arange(math.prod(self.sizes)).view(self.sizes)
+        return torch.cat([block.rows(entries).flatten() for block in self.blocks])
+
+    def _index(self, device: torch.device, *, back: bool = False) -> Tensor:
+        """``_order``, or its inverse, kept for the next call."""
+        key = device, back
+        if key not in self._held:
+            with torch.inference_mode(False):  # what is kept must serve training, too
+                order = self._order.argsort() if back else self._order
+                self._held[key] = order.to(device)
+        return self._held[key]
+
+    def _rows(self, weight: Tensor) -> list[Tensor]:
+        """The rows of every block, (..., *copies, d) each."""
+        x = self._axes(weight)
+        if len(self.blocks) == 1:
+            return [self.blocks[0].rows(x)]
+        flat = x.flatten(-len(self.sizes)).index_select(-1, self._index(x.device))
+        shapes = [(*b.copies, math.prod(s.size for s in b.summands)) for b in self.blocks]
+        parts = flat.split([math.prod(shape) for shape in shapes], -1)
+        return [part.unflatten(-1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
     def _joined(self, rows: Sequence[Tensor]) -> Tensor:
         """The weights from the rows of every block."""
-        parts = [block.tensor(x) for block, x in zip(self.blocks, rows, strict=True)]
-        lead = parts[0].shape[: parts[0].ndim - len(self.sizes)]
-        if len(parts) == 1 and not any(p is not None for p in self.blocks[0].places):
-            return parts[0].reshape(*lead, *self.shape)
-        whole = parts[0].new_zeros(*lead, *self.sizes)
-        for block, part in zip(self.blocks, parts, strict=True):
-            block.place_(whole, part)
-        return whole.reshape(*lead, *self.shape)
+        axes = len(self.sizes)
+        lead = rows[0].shape[: rows[0].ndim - axes - 1]
+        if len(rows) == 1:
+            return self.blocks[0].tensor(rows[0]).reshape(*lead, *self.shape)
+        flat = torch.cat([part.flatten(-axes - 1) for part in rows], -1)
+        return flat.index_select(-1, self._index(flat.device, back=True)).view(*lead, *self.shape)
 
 
 class Schur:

@@ -155,9 +155,11 @@ def training_step(
         recorded = torch.cat([loss.unsqueeze(1), runs.distances()], 1)
         count = runs.moments[COUNT].add_(1) if optimizer.parts else torch.empty(0)
         in_e, rate = gamma.isposinf().unsqueeze(1), rate.unsqueeze(1)
+        # So that the moments of runs in E are in E; a graph of several runs asks no questions.
+        projects = bool(optimizer.parts) and (not network.apart or bool(in_e.any()))
         pull = gamma.unsqueeze(1).masked_fill(in_e, 0) + optimizer.decay
         for (name, space), gradient in zip(network.spaces.items(), gradients, strict=True):
-            if optimizer.parts:  # so that the moments of runs in E are in E
+            if projects:
                 masked = in_e.view(-1, *[1] * (gradient.ndim - 1))
                 gradient = torch.where(masked, space.project(gradient), gradient)
             moments = {part: runs.moments[f"{part}.{name}"] for part in optimizer.parts}
