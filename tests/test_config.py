@@ -197,7 +197,7 @@ BAD = [
         "C1, C2, C4, D1, D2, D4, C8, D8, SO(2), O(2)",
     ),
     (
-        "network: {group: C8, build: config.yaml:f}",
+        "network: {group: C8, build: mine.py:f}",
         "network.group",
         "'C8'",
         "accepted with network.build: C1, C2, C4, D1, D2, D4",
