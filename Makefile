@@ -26,6 +26,7 @@ TELL = printf '\n%s\n%s\n%s\n'
 NEARBY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided fashion-mnist
 STUDY := study-1 study-2 study-confirm-1 study-confirm-2 study-escape study-asymmetry
 JUDGED := study-2 study-confirm-2
+INERTIA := inertia inertia-axis
 
 .DEFAULT_GOAL := help
 .PHONY: help setup figures quick report theory study nearby status schema live test bench lint format docs mutants clean
@@ -77,12 +78,13 @@ study: setup ## answer the paper's open question: docs/study.md; three hours, in
 	"look: results/study-2/verdict.md, and figures/verdict.png beside it" \
 	"next: docs/study.md, which says what was found"
 
-nearby: setup ## run the experiments near E and compare them, an hour and a quarter, into results/*/comparison.md
+nearby: setup ## run the experiments near E and those of inertia, an hour and three quarters, into results/*/comparison.md and sweep.md
 	$(ENTER) for name in $(NEARBY); do \
 	snakemake --configfile workflow/presets/$$name.yaml --cores all --until compare || exit 1; done && \
-	snakemake --configfile workflow/presets/starts.yaml --cores all && \
-	$(TELL) "made: the experiments near E of docs/study.md, in results/" \
-	"look: results/*/comparison.md, figures/comparison.png beside each, and results/starts/sweep.md" \
+	python examples/networks/inertia.py && for name in starts $(INERTIA); do \
+	snakemake --configfile workflow/presets/$$name.yaml --cores all || exit 1; done && \
+	$(TELL) "made: the experiments near E of docs/study.md and those of inertia, in results/" \
+	"look: results/*/comparison.md and sweep.md, and figures/comparison.png and gammas.png beside them" \
 	"next: make status CONFIG=results/gamma-sweep/configuration.yaml    # or another one's"
 
 status: setup ## print which runs are done, running, stopped, failed or missing, and the logs to read

@@ -180,6 +180,8 @@ if chosen.sweep:
             "figures/sweep.png",
         ],
     )
+    if {"augmented", "nominal"} & {*chosen.grid.modes}:
+        PROMISED += [f"{SWEEP}/figures/gammas.{suffix}" for suffix in ("pdf", "png")]
 else:
     PROMISED += expand(
         f"{RESULTS}/{{file}}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 
 import numpy as np
@@ -19,6 +20,7 @@ from equireg.symmetry.compact import (
     unitary,
 )
 from equireg.symmetry.groups import Group, cyclic, symmetric
+from equireg.symmetry.irreducible import average, irreducible
 from equireg.symmetry.representations import (
     Representation,
     defining,
@@ -27,7 +29,7 @@ from equireg.symmetry.representations import (
     regular,
     trivial,
 )
-from equireg.symmetry.spaces import Space, hom
+from equireg.symmetry.spaces import Schur, Space, hom
 from equireg.training.network import Network
 
 SO2, O2, SO3, O3, SU2 = rotations(2), orthogonal(2), rotations(3), orthogonal(3), unitary()
@@ -227,3 +229,51 @@ def test_a_frequency_of_zero_is_trivial() -> None:
     assert frequency(SO2, 0).is_trivial
     assert angular_momentum(SO3, 0).is_trivial
     assert not angular_momentum(O3, 0, -1).is_trivial
+
+
+@pytest.mark.parametrize(
+    ("group", "order", "sizes"),
+    [
+        # numbers, vectors and so on in V x ... x V, by the Clebsch-Gordan series
+        (SO3, 2, {1: 1, 3: 1, 5: 1}),
+        (SO3, 3, {1: 1, 3: 3, 5: 2, 7: 1}),
+        (SO3, 4, {1: 3, 3: 6, 5: 6, 7: 3, 9: 1}),
+        (O3, 3, {1: 1, 3: 3, 5: 2, 7: 1}),
+        (SO2, 4, {1: 6, 2: 5}),  # frequencies 0 six times, 2 four times, 4 once
+        (SU2, 2, {1: 4, 3: 4}),
+        (symmetric(4), 2, {1: 2, 2: 1, 3: 4}),
+    ],
+    ids=lambda x: getattr(x, "name", str(x)),
+)
+def test_irreducible_parts(group: Group, order: int, sizes: dict[int, int]) -> None:
+    rho = functools.reduce(Representation.__mul__, [defining(group)] * order)
+    sigma, q = irreducible(rho)
+    found = collections.Counter(part.size for part in sigma.summands)
+    assert found == sizes
+    assert np.allclose(q.T @ q, np.eye(rho.size))
+    drawn = group.sample(4, np.random.default_rng(0))
+    rebuilt = q @ sigma.matrices_of(drawn) @ q.T
+    assert np.allclose(rebuilt, rho.matrices_of(drawn), atol=1e-9)
+    copies = sum(len(places) ** 2 for _, places in sigma.kinds)
+    real = group not in (SO2, SU2)  # else maps between copies have more than one dimension
+    assert not real or copies == hom(sigma, sigma).dimension
+
+
+def test_spaces_too_long_for_dense_bases() -> None:
+    """Of 3 ** 8 entries; Riordan's numbers, as emlp finds them up to 6; and the mean beside it."""
+    fourth = functools.reduce(Representation.__mul__, [defining(SO3)] * 4)
+    space = hom(fourth, fourth)
+    assert space.dims == (91, 6561 - 91)
+    assert isinstance(space.blocks[0].inside, Schur)
+    x = torch.randn(space.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert np.allclose(space.project(x), average(fourth, x.numpy(), fourth), atol=1e-10)
+    a, b = space.coordinates(x)
+    assert torch.allclose(space.weight(a, b), x, atol=1e-10)
+    assert torch.allclose(a.square().sum() + b.square().sum(), x.square().sum())
+    assert torch.allclose(space.squared_distance(x), b.square().sum())
+    total = torch.ones_like(x)
+    space.add_complement_(total, x, 0.5)
+    assert torch.allclose(total, 1 + 0.5 * (x - space.project(x)), atol=1e-10)
+    third = functools.reduce(Representation.__mul__, [defining(SO3)] * 3)
+    assert Space(third, third, defining(SO3)).dimension == 36
+    assert hom(third, fourth).dimension == 36

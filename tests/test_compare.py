@@ -61,6 +61,8 @@ def test_a_regression_shows_its_loss_in_place_of_accuracies(tmp_path: Path) -> N
     runs[["test_accuracy", "test_accuracy_turned"]] = np.nan
     titles = [panel.get_title() for panel in gamma_figure(runs).axes]
     assert titles == [r"distance to $\mathcal{E}$", "equivariance error", "test loss"]
+    averaged = runs.assign(test_averaged_loss=runs["test_loss"] / 2)
+    assert gamma_figure(averaged).axes[3].get_title() == "test loss, averaged"
     assert "test loss" in report(runs)
     assert "nan" not in report(runs)
 

@@ -424,7 +424,7 @@ def test_a_thousand_steps_on_a_gpu(mode: Mode) -> None:
     assert isinstance(found, Fused)
     table = turned(pixels, elements(network.group, mode))
     expected = Reference(network, runs_of(network, mode, seeds, 1e-3), table, 0.1)
-    for given in blocks.chunks(network.group, labels, training):
+    for given in blocks.chunks(network, labels, training):
         distances = found.advance(*on_device(*given))[..., 1:].cpu().double()
         exactly = expected.advance(*given)[..., 1:]
         assert torch.allclose(distances, exactly, rtol=1e-4, atol=0)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from checkout import copy_repository, snakemake
 from equireg.config import COMMAND_LINE, Configuration, ConfigurationError, load
 from equireg.plan import Block, options
-from equireg.settings import SourceSettings
+from equireg.settings import ON_GRID, ORDERS, SourceSettings
 from equireg.spelling import KNOTS
 
 
@@ -97,7 +97,7 @@ WRONG: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
     ("data", "test_images"): whole(1, 1_000_000_000).filter(lambda value: value is not None),
     ("data", "validation"): amount(0) | st.floats(1, 1e6).filter(lambda value: value % 1 != 0),
     ("network", "build"): something(text.filter(lambda value: ".py:" not in value)),
-    ("network", "group"): other(typing.Literal["C1", "C2", "C4", "D1", "D2", "D4"]),
+    ("network", "group"): no_text | text.filter(lambda value: value not in {*ORDERS, *ON_GRID}),
     ("network", "image_size"): whole(1, 1024),
     ("network", "image_channels"): whole(1, 64),
     ("network", "classes"): whole(2, 256),
@@ -105,6 +105,7 @@ WRONG: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
     ("network", "kernel_size"): whole(1, 99) | st.integers(0, 49).map(lambda half: 2 * half),
     ("training", "perturbation"): amount(0),
     ("training", "epochs"): whole(1, 100_000),
+    ("training", "steps"): whole(1, 1_000_000_000).filter(lambda value: value is not None),
     ("training", "batch_size"): whole(1, 1_000_000),
     ("training", "learning_rate"): amount(0) | st.just(0),
     ("training", "momentum"): amount(0) | st.floats(1, 1e6),

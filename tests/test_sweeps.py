@@ -18,9 +18,9 @@ from equireg.config import Configuration, ConfigurationError, experiments, load
 from equireg.figures.keys import rows, sweep_figure
 from equireg.figures.quantities import read
 from equireg.inventory import configuration_text
-from equireg.jobs.sweep import sweep
+from equireg.jobs.sweep import by_gamma, sweep
 from equireg.plan import Block, folders_but_for
-from equireg.sweeps import combinations, parse_sweep, path, size, spell_sweep, spell_value
+from equireg.sweeps import combinations, label, parse_sweep, path, size, spell_sweep, spell_value
 from test_compare import write_evaluation
 
 OVER: dict[str, list[Any]] = {
@@ -234,6 +234,29 @@ def test_the_figure_has_a_row_for_each_key_and_setting_of_the_others(tmp_path: P
     assert second - first == pytest.approx(0.2)
 
 
+def test_the_figure_against_gamma_has_a_line_for_each_combination(tmp_path: Path) -> None:
+    folders(tmp_path)
+    runs = [(c, read(tmp_path / path(c) / "evaluation.parquet")) for c in combinations(OVER)]
+    figure = by_gamma(OVER, runs)
+    (row,) = [figure.axes]  # of the augmented mode alone
+    assert len(row) == 4
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[0] == "learning_rate 1e-3, train_images 500"
+    assert len(labels) == 5  # and the equivariant ones
+    heights = [np.asarray(line.get_ydata(), float)[-1] for line in row[2].lines[1::2]]
+    assert np.allclose(np.diff(heights), 0.1)
+    lone = by_gamma({"training.epochs": [1]}, [({"training.epochs": 1}, runs[0][1])])
+    assert [text.get_text() for text in lone.legends[0].get_texts()] == ["augmented", "equivariant"]
+    table, report = tmp_path / "sweep.parquet", tmp_path / "sweep.md"
+    files = [tmp_path / "sweep.png", tmp_path / "gammas.png"]
+    sweep(tmp_path, OVER, table, report, files)
+    assert files[0].read_bytes() != files[1].read_bytes()
+
+
+def test_paths_in_texts_are_short() -> None:
+    assert label({"network.build": "a/mine.py:net"}) == "network.build mine.py:net"
+
+
 def test_an_evaluation_of_another_combination_is_not_mixed_in(tmp_path: Path) -> None:
     over: dict[str, list[Any]] = {"training.epochs": [1, 2]}
     file = tmp_path / "training.epochs=1" / "evaluation.parquet"
@@ -282,7 +305,7 @@ def test_a_sweep_to_its_table_and_on(tmp_path: Path) -> None:
         1e-3,
         1e-2,
     ]
-    for name in ("sweep.md", "overview.html", "figures/sweep.png", "figures/sweep.pdf"):
+    for name in ("sweep.md", "overview.html", "figures/sweep.png", "figures/gammas.pdf"):
         assert (results / name).is_file()
     assert "Nothing to be done" in snakemake(*words, "--dry-run", cwd=folder).stdout
     (folder / "tiny.yaml").write_text(text.replace("1e-2]", "1e-2, 2e-2]"))

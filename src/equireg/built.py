@@ -23,10 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from equireg.library.actions import inverse
 from equireg.library.equivariance import Equivariance
 from equireg.randomness import generator
 from equireg.settings import NetworkSettings
 from equireg.spelling import build_file
+from equireg.symmetry.groups import Elements
 from equireg.symmetry.representations import trivial
 from equireg.symmetry.spaces import Space
 from equireg.training.modules import ModuleNetwork, Motion, usual_loss
@@ -95,6 +97,7 @@ def build(settings: NetworkSettings) -> Built:
             functools.partial(_orbit, found),
             functools.partial(_target_orbit, found),
             functools.partial(_back, found),
+            functools.partial(_move, found),
         ),
         made.get("loss", usual_loss),
     )
@@ -178,9 +181,17 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(before[1])  # noqa: NPY002
 
 
+def _compared(found: Equivariance) -> list[int | Elements]:
+    """The elements by which all inputs are moved; numbers of those of a finite group."""
+    group = found.group
+    if not len(group.algebra):
+        return [*range(group.order)]
+    return [group.compared[i : i + 1] for i in range(len(group.compared))]
+
+
 def _orbit(found: Equivariance, inputs: Tensor, of: Literal["input", "output"] = "input") -> Tensor:
-    """Every input moved by every element, (count * order, ...), an input's side by side."""
-    every = range(found.group.order)
+    """Every input moved by every element, (count * turns, ...), an input's side by side."""
+    every = _compared(found)
     parts = [
         torch.stack([found.act(element, part, of) for element in every], 1).flatten(0, 1)
         for part in inputs.split(AT_ONCE)
@@ -188,15 +199,26 @@ def _orbit(found: Equivariance, inputs: Tensor, of: Literal["input", "output"] =
     return torch.cat(parts)
 
 
+def _is_moved(targets: Tensor) -> bool:
+    """Classes of whole inputs stay as they are."""
+    return targets.ndim > 1 or targets.is_floating_point()
+
+
 def _target_orbit(found: Equivariance, targets: Tensor) -> Tensor | None:
-    """The same of targets; classes of whole inputs stay as they are."""
-    whole = targets.ndim == 1 and not targets.is_floating_point()
-    return None if whole else _orbit(found, targets, "output")
+    """The same of targets; None for classes of whole inputs."""
+    return _orbit(found, targets, "output") if _is_moved(targets) else None
 
 
 def _back(found: Equivariance, outputs: Tensor) -> Tensor:
-    """Each element's outputs, (order, runs, count, ...), moved by its inverse."""
-    inverse = found.group.table.argmin(1).tolist()  # the identity is number 0
-    each = outputs.flatten(1, 2)
-    moved = [found.act(inverse[g], part, "output") for g, part in enumerate(each)]
-    return torch.stack(moved).view(outputs.shape)
+    """Each element's outputs, (turns, runs, count, ...), moved by its inverse."""
+    inverses = [inverse(found.group, element) for element in _compared(found)]
+    each = zip(inverses, outputs.flatten(1, 2), strict=True)
+    return torch.stack([found.act(g, part, "output") for g, part in each]).view(outputs.shape)
+
+
+def _move(
+    found: Equivariance, inputs: Tensor, targets: Tensor, elements: Elements
+) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, each moved by its own element."""
+    moved = found.act(elements, inputs)
+    return moved, found.act(elements, targets, "output") if _is_moved(targets) else targets

@@ -325,12 +325,15 @@ def sweep(
     output: Output,
     report: Annotated[Path, typer.Option(help="Report to write, as Markdown.")],
     figure: Annotated[list[Path], typer.Option(help="Figure to write, once per format.")],
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="Folder of another sweep, once each.")
+    ] = None,
 ) -> None:
     """Put the evaluations of a sweep's combinations into one table, a figure and a report."""
     from equireg.jobs.sweep import sweep
     from equireg.sweeps import parse_sweep
 
-    sweep(experiment, parse_sweep(over), output, report, figure)
+    sweep(experiment, parse_sweep(over), output, report, figure, beside or [])
 
 
 @app.command()

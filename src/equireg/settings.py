@@ -36,11 +36,14 @@ Step = Literal["auto", "compiled", "reference"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 # The groups that turn square images, and their orders; ``symmetry.groups`` makes them.
 ORDERS = {"C1": 1, "C2": 2, "C4": 4, "D1": 2, "D2": 4, "D4": 8}
+# Those that turn images by other angles, too, and the part of them that maps a grid to itself.
+ON_GRID = {"C8": "C4", "D8": "D4", "SO(2)": "C4", "O(2)": "D4"}
 DOWNLOADED = ("mnist", "fashion-mnist", "kmnist")  # the data sets that need no folder
 # Those that are made from one of them; turned-mnist-25: so many percent of the digits upright.
 UPRIGHT = {f"turned-mnist-{percent}": percent / 100 for percent in (0, 25, 50, 75)}
 MADE = dict.fromkeys(["rotated-mnist", *UPRIGHT], "mnist")
 MOST_IMAGES = 1_000_000_000
+MOST_STEPS = 1_000_000_000
 MOST_GAMMAS = 1000
 MOST_GAMMA = 1e30  # in float32, much larger ones are infinite, which means in E
 
@@ -241,7 +244,9 @@ class NetworkSettings(Section):
     """The architecture L and the group G."""
 
     group: str = _option(
-        "C4", "Group that turns the images: C1, C2, C4, D1, D2 or D4.", one_of(tuple(ORDERS))
+        "C4",
+        "Group that turns the images: C1, C2, C4, D1, D2, D4; between pixels C8, D8, SO(2), O(2).",
+        one_of((*ORDERS, *ON_GRID)),
     )
     representation: Channels = _option(
         "trivial",
@@ -281,6 +286,9 @@ class NetworkSettings(Section):
 
     def _misfits(self) -> Iterator[Mistake]:
         if self.build:  # the other keys say how the paper's kind of network is made
+            if self.group in ON_GRID:
+                known = ", ".join(ORDERS)
+                yield Mistake("group", self.group, f"accepted with network.build: {known}")
             return
         if not self.channels:
             yield Mistake("channels", (), "accepted: one convolution or more")
@@ -300,13 +308,14 @@ class NetworkSettings(Section):
                 "accepted with network.support lopsided: 3 and more, as no entry of a 1x1 filter "
                 "would be trained",
             )
-        order = ORDERS[self.group]
+        group = ON_GRID.get(self.group, self.group)
+        order = ORDERS[group]
         if self.representation == "regular" and any(width % order for width in self.channels):
             yield Mistake(
                 "channels",
                 self.channels,
                 f"accepted with network.representation regular: multiples of {order}, as a field "
-                f"has a channel for each element of {self.group}",
+                f"has a channel for each element of {group}",
             )
 
 
@@ -332,6 +341,15 @@ class TrainingSettings(Section):
         one_of(get_args(Unit)),
     )
     epochs: int = _option(10, "Passes over the training images.", between(1, 100_000))
+    steps: int | None = _option(
+        None,
+        "Steps of a run in the place of epochs, whatever the number of images; none: epochs count.",
+        Accepted(
+            lambda steps: steps is None or (isinstance(steps, int) and 1 <= steps <= MOST_STEPS),
+            f"1 to {MOST_STEPS}",
+            {"minimum": 1, "maximum": MOST_STEPS},
+        ),
+    )
     batch_size: int = _option(10, "Images per step.", between(1, 1_000_000))
     learning_rate: float = _option(
         1e-3,

@@ -104,8 +104,13 @@ def spell_value(value: Any) -> str:
 
 
 def label(combination: Combination) -> str:
-    """A combination in texts: ``training.learning_rate 1e-2, data.train_images 500``."""
-    return ", ".join(f"{key} {spell_value(value)}" for key, value in combination.items())
+    """A combination in texts: ``training.learning_rate 1e-2, data.train_images 500``.
+
+    Of a path the last part is enough.
+    """
+    return ", ".join(
+        f"{key} {spell_value(value).rpartition('%2F')[2]}" for key, value in combination.items()
+    )
 
 
 def cell(value: Any) -> Any:

@@ -4,6 +4,7 @@ if chosen.sweep:
     rule sweep:
         input:
             evaluations=[f"results/{name}/evaluation.parquet" for name in POINTS],
+            beside=[f"results/{name}/sweep.parquet" for name in chosen.compare],
         output:
             table=f"{SWEEP}/sweep.parquet",
             report=report(
@@ -19,6 +20,20 @@ if chosen.sweep:
                 category="Figures",
                 labels={"shows": "trained networks along each key", "as": "image"},
             ),
+            # against gamma, where a mode has one
+            gammas=(
+                [
+                    report(
+                        f"{SWEEP}/figures/gammas.png",
+                        caption="../report/sweep_gammas.rst",
+                        category="Figures",
+                        labels={"shows": "trained networks against gamma", "as": "image"},
+                    ),
+                    f"{SWEEP}/figures/gammas.pdf",
+                ]
+                if {"augmented", "nominal"} & {*chosen.grid.modes}
+                else []
+            ),
         log:
             f"{SWEEP}/logs/sweep.log",
         benchmark:
@@ -33,13 +48,17 @@ if chosen.sweep:
             # the folder and the sweep: the names of a thousand tables would not fit into a command
             experiment=SWEEP,
             over=shlex.quote(spell_sweep(chosen.sweep)),
+            gammas=lambda wildcards, output: [f"--figure {figure}" for figure in output.gammas],
+            beside=[f"--beside results/{name}" for name in chosen.compare],
             source=job_digest("sweep"),
         message:
             f"Put the {len(POINTS)} combinations of {SWEEP} into one table"
         shell:
             "python -m equireg sweep --experiment {params.experiment} --over {params.over}"
             " --output {output.table} --report {output.report}"
-            " --figure {output.pdf} --figure {output.png} > {log} 2>&1"
+            " --figure {output.pdf} --figure {output.png} {params.gammas}"
+            " {params.beside}"
+            " > {log} 2>&1"
 
     use rule overview as overview_of_sweep with:
         input:

@@ -25,6 +25,7 @@ from equireg.config.types import SPELLINGS, Spelling, explain, model_of, values_
 from equireg.digest import network_digest
 from equireg.plan import seed_blocks
 from equireg.settings import (
+    ON_GRID,
     Accepted,
     DataSettings,
     GridSettings,
@@ -287,11 +288,9 @@ def _misfits(configuration: Configuration) -> Iterator[Mistake]:
     network, grid = configuration.network, configuration.grid
     if not network.allow_incompatible_support:
         yield from _incompatible(network)
-    trivial = network.group == "C1"
-    if configuration.mark_critical and (
-        trivial or "equivariant" not in grid.modes or network.build
-    ):
-        without = "network.group C1" if trivial else f"grid.modes {show(grid.modes)}"
+    unfit = network.group == "C1" or network.group in ON_GRID
+    if configuration.mark_critical and (unfit or "equivariant" not in grid.modes or network.build):
+        without = f"network.group {network.group}" if unfit else f"grid.modes {show(grid.modes)}"
         without = "network.build" if network.build else without
         yield Mistake(("mark_critical",), True, f"accepted with {without}: false")
     if repeated := [n for n, count in Counter(configuration.compare).items() if count > 1]:
@@ -300,6 +299,11 @@ def _misfits(configuration: Configuration) -> Iterator[Mistake]:
     if (jobs := _jobs(grid)) > MOST_BLOCKS:
         remedy = f"accepted: more, as there would be {jobs} training jobs; {MOST_BLOCKS} at most"
         yield Mistake(("grid", "seeds_per_job"), grid.seeds_per_job, remedy)
+    if network.group in ("SO(2)", "O(2)") and configuration.training.augmentation == "exact":
+        remedy = (
+            f"accepted with network.group {network.group}, which has no end of elements: random"
+        )
+        yield Mistake(("training", "augmentation"), "exact", remedy)
     if configuration.experiment in configuration.compare:
         yield Mistake(
             ("compare",), configuration.experiment, "accepted: experiments other than this one"
@@ -321,8 +325,9 @@ def _incompatible(network: NetworkSettings) -> Iterator[Mistake]:
     from equireg.symmetry.groups import point_group
     from equireg.training.layers import check_compatible
 
+    group = ON_GRID.get(network.group, network.group)
     try:
-        check_compatible(point_group(network.group), network.support, network.kernel_size)
+        check_compatible(point_group(group), network.support, network.kernel_size)
     except ValueError as error:
         reason = str(error).partition(": ")[2]
         yield Mistake(("network", "support"), network.support, reason)

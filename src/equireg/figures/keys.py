@@ -11,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from equireg.figures.quantities import Quantity, median_interval, quantities_of
+from equireg.figures.quantities import QUANTITIES, Quantity, median_interval, quantities_of
 from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH
 from equireg.spelling import spell_gamma
 from equireg.sweeps import Combination, Sweep, combinations, keys, label, spell_value
@@ -93,7 +93,7 @@ def _draw(
         for mode, gamma, some in groups(table):
             lines.setdefault((mode, gamma), {})[place] = some
     for (mode, gamma), tables in lines.items():
-        if mode == "equivariant" and quantity.logarithmic:
+        if mode == "equivariant" and quantity in QUANTITIES[:2]:
             continue  # its distance and error are 0 up to rounding
         name = mode if gamma is None else f"{mode}, gamma {spell_gamma(gamma)}"
         values = [table[quantity.column].to_numpy() for table in tables.values()]

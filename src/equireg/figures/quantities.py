@@ -33,14 +33,19 @@ QUANTITIES = (
     Quantity("test_accuracy_turned", "accuracy, turned"),
 )
 
-
-LOSS = Quantity("test_loss", "test loss", logarithmic=True)  # where there is no accuracy
+# Where there is no accuracy: of the network, and of the mean of its outputs over the group.
+LOSSES = (
+    Quantity("test_loss", "test loss", logarithmic=True),
+    Quantity("test_averaged_loss", "test loss, averaged", logarithmic=True),
+)
 
 
 def quantities_of(runs: pd.DataFrame) -> list[Quantity]:
-    """What is compared: of a regression the loss in place of accuracies."""
+    """What is compared: of a regression the losses in place of accuracies."""
     known = [q for q in QUANTITIES if runs[q.column].notna().any()]
-    return known if len(known) == len(QUANTITIES) else [*known, LOSS]
+    if len(known) == len(QUANTITIES):
+        return known
+    return [*known, *(q for q in LOSSES if q.column in runs)]
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,9 @@ def read(path: Path) -> pd.DataFrame:
     columns = ["mode", "gamma", "seed", *(quantity.column for quantity in QUANTITIES)]
     with open_parquet(path, columns) as file:
         table: pd.DataFrame = file.read(columns=columns).to_pandas()
-        if LOSS.column in file.schema_arrow.names:
-            table[LOSS.column] = file.read(columns=[LOSS.column]).to_pandas()
+        for column in (loss.column for loss in LOSSES):
+            if column in file.schema_arrow.names:
+                table[column] = file.read(columns=[column]).to_pandas()
     return table.astype({"mode": str})
 
 

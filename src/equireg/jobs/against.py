@@ -131,7 +131,7 @@ def first_batches(
     """
     chunks: list[tuple[Tensor, ...]] = []
     found = 0
-    for chunk in blocks.chunks(network.group, labels, TRAINING):
+    for chunk in blocks.chunks(network, labels, TRAINING):
         chunks.append(chunk)
         found += chunk[0].shape[1]
         if found >= steps:

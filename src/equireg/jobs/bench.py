@@ -162,7 +162,7 @@ def loop(
 
     def forever() -> Iterator[tuple[Tensor, ...]]:
         while True:
-            for chunk in blocks.chunks(network.group, labels, training):
+            for chunk in blocks.chunks(network, labels, training):
                 for first in range(0, chunk[0].shape[1], steps):
                     yield tuple(x[:, first : first + steps] for x in chunk)
 

@@ -35,6 +35,8 @@ from equireg.markdown import rows_of
 from equireg.spelling import spell_gamma
 from equireg.tables import open_parquet
 
+LEGEND = 110  # characters that a row of a legend has place for
+
 Critical = Mapping[tuple[str, str], float]  # by mode and weights (start, trained)
 
 
@@ -140,7 +142,7 @@ def gamma_figure(runs: pd.DataFrame, critical: Critical | None = None) -> Figure
         list(handles.values()),
         list(handles),
         loc="outside upper center",
-        ncols=min(len(handles), 5),
+        ncols=max(1, min(len(handles), 5, LEGEND // (4 + max(map(len, handles))))),
     )
     return figure
 

@@ -12,7 +12,7 @@ from equireg.dataset import load_dataset
 from equireg.digest import job_digest
 from equireg.files import sha256
 from equireg.runtime import say
-from equireg.settings import MODES, NetworkSettings, TrainingSettings
+from equireg.settings import MODES, ON_GRID, NetworkSettings, TrainingSettings
 from equireg.spelling import spell_gamma
 from equireg.tables import write_table
 from equireg.theory.cases import sample
@@ -60,6 +60,11 @@ def critical(
         raise ValueError(
             f"network.build is {settings.build}; the critical gamma is not applicable: it is taken "
             "of the paper's kind of network"
+        )
+    if settings.group in ON_GRID:
+        raise ValueError(
+            f"network.group is {settings.group}; the critical gamma is not applicable: it is taken "
+            "with groups that map the pixels to themselves"
         )
     dataset = load_dataset(data, settings)
     model = convolutional(settings)

@@ -95,7 +95,7 @@ def attempt(built: Built, settings: NetworkSettings, images: Tensor, targets: Te
             f"accepted: {wanted}, {what}"
         )
     with failing(settings, "its outputs cannot be moved"):
-        network.back(torch.stack([outputs] * network.group.order))
+        network.back(torch.stack([outputs] * network.turns))
         network.target_orbit(targets)
     with failing(settings, "its loss failed on a batch of the data"):
         loss = network.loss(outputs, targets[None])

@@ -32,7 +32,7 @@ from equireg.spelling import parse_seeds, spell_gamma
 from equireg.tables import write_table
 from equireg.theory.gradients import Outside
 from equireg.theory.ornstein_uhlenbeck import Slope, Stretch, knots, propagate
-from equireg.training.batches import batches, elements, steps_per_epoch, subsets, turned
+from equireg.training.batches import batches, steps_of, subsets
 from equireg.training.compiled import CompiledGradient
 from equireg.training.network import Network
 from equireg.training.schedules import along, gamma_schedule, learning_rates, risk_scale
@@ -84,7 +84,7 @@ def predict(
     }
     made = joined({initial: read(initial), "the command": chosen})
     runs = {"modes": modes, "gammas": gammas, "seeds": grid.seeds}
-    why = "network.build is a network of its own" if settings.build else training.unpredicted()
+    why = unpredicted(settings) or training.unpredicted()
     if why:
         say(f"not applicable: {why}")
         made = with_source(
@@ -113,6 +113,16 @@ def predict(
     write_table(output, table(predictions, visited, len(twin.seeds)), made)
 
 
+def unpredicted(settings: NetworkSettings) -> str:
+    """Why no prediction is made for such a network; empty where one is."""
+    if settings.build:
+        return "network.build is a network of its own"
+    listed = Network.of(settings).listed
+    return (
+        "" if listed else f"network.group is {settings.group}, which has infinitely many elements"
+    )
+
+
 class Twin:
     """The equivariant runs of some seeds, and what it takes to differentiate beside them."""
 
@@ -133,12 +143,12 @@ class Twin:
         self.outside = Outside(self.network.spaces)
         self.labels, self.subset = dataset.train_labels.to(device), subset
         images_of_a_run = subset or len(self.labels)
-        self.steps = steps_per_epoch(images_of_a_run, training) * training.epochs
+        self.steps = steps_of(images_of_a_run, training)
         self.own = subsets(seeds, len(self.labels), images_of_a_run) if subset else None
         self.scale = risk_scale(training)
         images = dataset.train_images.to(device)
         self.images = {
-            mode: turned(images, elements(self.network.group, mode))
+            mode: self.network.orbit(images) if mode == "augmented" else images
             for mode in ("equivariant", *modes)
         }
         self.initial, _ = load_weights(initial, seeds, self.network.spaces)
@@ -156,7 +166,7 @@ class Twin:
         runs, device = len(self.seeds), self.labels.device
         while here < there:
             chunk = batches(
-                self.network.group,
+                self.network.acting,
                 "equivariant",
                 self.seeds,
                 self.labels,
@@ -242,7 +252,7 @@ class Prediction:
         in every turn.
         """
         labels, training = self.twin.labels, self.twin.training
-        order = len(elements(self.twin.network.group, self.mode))
+        order = self.twin.network.turns if self.mode == "augmented" else 1
         draws = [generator(seed, "prediction", self.mode, role, step) for seed in self.twin.seeds]
         images = self.twin.subset or len(labels)
         image = torch.from_numpy(np.stack([g.integers(images, size=count) for g in draws]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+from matplotlib.figure import Figure
 
 from equireg import binding
 from equireg.binding import write_document
@@ -20,20 +22,32 @@ from equireg.figures.quantities import (
     read,
     spell_interval,
 )
-from equireg.figures.style import check_outputs, save, styled
+from equireg.figures.style import SERIES, check_outputs, save, styled
+from equireg.jobs.compare import gamma_figure
 from equireg.markdown import rows_of
 from equireg.spelling import spell_gamma
-from equireg.sweeps import Combination, Sweep, cell, combinations, keys, path, spell_value
+from equireg.sweeps import Combination, Sweep, cell, combinations, keys, label, path, spell_value
 from equireg.tables import open_parquet, write_table
+
+BY_GAMMA = "gammas"  # the figure of this name
 
 # What changes with a key of another name.
 ALONG = {"data.name": ("data", "sha256"), "network.build": ("source", "network")}
 
 
-def sweep(experiment: Path, over: Sweep, output: Path, report: Path, figures: list[Path]) -> None:
+def sweep(
+    experiment: Path,
+    over: Sweep,
+    output: Path,
+    report: Path,
+    figures: list[Path],
+    beside: Sequence[Path] = (),
+) -> None:
     """Write the table, the report and the figures of a sweep's combinations.
 
-    experiment: the folder that has theirs. The table is their evaluations one below the other, with
+    experiment: the folder that has theirs. figures: those named ``gammas`` have the penalty as
+    their axis, and a line for each of the first combinations. beside: folders of other sweeps over
+    these keys, to stand beside them in it. The table is their evaluations one below the other, with
     a column before them for each key, of its name; lists are texts in it. Raises ValueError where
     an evaluation is missing or is not of its folder's combination, and where two are of different
     settings, data or code in anything that is not swept.
@@ -45,10 +59,39 @@ def sweep(experiment: Path, over: Sweep, output: Path, report: Path, figures: li
     write_table(output, table(over, dict(zip(files, every, strict=True))), made)
     runs = [(combination, read(file)) for file, combination in zip(files, every, strict=True)]
     write_document(report, text(over, runs), made)
+    tables = [folder / "sweep.parquet" for folder in beside]
+    told = {folder.name: binding.read(file) for folder, file in zip(beside, tables, strict=True)}
+    drawn = {**made, binding.OWN: {**made[binding.OWN], "beside": told}} if told else made
     with styled():
-        figure = sweep_figure(over, runs)
         for file in figures:
-            save(figure, file, made)
+            if file.stem == BY_GAMMA:
+                save(by_gamma(over, runs, tables), file, drawn)
+            else:
+                save(sweep_figure(over, runs), file, made)
+
+
+def by_gamma(over: Sweep, runs: Runs, others: Sequence[Path] = ()) -> Figure:
+    """The quantities against gamma, a row of panels per mode, a line per combination.
+
+    others: the tables of other sweeps. Of as many combinations as there are colours; named by those
+    keys that have several values.
+    """
+    names = keys(over)
+    several = [key for key in names if len({spell_value(one[key]) for one, _ in runs}) > 1]
+    named = [("", combination, table) for combination, table in runs]
+    for file in others:
+        with open_parquet(file, names) as stream:
+            swept = stream.read(columns=names).to_pandas()
+        table = read(file)
+        for combination, _ in runs:
+            same = (swept == [cell(combination[key]) for key in names]).all(axis=1)
+            named.append((f"{file.parent.name}, ", combination, table[same]))
+    tables = []
+    for name, combination, table in named[: len(SERIES)]:
+        texts = label({key: combination[key] for key in several} or combination)
+        short = re.sub(r"(^|, )[a-z]+\.", r"\1", texts)
+        tables.append(table.assign(experiment=name + short))
+    return gamma_figure(pd.concat(tables))
 
 
 def origin(over: Sweep, files: Mapping[Path, Combination]) -> dict[str, Any]:

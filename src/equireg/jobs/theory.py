@@ -12,7 +12,7 @@ from equireg.digest import job_digest
 from equireg.figures.style import check_outputs
 from equireg.files import sha256
 from equireg.runtime import say
-from equireg.settings import NetworkSettings
+from equireg.settings import ON_GRID, NetworkSettings
 from equireg.tables import write_table
 from equireg.theory.cases import Case, convolutional_cases, perceptron_case, wider_cases
 from equireg.theory.facts import all_facts
@@ -59,6 +59,11 @@ def theory(
         raise ValueError(
             f"network.build is {settings.build}; the theory is not applicable: its statements are "
             "measured on the paper's kind of network"
+        )
+    if settings.group in ON_GRID:
+        raise ValueError(
+            f"network.group is {settings.group}; the theory is not applicable: its statements are "
+            "measured with groups that map the pixels to themselves"
         )
     files = [file for block in blocks for file in (block, block.with_suffix(".safetensors"))]
     chosen = {**options(network=settings), "data": {"sha256": sha256(data)}}

@@ -36,7 +36,7 @@ from equireg.settings import (
 )
 from equireg.spelling import spell_seeds
 from equireg.tables import FUNCTION_SCHEMA, distance_columns, run_columns, write_table
-from equireg.training.batches import steps_per_epoch
+from equireg.training.batches import steps_of, steps_per_epoch
 from equireg.training.blocks import Blocks
 from equireg.training.checkpoint import Checkpoint
 from equireg.training.recorder import Recorder, diverged, of_block
@@ -47,6 +47,7 @@ from equireg.weights import Shaped, load_weights, save_weights
 # What a job leaves of a block; half of it, if it is killed.
 TEMPORARIES = (".parquet", ".safetensors", ".json", ".function.parquet", ".diverged.parquet")
 PATIENCE = 0.5  # seconds of steps between two looks at whether to end
+SHORTEST = 10  # steps between two savings of the state, at least, where epochs are shorter
 SEGMENT = 120.0  # seconds of steps that a kill may cost, where an epoch takes longer
 
 
@@ -92,7 +93,7 @@ def train(
         **provenance(),
     }
     key = checkpoint_key(made, how, gammas=blocks.gammas, device=device, initial=sha256(initial))
-    steps = epoch * training.epochs
+    steps = steps_of(subset or len(dataset.train_labels), training)
     with hold(outputs, stop):
         checkpoint = Checkpoint(checkpoint_folder(outputs[0]), key, name)
         parts = dataset.test_images, dataset.test_labels
@@ -104,9 +105,10 @@ def train(
         write_json(checkpoint.folder / "made.json", {"made": made, "steps": steps})
         recorder = Recorder(blocks, outputs, list(network.spaces), steps, checkpoint, made)
         labels = dataset.train_labels.to(device)
-        moved = network.target_orbit(labels) if blocks.mode == "augmented" else None
-        given = blocks.chunks(network.group, labels, training, checkpoint.step, subset, moved)
-        train_to_end(trainer, recorder, given, epoch, stop, watch, jobs.threads)
+        images = dataset.train_images.to(device)
+        given = blocks.chunks(network, labels, training, checkpoint.step, subset, images)
+        saved = epoch * -(-SHORTEST // epoch)
+        train_to_end(trainer, recorder, given, saved, stop, watch, jobs.threads)
         write(trainer, recorder, how, time.perf_counter() - began, watch)
         if stop.asked:  # whoever told it to end may take these files for unfinished ones
             stop.leave(f"ended at step {steps} of {steps}; the same command finishes at once")
@@ -222,12 +224,12 @@ def train_to_end(
     trainer: Trainer,
     recorder: Recorder,
     given: Iterable[tuple[Tensor, ...]],
-    epoch: int,
+    saved: int,
     stop: Stop,
     watch: Watch,
     threads: int,
 ) -> None:
-    """Train to the end, saving the state every ``epoch`` steps, and when told to end.
+    """Train to the end, saving the state every ``saved`` steps, and when told to end.
 
     given: what ``Trainer.advance`` takes, chunk by chunk. Looks up every ``PATIENCE`` seconds.
     """
@@ -242,10 +244,10 @@ def train_to_end(
                     "from there"
                 )
             began = time.perf_counter()
-            count = min(count, chunk[0].shape[1], epoch - recorder.done % epoch)
+            count = min(count, chunk[0].shape[1], saved - recorder.done % saved)
             recorder.add(trainer.advance(*(x[:, :count] for x in chunk)))
             watch.look(recorder.done, trainer, threads)
-            if recorder.done % epoch == 0 or time.perf_counter() - recorder.saved > SEGMENT:
+            if recorder.done % saved == 0 or time.perf_counter() - recorder.saved > SEGMENT:
                 recorder.save({**trainer.state(), **watch.state()})
             chunk = tuple(x[:, count:] for x in chunk)
             pace = (time.perf_counter() - began) / count

@@ -95,13 +95,13 @@ def move(features: Known, elements: Moving, batch: Tensor) -> Tensor:
         if isinstance(each, Tensor) and (count == 1 or not each.ndim):
             return features.of_samples(count).act(int(each.reshape(-1)[0]), batch)
         return features.of_samples(count).act(each, batch)
-    channels = features.channels
+    channels, pixels = features.channels, on_grid(group, tuple(batch.shape[2:]))
+    moved = batch.flatten(2) if features.space else batch.unsqueeze(2)
+    if isinstance(each, Elements) and len(each) == 1:  # one for all: it is made once
+        return channels.act(each, pixels.act(each, moved), 1).reshape(batch.shape)
     if isinstance(each, Tensor):
         each = each.expand(count)
-    elif len(each) != count:
-        each = Elements(each.index.repeat(count), each.algebra.repeat(count, 0))
-    moved = batch.flatten(2) if features.space else batch.unsqueeze(2)
-    moved = on_grid(group, tuple(batch.shape[2:])).act_each(each, moved)
+    moved = pixels.act_each(each, moved)
     return channels.act_each(each, moved.mT).mT.reshape(batch.shape)
 
 

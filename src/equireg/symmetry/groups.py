@@ -49,6 +49,7 @@ POINT_GROUPS: dict[int, dict[str, tuple[Matrix, ...]]] = {
     },
 }
 WITNESSES = 3  # random elements of a compact group that something is tried on
+COMPARED = 16  # elements of a compact group that something is compared over
 LARGEST_ORDER = 100_000  # more may be infinite, and is not listed
 
 
@@ -133,6 +134,21 @@ class Group:
             return numbers
         drawn = self.sample(WITNESSES, np.random.default_rng(0))
         return (*numbers, *(drawn[i : i + 1] for i in range(WITNESSES)))
+
+    @functools.cached_property
+    def compared(self) -> Elements:
+        """The elements to compare outputs over, the identity first.
+
+        All of a finite group; of a compact one the identity and 15 random ones, always the same.
+        """
+        if not len(self.algebra):
+            return self.numbered(np.arange(self.order))
+        drawn = self.sample(COMPARED - 1, np.random.default_rng(0))
+        first = self.numbered(np.zeros(1, np.int64))
+        return Elements(
+            np.concatenate([first.index, drawn.index]),
+            np.concatenate([first.algebra, drawn.algebra]),
+        )
 
     def inverse(self, elements: Elements) -> Elements:
         """g^-1 for each of these.

@@ -4,13 +4,13 @@ Everything that the project calls E comes from here. ``spaces`` cuts the weights
 rows, each a vector of the small representation that is held here, so that nothing of the size of a
 layer is ever formed.
 
-Three ways, by what the representation is and how long its vectors are:
+Two ways, by what the representation is and how long its vectors are; ``spaces`` has a third, for
+long vectors that are not permuted:
 
 - ``Dense``: orthonormal bases as matrices. For permutations they are exact: the normalized
   indicators of the orbits span E, Helmert's contrasts within each orbit its complement. For other
   representations they are the eigenvectors of Pi_G.
 - ``Orbitwise``: long vectors that are permuted. Each orbit is gathered and taken for itself.
-- ``Averaged``: long vectors that are not. Pi_G alone, as a mean over the group.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from equireg.symmetry.representations import Representation
 
 DENSE = 256  # up to this many entries, products with matrices are faster than gathers
-LONGEST = 1024  # up to this many, the eigenvectors of a representation by matrices are computed
+LONGEST = 1024  # up to this many, a representation by matrices is taken whole, by its eigenvectors
 INVARIANT = 1 - 1e-6  # eigenvalues of Pi_L Pi_G Pi_L from here on are 1: they are 1 or well below
 
 
@@ -55,16 +55,14 @@ class Invariants(Protocol):
 
 def invariants(rho: Representation, trained: np.ndarray | None = None) -> Invariants:
     """The invariants of ``rho`` among the vectors that are 0 where ``trained`` is false, (d,)."""
-    if rho.size <= DENSE or (rho.permutations is None and rho.size <= LONGEST):
-        return Dense(rho, trained)
-    if rho.permutations is not None:
+    if rho.permutations is not None and rho.size > DENSE:
         return Orbitwise(rho, trained)
-    if trained is not None:
+    if trained is not None and rho.size > LONGEST:
         raise ValueError(
             f"{rho.name} acts by matrices on {rho.size} entries, some of them not trained; "
             f"accepted: {LONGEST} entries at most"
         )
-    return Averaged(rho)
+    return Dense(rho, trained)
 
 
 def orbits(permutations: np.ndarray) -> list[np.ndarray]:
@@ -293,38 +291,6 @@ class Orbitwise(_Held):
             total.index_add_(-1, index, beside, alpha=scale)
         cut = self.held("cut", x)
         total.index_add_(-1, cut, x.index_select(-1, cut), alpha=scale)
-
-
-class Averaged:
-    """By Pi_G alone, the mean of rho(g) x over the group; there are no coordinates."""
-
-    def __init__(self, rho: Representation) -> None:
-        self.rho = rho
-        inside = rho.dimension
-        self.dims = inside, rho.size - inside
-
-    def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        raise ValueError(
-            f"{self.rho.name} acts by matrices on {self.rho.size} entries, which have no "
-            f"coordinates; accepted: {LONGEST} entries at most"
-        )
-
-    def combine(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.coordinates(a)[0]
-
-    def project(self, x: Tensor) -> Tensor:
-        elements, shares = self.rho.group.quadrature(self.rho.degree)
-        total = torch.zeros_like(x)
-        for i, share in enumerate(shares.tolist()):
-            matrix = torch.from_numpy(self.rho.matrices_of(elements[i : i + 1])[0])
-            total = total + share * (x @ matrix.to(x).mT)
-        return total
-
-    def squared_distance(self, x: Tensor) -> Tensor:
-        return (x - self.project(x)).square().sum()
-
-    def add_complement_(self, total: Tensor, x: Tensor, scale: float) -> None:
-        total.add_(x - self.project(x), alpha=scale)
 
 
 def _helmert(length: int) -> np.ndarray:

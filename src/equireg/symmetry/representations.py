@@ -170,10 +170,10 @@ class Representation:
         matrices: np.ndarray = self.matrices[elements.index]
         if self.algebra is None:
             return matrices
-        import scipy.linalg
-
-        exponents = np.tensordot(elements.algebra, self.algebra, 1)
-        return np.asarray(scipy.linalg.expm(exponents) @ matrices)
+        # Row by row, so that a row's bits do not depend on the others.
+        exponents = np.einsum("nk,kij->nij", elements.algebra, self.algebra)
+        turned = torch.linalg.matrix_exp(torch.from_numpy(exponents)).numpy()
+        return np.asarray(turned @ matrices)
 
     def tensor(self, like: Tensor) -> Tensor:
         """The permutations as int64, or the matrices in the type of ``like``, on its device.
@@ -206,15 +206,16 @@ class Representation:
                 f"{self.name} acts on {self.size} entries; axis {axis} of a tensor of shape "
                 f"{tuple(x.shape)} has {x.shape[axis]}"
             )
-        if self.is_trivial or (self.algebra is None and element == 0):
+        number = int(element.index[0]) if isinstance(element, Elements) else element
+        if self.is_trivial or (self.algebra is None and number == 0):
             return x
-        if isinstance(element, Elements):
-            one = self.act_each(element, x.movedim(axis, -1).unsqueeze(0))
-            return one.squeeze(0).movedim(-1, axis)
         if self.permutations is not None:
-            return x.index_select(axis, self.tensor(x)[element])
+            return x.index_select(axis, self.tensor(x)[number])
         if self.dense is not None:
-            return (x.movedim(axis, -1) @ self.tensor(x)[element].mT).movedim(-1, axis)
+            matrix = self.tensor(x)[number]
+            if isinstance(element, Elements) and self.algebra is not None:
+                matrix = torch.from_numpy(self.matrices_of(element)[0]).to(x)
+            return (x.movedim(axis, -1) @ matrix.mT).movedim(-1, axis)
         moved = [
             part.act(element, piece.unflatten(axis, (copies, part.size)), axis % x.ndim + 1)
             for (part, copies), piece in zip(self._runs, self._split(x, axis), strict=True)

@@ -25,7 +25,14 @@ import torch
 from torch import Tensor
 
 from equireg.symmetry.groups import Elements
-from equireg.symmetry.invariants import Invariants, invariants, null_space, whole_and_cut
+from equireg.symmetry.invariants import (
+    LONGEST,
+    Invariants,
+    invariants,
+    null_space,
+    whole_and_cut,
+)
+from equireg.symmetry.irreducible import irreducible
 from equireg.symmetry.representations import Representation, check_one_group
 
 
@@ -77,18 +84,6 @@ class Block:
         ]
         return x.reshape(*x.shape[:lead], *sizes)
 
-    def place_(self, whole: Tensor, part: Tensor) -> None:
-        """Write the entries of this block into a tensor of the layer's size, in place."""
-        index: list[Tensor | slice] = []
-        axes = len(self.places)
-        for i, places in enumerate(self.places):
-            size = whole.shape[i - axes]
-            flat = np.arange(size) if places is None else places.reshape(-1)
-            shape = [1] * axes
-            shape[i] = len(flat)
-            index.append(torch.from_numpy(flat).view(shape).to(whole.device))
-        whole[(..., *index)] = part
-
 
 class Space:
     """TL = TE + TE-perp of one tensor of weights, in orthonormal coordinates.
@@ -116,6 +111,8 @@ class Space:
     (216, 648)
     """
 
+    reduced = False  # whether the axes are sums of irreducible parts
+
     def __init__(
         self,
         *axes: Representation,
@@ -127,6 +124,7 @@ class Space:
         self.sizes = tuple(axis.size for axis in axes)
         self.shape = self.sizes if shape is None else tuple(shape)
         self.trained = None if trained is None or trained.all() else trained.reshape(-1)
+        self._held: dict[tuple[torch.device, bool], Tensor] = {}
         if math.prod(self.shape) != math.prod(self.sizes):
             raise ValueError(
                 f"weights have shape {self.shape}; the group moves axes of {self.sizes} entries; "
@@ -144,7 +142,8 @@ class Space:
                 for axis, (_, places) in zip(self.axes, kinds, strict=True)
             )
             copies = tuple(len(places) for _, places in kinds)
-            found.append(Block(summands, copies, places, _shared(summands, self._mask(summands))))
+            inside = _shared(summands, self._mask(summands), self.reduced)
+            found.append(Block(summands, copies, places, inside))
         return tuple(found)
 
     def _mask(self, summands: tuple[Representation, ...]) -> bytes | None:
@@ -188,8 +187,8 @@ class Space:
 
     def coordinates(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The coordinates of ``weight`` in E and in the complement, (..., dims[i]) each."""
-        x, axes = self._axes(weight), len(self.axes)
-        pairs = [block.inside.coordinates(block.rows(x)) for block in self.blocks]
+        axes, each = len(self.axes), zip(self.blocks, self._rows(weight), strict=True)
+        pairs = [block.inside.coordinates(rows) for block, rows in each]
         inside, outside = (
             torch.cat([side.flatten(-axes - 1) for side in sides], -1)
             for sides in zip(*pairs, strict=True)
@@ -217,8 +216,8 @@ class Space:
 
     def project(self, weight: Tensor) -> Tensor:
         """Pi_E of ``weight``."""
-        x = self._axes(weight)
-        return self._joined([block.inside.project(block.rows(x)) for block in self.blocks])
+        each = zip(self.blocks, self._rows(weight), strict=True)
+        return self._joined([block.inside.project(rows) for block, rows in each])
 
     def project_complement(self, weight: Tensor) -> Tensor:
         """Pi_{E-perp} of ``weight``: onto the complement of TE in TL."""
@@ -230,8 +229,8 @@ class Space:
 
     def squared_distance(self, weight: Tensor) -> Tensor:
         """|Pi_{E-perp} A|^2, a scalar; differentiable, with gradient 2 Pi_{E-perp} A."""
-        x = self._axes(weight)
-        terms = [block.inside.squared_distance(block.rows(x)) for block in self.blocks]
+        each = zip(self.blocks, self._rows(weight), strict=True)
+        terms = [block.inside.squared_distance(rows) for block, rows in each]
         return functools.reduce(torch.add, terms)
 
     def distance(self, weight: Tensor) -> Tensor:
@@ -297,21 +296,89 @@ class Space:
         lead = weight.shape[: weight.ndim - len(self.shape)]
         return weight.reshape(*lead, *self.sizes)
 
+    @functools.cached_property
+    def _order(self) -> Tensor:
+        """Where the entries of all blocks, one after the other, are in the flat tensor."""
+        entries = torch.arange(math.prod(self.sizes)).view(self.sizes)
+        return torch.cat([block.rows(entries).flatten() for block in self.blocks])
+
+    def _index(self, device: torch.device, *, back: bool = False) -> Tensor:
+        """``_order``, or its inverse, kept for the next call."""
+        key = device, back
+        if key not in self._held:
+            with torch.inference_mode(False):  # what is kept must serve training, too
+                order = self._order.argsort() if back else self._order
+                self._held[key] = order.to(device)
+        return self._held[key]
+
+    def _rows(self, weight: Tensor) -> list[Tensor]:
+        """The rows of every block, (..., *copies, d) each."""
+        x = self._axes(weight)
+        if len(self.blocks) == 1:
+            return [self.blocks[0].rows(x)]
+        flat = x.flatten(-len(self.sizes)).index_select(-1, self._index(x.device))
+        shapes = [(*b.copies, math.prod(s.size for s in b.summands)) for b in self.blocks]
+        parts = flat.split([math.prod(shape) for shape in shapes], -1)
+        return [part.unflatten(-1, shape) for part, shape in zip(parts, shapes, strict=True)]
+
     def _joined(self, rows: Sequence[Tensor]) -> Tensor:
         """The weights from the rows of every block."""
-        parts = [block.tensor(x) for block, x in zip(self.blocks, rows, strict=True)]
-        lead = parts[0].shape[: parts[0].ndim - len(self.sizes)]
-        if len(parts) == 1 and not any(p is not None for p in self.blocks[0].places):
-            return parts[0].reshape(*lead, *self.shape)
-        whole = parts[0].new_zeros(*lead, *self.sizes)
-        for block, part in zip(self.blocks, parts, strict=True):
-            block.place_(whole, part)
-        return whole.reshape(*lead, *self.shape)
+        axes = len(self.sizes)
+        lead = rows[0].shape[: rows[0].ndim - axes - 1]
+        if len(rows) == 1:
+            return self.blocks[0].tensor(rows[0]).reshape(*lead, *self.shape)
+        flat = torch.cat([part.flatten(-axes - 1) for part in rows], -1)
+        return flat.index_select(-1, self._index(flat.device, back=True)).view(*lead, *self.shape)
+
+
+class Schur:
+    """E and its complement among the entries of one long block: see ``Invariants`` for its calls.
+
+    By the irreducible parts of each axis: in their bases the block falls into blocks of its own,
+    short enough for dense bases (Schur's lemma).
+    """
+
+    def __init__(self, summands: Sequence[Representation]) -> None:
+        pairs = [irreducible(summand) for summand in summands]
+        self.space = Space(*(parts for parts, _ in pairs))
+        self.space.reduced = True
+        self.bases = [torch.from_numpy(basis.copy()) for _, basis in pairs]
+        self.dims = self.space.dims
+
+    def _turned(self, x: Tensor, *, back: bool) -> Tensor:
+        """A tensor (..., *sizes) in the bases of the parts, or from them."""
+        for i, basis in enumerate(self.bases):
+            axis, turn = i - len(self.bases), basis.to(x)
+            x = (x.movedim(axis, -1) @ (turn.mT if back else turn)).movedim(-1, axis)
+        return x
+
+    def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.space.coordinates(self._turned(x.unflatten(-1, self.space.sizes), back=False))
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return self._turned(self.space.weight(a, b), back=True).flatten(-len(self.bases))
+
+    def project(self, x: Tensor) -> Tensor:
+        turned = self._turned(x.unflatten(-1, self.space.sizes), back=False)
+        return self._turned(self.space.project(turned), back=True).flatten(-len(self.bases))
+
+    def squared_distance(self, x: Tensor) -> Tensor:
+        return (x - self.project(x)).square().sum()
+
+    def add_complement_(self, total: Tensor, x: Tensor, scale: float) -> None:
+        total.add_(x - self.project(x), alpha=scale)
 
 
 @functools.lru_cache(maxsize=256)
-def _shared(summands: tuple[Representation, ...], mask: bytes | None) -> Invariants:
-    """E among the entries of one block: equal blocks of all layers share it."""
+def _shared(summands: tuple[Representation, ...], mask: bytes | None, reduced: bool) -> Invariants:
+    """E among the entries of one block: equal blocks of all layers share it.
+
+    reduced: whether the summands are irreducible, so that long ones are not taken apart again.
+    """
+    size = math.prod(summand.size for summand in summands)
+    permuted = all(summand.permutations is not None for summand in summands)
+    if size > LONGEST and not permuted and mask is None and not reduced:
+        return Schur(summands)
     joint = functools.reduce(Representation.__mul__, summands)
     return invariants(joint, None if mask is None else np.frombuffer(mask, bool))
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from equireg.settings import MODES, JobSettings, Mode, TrainingSettings
 from equireg.spelling import spell_gamma
-from equireg.symmetry.groups import Group
-from equireg.training.batches import batches, steps_per_epoch
+from equireg.training.batches import Move, batches, steps_of
 from equireg.training.optimizers import optimizer_of
 from equireg.training.schedules import along, gamma_schedule, learning_rates, risk_scale
 from equireg.training.start import start_runs
@@ -19,6 +18,7 @@ from equireg.training.step import Trainable, Trainer
 from equireg.training.trainers import choose_trainer
 
 CHUNK = 1000  # steps whose batches are gathered at once
+MOVED = 2**24  # numbers, where images are moved one by one: fewer steps, so that they fit
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Blocks:
         for name in network.buffers:
             runs.buffers[name] = torch.cat([weights[name]] * len(self.gammas))
         table = images.to(device)
-        if self.mode == "augmented":
+        if self.mode == "augmented" and network.listed:
             table = network.orbit(table)
         held = runs.to(device, torch.float32)
         scale, optimizer = risk_scale(training), optimizer_of(training)
@@ -85,22 +85,32 @@ class Blocks:
 
     def chunks(
         self,
-        group: Group,
+        network: Trainable,
         labels: Tensor,
         training: TrainingSettings,
         first: int = 0,
         subset: int | None = None,
-        moved: Tensor | None = None,
+        images: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, ...]]:
         """What every run trains on from step ``first`` on: what ``Trainer.advance`` takes.
 
-        The blocks share the batches of their seeds. subset: of the images, for each seed.
-        moved: the targets of every row, where the group moves them (``Trainable.target_orbit``).
+        The blocks share the batches of their seeds. subset: of the images, for each seed. images:
+        needed where the group's elements are too many for a table, and each is moved by its own.
         """
-        total = steps_per_epoch(subset or len(labels), training) * training.epochs
+        total = steps_of(subset or len(labels), training)
         gammas = [gamma_schedule(gamma, training) for gamma in self.gammas]
         seeds, runs = len(self.seeds), len(self.seeds) * len(gammas)
-        given = batches(group, self.mode, self.seeds, labels, training, CHUNK, first, subset)
+        augmented, chunk = self.mode == "augmented", CHUNK
+        moved = network.target_orbit(labels) if augmented and network.listed else None
+        move: Move | None = None
+        if augmented and not network.listed:
+            assert images is not None
+            numbers = seeds * training.batch_size * images[0].numel()
+            chunk, move = max(1, min(CHUNK, MOVED // numbers)), _mover(network, images, labels)
+        given = batches(
+            network.acting,
+            *(self.mode, self.seeds, labels, training, chunk, first, subset, move),
+        )
         for rows, classes in given:
             steps = rows.shape[1]
             penalties = along(gammas, seeds, first, steps, total)
@@ -110,3 +120,7 @@ class Blocks:
             shared = (torch.cat([x] * len(gammas)) for x in (rows, classes))
             yield *shared, penalties.to(labels.device), rates.to(labels.device)
             first += steps
+
+
+def _mover(network: Trainable, images: Tensor, labels: Tensor) -> Move:
+    return lambda rows, elements: network.move(images[rows], labels[rows], elements)

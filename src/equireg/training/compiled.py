@@ -29,7 +29,7 @@ from equireg.training.packed import (
     unpacked_weights,
     with_total,
 )
-from equireg.training.step import Runs
+from equireg.training.step import Runs, named
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 MULTIPLE = 4  # channels come in multiples of so many; more are taken side by side where they fit
@@ -52,7 +52,8 @@ class Compiled(Packed):
         self.orbits = [_Orbits(lines) for lines in self.lines.values()]
 
     def advance(self, rows: Tensor, targets: Tensor, gammas: Tensor, rates: Tensor) -> Tensor:
-        runs, steps, batch = rows.shape
+        images, rows = named(self.images, rows)
+        images, (runs, steps, batch) = images.contiguous(), rows.shape
         rows, targets = rows.long().contiguous(), targets.long().contiguous()
         gammas, rates = gammas.float().contiguous(), rates.float().contiguous()
         recorded = torch.empty(runs, steps, 1 + len(self.orbits))
@@ -61,7 +62,7 @@ class Compiled(Packed):
 
         def run(i: int) -> None:
             self.library.train(
-                *(x.data_ptr() for x in (self.images, rows[i], targets[i])),
+                *(x.data_ptr() for x in (images, rows[i], targets[i])),
                 *(steps, batch, spaces),
                 *(x[i].data_ptr() for x in state),
                 self.scale_of_an_image(batch),

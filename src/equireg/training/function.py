@@ -51,8 +51,8 @@ def reference_forward(network: Trainable, weights: Mapping[str, Tensor]) -> Forw
 
 
 def turned_outputs(network: Trainable, forward: Forward, images: Tensor) -> Tensor:
-    """rho(g)^-1 Phi(g x) of every element g, the identity first: (elements, runs, count, ...)."""
-    turns = network.orbit(images).view(len(images), network.group.order, *images.shape[1:])
+    """rho(g)^-1 Phi(g x) of the elements g compared, (elements, runs, count, ...), e first."""
+    turns = network.orbit(images).view(len(images), network.turns, *images.shape[1:])
     return network.back(torch.stack([forward(some) for some in turns.unbind(1)]))
 
 
@@ -71,7 +71,7 @@ class Tally:
         """
         upright, classes = outputs[0], not targets.is_floating_point()
         truth = (targets.long() if classes else targets).expand(len(upright), *targets.shape)
-        each, others = range(2, outputs.ndim), max(self.network.group.order - 1, 1)
+        each, others = range(2, outputs.ndim), max(self.network.turns - 1, 1)
         found = {
             "loss": self.network.loss(upright, truth).double().sum(1),
             "spread": (outputs[1:] - upright).square().double().sum((0, *each)),
@@ -96,7 +96,7 @@ class Tally:
         sums = {
             name: torch.stack(parts).sum(0).double().cpu() for name, parts in self.parts.items()
         }
-        others = max(self.network.group.order - 1, 1)
+        others = max(self.network.turns - 1, 1)
         rights = sums["right"] / self.count if "right" in sums else None
         return {
             "loss": sums["loss"] / self.count,

@@ -18,7 +18,7 @@ from torch import Tensor
 from equireg.native import UnavailableError
 from equireg.training.network import Network
 from equireg.training.packed import Packed, Sizes, lines_of, with_total
-from equireg.training.step import Reference, Runs
+from equireg.training.step import Reference, Runs, named
 
 IMAGES = 8  # at most so many go through at a time; a power of two
 # A program alone on its processor hides its waiting by more warps; else three share one.
@@ -47,10 +47,11 @@ class Fused(Packed):
     def advance(self, rows: Tensor, targets: Tensor, gammas: Tensor, rates: Tensor) -> Tensor:
         from equireg.training.fused_kernel import train
 
+        images, rows = named(self.images, rows)
         runs, steps, batch = rows.shape
         recorded = self.whole.new_empty(runs, steps, 1 + len(self.lines))
         train[(runs,)](
-            *(self.images, rows.contiguous(), targets.contiguous()),
+            *(images.contiguous(), rows.contiguous(), targets.contiguous()),
             *(steps, batch, math.ceil(batch / math.ceil(batch / IMAGES))),
             *(self.table, *(x.float().contiguous() for x in (gammas, rates))),
             *(self.inside, self.outside, self.whole, self.squares),

@@ -6,7 +6,8 @@ another: stacked by ``vmap`` they took three times as long on a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch.func import functional_call
 
 from equireg.randomness import generator
 from equireg.settings import Distribution
-from equireg.symmetry.groups import Group
+from equireg.symmetry.groups import Elements, Group
 from equireg.symmetry.spaces import Space
 
 # How often a run has drawn random numbers (dropout), beginning with one of its seed. With a blank,
@@ -32,6 +33,7 @@ class Motion(NamedTuple):
     orbit: Callable[[Tensor], Tensor]
     target_orbit: Callable[[Tensor], Tensor | None]
     back: Callable[[Tensor], Tensor]
+    move: Callable[[Tensor, Tensor, Elements], tuple[Tensor, Tensor]]
 
 
 class ModuleNetwork:
@@ -53,8 +55,10 @@ class ModuleNetwork:
         motion: Motion,
         loss: Loss,
     ) -> None:
-        self.module, self.make, self.group, self.spaces = module, make, group, dict(spaces)
-        self.orbit, self.target_orbit, self.back = motion
+        self.module, self.make, self.spaces = module, make, dict(spaces)
+        self.group = self.acting = group
+        self.turns, self.listed = len(group.compared), not len(group.algebra)
+        self.orbit, self.target_orbit, self.back, self.move = motion
         self._loss = loss
         self.buffers = {**_kept(module, self.spaces), DRAWS: torch.zeros((), dtype=torch.int64)}
 
@@ -95,9 +99,7 @@ class ModuleNetwork:
     def _one(self, held: dict[str, Tensor], x: Tensor, training: bool) -> Tensor:
         draws = held.pop(DRAWS)
         before = dict(held)
-        devices = [x.device] if x.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(int(draws))
+        with _seeded(int(draws), x.device):
             output: Tensor = functional_call(self.module, held, (x,))
         if training:
             draws.add_(1)
@@ -109,6 +111,25 @@ class ModuleNetwork:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(runs, count), from outputs (runs, count, ...) and targets (runs, count, ...)."""
         return torch.stack([self._loss(*pair) for pair in zip(outputs, targets, strict=True)])
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """The usual generators of these devices from a seed; then as before.
+
+    On a CPU its generator alone: to look for others takes longer than a small network.
+    """
+    if device.type == "cuda":
+        with torch.random.fork_rng(devices=[device]):
+            torch.manual_seed(seed)
+            yield
+        return
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 def usual_loss(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -8,38 +8,52 @@ axis of runs: each run is a network of its own with inputs of its own.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equireg.settings import Distribution, NetworkSettings
-from equireg.symmetry.groups import Group, point_group
+from equireg.settings import ON_GRID, Distribution, NetworkSettings
+from equireg.symmetry.compact import orthogonal, rotations
+from equireg.symmetry.groups import Elements, Group, cyclic, dihedral, point_group
 from equireg.symmetry.representations import (
     Representation,
     check_one_group,
+    defining,
+    from_generators,
     regular,
     trivial,
 )
 from equireg.symmetry.spaces import Space
-from equireg.training.batches import turned
+from equireg.training.batches import interpolated, turned
 from equireg.training.layers import POOLING, Layer, Linear, PooledConvolution
+
+AT_ONCE = 1000  # images that are turned at a time; bounds the memory
 
 
 class Network:
     """An architecture L with a group G that acts on its inputs.
 
     group: it moves the pixels of the images, (channels, height, width) each, and leaves their
-    channels as they are; layers: in order, the names of their parameters all different.
+    channels as they are; layers: in order, the names of their parameters all different. plane: of a
+    larger group, how its elements turn images about their centre, on (row, column): those that do
+    not map the grid to itself by interpolation.
     """
 
     apart = False
     buffers: Mapping[str, Tensor] = {}
 
-    def __init__(self, group: Group, layers: Sequence[Layer]) -> None:
+    def __init__(
+        self, group: Group, layers: Sequence[Layer], plane: Representation | None = None
+    ) -> None:
         if len(group.algebra):
             raise ValueError(f"{group.name} is not finite; accepted: finite groups")
-        self.group, self.layers = group, tuple(layers)
+        self.group, self.layers, self.plane = group, tuple(layers), plane
+        self.acting = plane.group if plane else group
+        self.turns, self.listed = len(self.acting.compared), not len(self.acting.algebra)
         self.spaces: dict[str, Space] = {}
         for layer in self.layers:
             if twice := self.spaces.keys() & layer.spaces.keys():
@@ -53,7 +67,7 @@ class Network:
 
         Raises ValueError if the support violates the compatibility condition.
         """
-        group = point_group(settings.group)
+        group = point_group(ON_GRID.get(settings.group, settings.group))
         ends = [
             trivial(group, settings.image_channels),
             *(features(group, settings, width) for width in settings.channels),
@@ -71,7 +85,8 @@ class Network:
             for i, (rho_in, rho_out) in enumerate(itertools.pairwise(ends[:-1]), 1)
         ]
         side = settings.image_size // POOLING ** len(layers)
-        return cls(group, [*layers, Linear("linear", ends[-2], ends[-1], side)])
+        layers.append(Linear("linear", ends[-2], ends[-1], side))
+        return cls(group, layers, plane_of(settings.group))
 
     def initial(self, seed: int, law: Distribution) -> dict[str, Tensor]:
         """Random weights in E, (*shape) float64 each: they depend on the seed alone."""
@@ -81,8 +96,17 @@ class Network:
         return found
 
     def orbit(self, inputs: Tensor) -> Tensor:
-        """Images (count, channels, height, width), each turned by every element."""
-        return turned(inputs, self.group.elements)
+        """Images (count, channels, height, width), each turned by the elements compared."""
+        if self.plane is None:
+            return turned(inputs, self.group.elements)
+        matrices = self.plane.matrices_of(self.acting.compared)
+        parts = [
+            interpolated(
+                part.repeat_interleave(self.turns, 0), np.tile(matrices, (len(part), 1, 1))
+            )
+            for part in inputs.split(AT_ONCE)
+        ]
+        return torch.cat(parts)
 
     def target_orbit(self, targets: Tensor) -> None:
         """Classes stay as they are."""
@@ -90,6 +114,13 @@ class Network:
     def back(self, outputs: Tensor) -> Tensor:
         """So do outputs."""
         return outputs
+
+    def move(self, inputs: Tensor, targets: Tensor, elements: Elements) -> tuple[Tensor, Tensor]:
+        """Images, each turned by its own element; their classes stay."""
+        matrices = self.group.elements[elements.index]
+        if self.plane is not None:
+            matrices = self.plane.matrices_of(elements)
+        return interpolated(inputs, matrices), targets
 
     def forward(
         self, weights: Mapping[str, Tensor], inputs: Tensor, training: bool = False
@@ -107,6 +138,23 @@ class Network:
         """The cross entropy of each sample, (runs, count); targets: its class, (runs, count)."""
         entropy = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
         return entropy.view(targets.shape)
+
+
+def plane_of(name: str) -> Representation | None:
+    """How a group turns the plane, if it has turns that do not map a grid of pixels to itself.
+
+    >>> plane_of("C8").matrices[1].round(3).tolist()
+    [[0.707, -0.707], [0.707, 0.707]]
+    """
+    if name not in ON_GRID:
+        return None
+    if name in ("SO(2)", "O(2)"):
+        return defining(rotations(2) if name == "SO(2)" else orthogonal(2))
+    turn = math.pi / 4
+    rotation = [[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]
+    if name == "C8":
+        return from_generators(cyclic(8), [rotation], "plane")
+    return from_generators(dihedral(8), [rotation, [[1, 0], [0, -1]]], "plane")
 
 
 def features(group: Group, settings: NetworkSettings, width: int) -> Representation:

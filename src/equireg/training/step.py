@@ -15,6 +15,7 @@ decoupled from the optimizer. It works on entries; in E, on those of the project
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from equireg.symmetry.groups import Group
+from equireg.symmetry.groups import Elements, Group
 from equireg.symmetry.spaces import Space
 from equireg.training.optimizers import COUNT, PLAIN, Optimizer, moments_of
 
@@ -30,11 +31,16 @@ from equireg.training.optimizers import COUNT, PLAIN, Optimizer, moments_of
 class Trainable(Protocol):
     """A network as training sees it; every tensor has a leading axis of runs.
 
-    group: what acts on inputs; buffers: what changes in training beside the parameters, by name,
-    as for one run; apart: whether runs are trained one after another.
+    group: of which E is; acting: what moves inputs, the same but for images under angles that are
+    none of their grid; turns: by how many of its elements ``orbit`` moves them
+    (``Group.compared``); listed: whether these are all. buffers: what changes in training beside
+    the parameters, by name, as for one run; apart: whether runs are trained one after another.
     """
 
     group: Group
+    acting: Group
+    turns: int
+    listed: bool
     apart: bool
 
     @property
@@ -46,16 +52,19 @@ class Trainable(Protocol):
         """See above."""
 
     def orbit(self, inputs: Tensor) -> Tensor:
-        """Inputs (count, ...), each moved by every element: (count * order, ...)."""
+        """Inputs (count, ...), each moved by the elements compared: (count * turns, ...)."""
 
     def target_orbit(self, targets: Tensor) -> Tensor | None:
         """The same of targets; None where the group leaves them as they are."""
 
     def back(self, outputs: Tensor) -> Tensor:
-        """Outputs on inputs moved by each element, (order, ...), moved back: alike if equivariant.
+        """Outputs on inputs moved by each element, (turns, ...), moved back: alike if equivariant.
 
-        (order, runs, count, ...).
+        (turns, runs, count, ...).
         """
+
+    def move(self, inputs: Tensor, targets: Tensor, elements: Elements) -> tuple[Tensor, Tensor]:
+        """Inputs (count, ...) and their targets, each moved by its own element."""
 
     def forward(
         self, weights: Mapping[str, Tensor], inputs: Tensor, training: bool = False
@@ -146,9 +155,11 @@ def training_step(
         recorded = torch.cat([loss.unsqueeze(1), runs.distances()], 1)
         count = runs.moments[COUNT].add_(1) if optimizer.parts else torch.empty(0)
         in_e, rate = gamma.isposinf().unsqueeze(1), rate.unsqueeze(1)
+        # So that the moments of runs in E are in E; a graph of several runs asks no questions.
+        projects = bool(optimizer.parts) and (not network.apart or bool(in_e.any()))
         pull = gamma.unsqueeze(1).masked_fill(in_e, 0) + optimizer.decay
         for (name, space), gradient in zip(network.spaces.items(), gradients, strict=True):
-            if optimizer.parts:  # so that the moments of runs in E are in E
+            if projects:
                 masked = in_e.view(-1, *[1] * (gradient.ndim - 1))
                 gradient = torch.where(masked, space.project(gradient), gradient)
             moments = {part: runs.moments[f"{part}.{name}"] for part in optimizer.parts}
@@ -170,9 +181,10 @@ class Trainer(Protocol):
     def advance(self, rows: Tensor, targets: Tensor, gammas: Tensor, rates: Tensor) -> Tensor:
         """Train one step per batch; return what was recorded, (runs, steps, 2 + parameters).
 
-        rows, targets: (runs, steps, batch), which inputs and their classes; gammas, rates:
-        (runs, steps), the penalty and the learning rate of each step. What is recorded, and the
-        state after it, depend to the bit on these alone, not on how many calls they come in.
+        rows, targets: (runs, steps, batch), which inputs and their classes; in the place of rows
+        inputs of their own, (runs, steps, batch, ...). gammas, rates: (runs, steps), the penalty
+        and the learning rate of each step. What is recorded, and the state after it, depend to the
+        bit on these alone, not on how many calls they come in.
         """
 
     def weights(self) -> dict[str, Tensor]:
@@ -189,6 +201,14 @@ class Trainer(Protocol):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go back to a ``state``, to the bit."""
+
+
+def named(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The images and which of them batches have, (runs, steps, batch), for ``advance``."""
+    if rows.ndim == 3:
+        return images, rows
+    count = rows.shape[:3]
+    return rows.flatten(0, 2), torch.arange(math.prod(count), device=rows.device).view(count)
 
 
 class Gradient(Protocol):
@@ -242,7 +262,7 @@ class Reference:
     ) -> Tensor:
         """The same for some of the runs."""
         like = next(iter(runs.equivariant.values()))
-        inputs = scaled(self.images[rows], like)
+        inputs = scaled(self.images[rows] if rows.ndim == 2 else rows, like)
         gamma, rate = gamma.to(like), rate.to(like)
         return training_step(
             self.network, runs, inputs, targets, gamma, rate, self.scale, self.optimizer

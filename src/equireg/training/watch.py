@@ -25,7 +25,7 @@ COLUMNS = ("step", "equivariance_error", "prediction_change")
 class Watch:
     """Looks at the runs' functions: at the start, after epochs, and at the end.
 
-    images, targets: the test images, of which ``IMAGES`` over the group's order are taken, evenly
+    images, targets: the test images, of which ``IMAGES`` over the number of turns are taken, evenly
     from all; epoch: steps of one; steps: of the training; batch: images of a step.
     """
 
@@ -38,7 +38,7 @@ class Watch:
         steps: int,
         batch: int,
     ) -> None:
-        count = min(max(1, IMAGES // network.group.order), len(targets))
+        count = min(max(1, IMAGES // network.turns), len(targets))
         chosen = torch.linspace(0, len(targets) - 1, count).round().long()
         self.network, self.images, self.targets = network, images[chosen], targets[chosen]
         between = epoch * max(1, -(-SPACING // (epoch * batch)))
