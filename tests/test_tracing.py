@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 import equireg.library.features as features_module
@@ -539,6 +540,10 @@ BREAKS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     ),
     "shifted neighbours": (lambda x: x + x.roll(1, 3), "pixels together that the group moves"),
     "sums along rows": (lambda x: x.cumsum(-1), "does not commute with C4"),
+    "a mirror image beside it": (
+        lambda x: torch.cat([x, x.flip(3)], 1),
+        "pixels together that the group moves",
+    ),
     "a causal mask": (
         lambda x: F.scaled_dot_product_attention(
             x.flatten(2).mT, x.flatten(2).mT, x.flatten(2).mT, is_causal=True
@@ -687,3 +692,30 @@ def test_doctests() -> None:
         assert not found.failed
     for kind in registry.MODULES.keys() - held:
         del registry.MODULES[kind]
+
+
+def test_maxima_of_the_entries_of_vectors_are_said() -> None:
+    """The largest of each component is no vector; means are."""
+    known = Features(TURN, (8, 8))
+    given = {"0": (None, TURN)}
+    for pool, breaks in ((nn.MaxPool2d(2), True), (nn.AvgPool2d(2), False)):
+        model = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), pool)
+        found = follow(model, known, given)
+        assert bool(found.asymmetric or found.broken) == breaks
+        assert breaks or error(model, known, found) < 1e-9
+
+
+def test_windows_that_are_shifted_by_half_their_side() -> None:
+    """Windows of 4 shifted by 2, with masks and tables; merged patches are pieces of the grid."""
+    swin = torchvision.models.swin_transformer.SwinTransformer
+    for window, exact in ((4, True), (5, False)):
+        torch.manual_seed(0)
+        model = swin([2, 2], 16, [2, 2], [2, 2], [window, window], num_classes=3)
+        known = images(side=8 * window)
+        found = follow(model, known)
+        assert not found.broken
+        assert (not found.asymmetric) == exact, found.asymmetric
+        if exact:
+            assert error(model, known, found) < 1e-9
+        else:
+            assert any("any size of the images" in why for why in found.asymmetric.values())

@@ -35,6 +35,13 @@ def choose(
     """
     if isinstance(choice, str):
         return _all(model, group, example, choice)
+    if not (choice is None or isinstance(choice, Mapping)) or not all(
+        isinstance(key, str) for key in choice or ()
+    ):
+        raise ValueError(
+            f"representations is {choice!r}; accepted: 'regular', or a dict of pairs (input, "
+            "output) by layers' names"
+        )
     modules = dict(model.named_modules(remove_duplicate=False))
     first = {module: name for name, module in model.named_modules()}
     exact, matched = dict[str, Pair](), dict[str, Pair]()
@@ -151,7 +158,12 @@ def check_model(model: nn.Module, example: Any) -> Any:
             "*pixels); for models of several inputs a tuple by position, or a dict by name"
         )
     for path, tensor in tensors.items():
-        what, shape = f"example {path}".rstrip(), tuple(tensor.shape)
+        what = f"example {path}".rstrip()
+        if tensor.is_nested or tensor.layout != torch.strided:
+            raise ValueError(
+                f"{what} is nested or of layout {tensor.layout}; accepted: dense tensors"
+            )
+        shape = tuple(tensor.shape)
         if (not path and tensor.ndim < 2) or (tensor.ndim and not len(tensor)):
             raise ValueError(f"{what} has shape {shape}; accepted: (samples, channels, *pixels)")
         if tensor.is_complex():
@@ -177,6 +189,7 @@ def check_model(model: nn.Module, example: Any) -> Any:
             (hasattr(parameter, "device_mesh"), "sharded", "the model before it is sharded"),
             (parameter.is_meta, "on the meta device, without values", "weights with values"),
             (parameter.is_complex(), f"{parameter.dtype}", "real weights"),
+            (parameter.layout != torch.strided, f"of layout {parameter.layout}", "dense weights"),
         ):
             if wrong:
                 raise ValueError(f"parameter {name!r} is {what}; accepted: {accepted}")

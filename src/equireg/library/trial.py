@@ -27,6 +27,7 @@ from equireg.library.measures import BLIND, compare
 from equireg.library.tracing import CHANNELWISE, OVER_LAST_AXES, Features, Known, Space
 from equireg.library.trees import call, copied, leaves, mapped
 from equireg.library.untouched import untouched
+from equireg.library.weights import STATISTICS
 from equireg.symmetry import spaces as symmetry
 from equireg.symmetry.groups import Elements
 
@@ -231,7 +232,8 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _placed(space: Space, held: Tensor, random: torch.Generator, own: bool) -> Tensor:
     """A parameter in E: its own projected, or a random one of a size that keeps signals alive."""
-    if own:
+    buffer = space.parameter in space.module._buffers
+    if own or (buffer and space.parameter not in STATISTICS):  # such as a variance
         tensor = held
     else:
         draw = functools.partial(torch.randn, held.shape, generator=random)

@@ -13,10 +13,16 @@ from equireg.library.blocks import acts_on_grids, on_grid, resized
 from equireg.library.call import Call
 from equireg.library.features import Action, Unknown
 from equireg.library.functions import numbered
-from equireg.library.functions.grids import not_symmetric
+from equireg.library.functions.grids import not_symmetric, pools_commute
 from equireg.library.pieces import Piece
 from equireg.library.registry import follows
 from equireg.symmetry.representations import Representation
+
+POOLS = {
+    f"{kind}_pool{axes}d"
+    for kind in ("max", "avg", "lp", "adaptive_max", "adaptive_avg")
+    for axes in (1, 2, 3)
+}
 
 
 def follow(call: Call) -> list[Action | Unknown]:
@@ -38,7 +44,8 @@ def _result(call: Call, number: int, result: Tensor) -> Action | Unknown:
     inputs = [tag for x in call.data if isinstance(tag := call.of(x), Action)]
     if all(tag.is_trivial for tag in inputs):
         return call.trivial(result)
-    if len(inputs) == 1 and not call.parameters:
+    pools = call.name in POOLS and len(inputs) == 1
+    if len(inputs) == 1 and not call.parameters and not pools:
         source = numbered.sources(call, call.data[0], number)
         if source is not None:
             return _cut_out(call, inputs[0], source)
@@ -46,7 +53,7 @@ def _result(call: Call, number: int, result: Tensor) -> Action | Unknown:
     if found is None or not result.is_floating_point():
         return Unknown(call.name)
     try:
-        if call.commutes(number, found):
+        if pools_commute(call, inputs[0], found) if pools else call.commutes(number, found):
             return found
     except Exception:  # it does not run on random data
         call.asymmetric("could not be tried on random data")

@@ -39,7 +39,8 @@ def reshaped(call: Call) -> Found:
     def bent(rho: Representation) -> None:
         call.memory["bent"] = {}
         call.asymmetric(
-            f"to {tuple(call.results[0].shape)}: windows that the group does not map to windows"
+            f"to {tuple(call.results[0].shape)}: windows that the group does not map to windows, "
+            "as where they are shifted by other than half their side; at any size of the images"
         )
 
     return found.reshape(call.results[0].shape, bent)
