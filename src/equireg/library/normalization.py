@@ -84,31 +84,29 @@ class FieldBatchNorm(nn.BatchNorm2d):
         """Normalized by the batch's own statistics, which are tracked in training."""
         track = self.training and self.track_running_stats
         shape = (1, -1, *(1,) * (input.ndim - 2))
-        if (
-            self._size
-        ):  # the entries of a field are those of one channel: torch's own is the fastest
+        weight = self.weight.to(input) if self.affine else input.new_ones(self.num_features)
+        bias = self.bias.to(input) if self.affine else input.new_zeros(self.num_features)
+        if self._size:  # a field's entries as those of one channel, for the fast layer of torch
             fields = input.reshape(len(input), self.num_features // self._size, -1)
             mean, variance = (fields.new_zeros(fields.shape[1]) for _ in range(2))
             kept = (mean, variance) if track else (None, None)
             out = F.batch_norm(fields, kept[0], kept[1], None, None, True, 1.0, self.eps)
-            out = out.view(input.shape)
             if track:
                 each = (x.repeat_interleave(self._size) for x in (mean, variance))
                 self._track(*each)
-        else:
-            axes = [axis for axis in range(input.ndim) if axis != 1]
-            mean = self._pooled(input.mean(axes))
-            centred = input - mean.view(shape)
-            variance = self._pooled(centred.square().mean(axes))
-            out = centred * (variance + self.eps).rsqrt().view(shape)
-            if track:
-                field = self.get_buffer("field")
-                count = input.numel() // self.num_features * torch.bincount(field)[field]
-                unbiased = (count / (count - 1).clamp(min=1)).to(variance)
-                self._track(mean.detach(), variance.detach() * unbiased)
-        if not self.affine:
-            return out
-        return out * self.weight.view(shape) + self.bias.view(shape)
+            return torch.addcmul(bias.view(shape), out.view(input.shape), weight.view(shape))
+        axes = [axis for axis in range(input.ndim) if axis != 1]
+        spread, own = torch.var_mean(input, axes, correction=0)
+        mean = self._pooled(own)
+        variance = self._pooled(spread + (own - mean).square())
+        if track:
+            field = self.get_buffer("field")
+            count = input.numel() // self.num_features * torch.bincount(field)[field]
+            unbiased = (count / (count - 1).clamp(min=1)).to(variance)
+            self._track(mean.detach(), variance.detach() * unbiased)
+        scale = weight * (variance + self.eps).rsqrt()
+        shift = bias - mean * scale
+        return torch.addcmul(shift.view(shape), input, scale.view(shape))
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
