@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 import equireg.library.features as features_module
 from equireg.library import registry
 from equireg.library.call import Call
 from equireg.library.features import Action, Features, Unknown
+from equireg.library.pixels import Pixels
 from equireg.library.tracing import Trace, trace
 from equireg.library.trees import leaves, mapped
 from equireg.symmetry.groups import Group, cyclic, point_group, symmetric
@@ -26,7 +28,7 @@ from equireg.symmetry.representations import defining, from_generators, grid, re
 
 C4, D4, S4 = point_group("C4"), point_group("D4"), symmetric(4)
 TURN = from_generators(C4, [[[0, -1], [1, 0]]], "turn")
-Known = Features | Action
+Known = Features | Action | Pixels
 
 
 def images(channels: int = 3, side: int = 8) -> Features:
@@ -34,6 +36,7 @@ def images(channels: int = 3, side: int = 8) -> Features:
 
 
 def example(features: Known) -> Tensor:
+    assert not isinstance(features, Pixels)
     shape = (
         features.shape
         if isinstance(features, Action)
@@ -43,7 +46,7 @@ def example(features: Known) -> Tensor:
 
 
 def action(known: Known | Unknown, x: Tensor) -> Action:
-    assert not isinstance(known, Unknown), known
+    assert not isinstance(known, Unknown | Pixels), known
     return known if isinstance(known, Action) else Action.of(known, x.shape)
 
 
@@ -88,7 +91,7 @@ def error(model: nn.Module, known: Any, found: Trace) -> float:
 
 def C4_or(known: Mapping[str, Known]) -> Group:  # noqa: N802
     one = next(iter(known.values()))
-    return one.group if isinstance(one, Action) else one.channels.group
+    return one.group
 
 
 class Through(nn.Module):
@@ -153,6 +156,14 @@ MOVED: dict[str, Callable[[], nn.Module]] = {
     "rolled and back": lambda: Through(
         lambda x: x.roll((1, 2), (2, 3)).tanh().roll((-1, -2), (2, 3)), nn.Conv2d(4, 2, 3)
     ),
+    "flipped": lambda: Through(lambda x: x.flip(3), nn.Conv2d(4, 2, 3), nn.AvgPool2d(2)),
+    "flipped and back": lambda: Through(
+        lambda x: F.max_pool2d(x.flip(2), 2).flip(2), nn.Conv2d(4, 2, 3, padding=1)
+    ),
+    "turned": lambda: Through(lambda x: x.rot90(1, (2, 3)), nn.Conv2d(4, 2, 3)),
+    "rows for columns": lambda: Through(
+        lambda x: F.interpolate(x.transpose(2, 3), scale_factor=2), nn.Conv2d(4, 2, 4, stride=2)
+    ),
     "windows and back": lambda: Through(
         lambda x: unwindowed(windows(x, 4).softmax(1), 4, 8), nn.Conv2d(4, 2, 3)
     ),
@@ -197,7 +208,11 @@ def test_what_only_moves_data_is_followed(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["there and back", "tokens", "shuffled pixels", "windows and back", "pixels first"]
+    "name",
+    [
+        *("there and back", "tokens", "shuffled pixels", "windows and back", "pixels first"),
+        *("flipped", "flipped and back", "turned", "rows for columns"),
+    ],
 )
 def test_regular_channels_too(name: str) -> None:
     model = MOVED[name]()
@@ -205,6 +220,118 @@ def test_regular_channels_too(name: str) -> None:
     assert not found.broken
     assert not found.asymmetric
     assert error(model, images(), found) < 1e-9
+
+
+def every_other(x: Tensor, *corners: int) -> list[Tensor]:
+    return [x[..., corner // 2 :: 2, corner % 2 :: 2] for corner in corners]
+
+
+PIECES: dict[str, Callable[[Tensor], Tensor]] = {
+    "side by side": lambda x: torch.cat(every_other(x, 0, 1, 2, 3), 1),
+    "in another order": lambda x: torch.cat(every_other(x, 0, 2, 3, 1), -3),
+    "stacked": lambda x: torch.stack(every_other(x, 0, 1, 2, 3), 1).flatten(1, 2),
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+@pytest.mark.parametrize("channels", ["trivial", "regular"])
+def test_pieces_that_together_are_whole(name: str, channels: str) -> None:
+    """Every other pixel of four kinds: the group moves the kinds; E of what follows is smaller."""
+    model = Through(PIECES[name], nn.GroupNorm(1, 16), nn.Conv2d(16, 4, 3))
+    found = follow(model, images(), {"conv": (None, channels)})
+    assert not found.broken
+    assert error(model, images(), found) < 1e-9
+    weights = {s.layer: s.action for s in found.spaces if s.parameter == "weight"}
+    assert weights["last.1"].dimension == 4 * 4 * 9  # a quarter of its entries
+
+
+@pytest.mark.parametrize("corners", [(0,), (0, 1), (0, 1, 2), (0, 0, 1, 2)])
+def test_pieces_that_are_not_whole_break_the_grid(corners: tuple[int, ...]) -> None:
+    model = Through(
+        lambda x: torch.cat(every_other(x, *corners), 1), nn.Conv2d(4 * len(corners), 2, 3)
+    )
+    found = follow(model, images())
+    (why,) = found.broken.values()
+    assert "8 x 8 to 4 x 4 pixels is not symmetric under C4" in why
+    alone = follow(Through(lambda x: every_other(x, *corners)[0]), images())
+    assert alone.broken
+    dropped = follow(Through(lambda x: (every_other(x, *corners), x)[1]), images())
+    assert not dropped.broken
+
+
+TURNS: dict[str, Callable[[Tensor], Tensor]] = {
+    "flipped": lambda x: x.flip(-1),
+    "flipped the other way": lambda x: x.flip(-2),
+    "a quarter": lambda x: x.rot90(1, (-2, -1)),
+    "transposed": lambda x: x.mT,
+    "all": lambda x: x.mT.flip(-1).flip(-2).rot90(1, (-2, -1)),
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("name", ["C2", "C4", "D1", "D2", "D4"])
+@pytest.mark.parametrize("channels", ["trivial", "regular"])
+def test_grids_that_were_turned(turn: str, name: str, channels: str) -> None:
+    """A convolution commutes with h g h^-1 as it does with g; pooled, all of it is invariant."""
+    group = point_group(name)
+    known = Features(trivial(group, 3), (9, 9))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Tanh(),
+        Called(TURNS[turn]),
+        nn.Conv2d(8, 16, 3, stride=2),
+        nn.Tanh(),
+        nn.MaxPool2d(2, 2),
+        nn.ConvTranspose2d(16, 8, 2, stride=2),
+    )
+    found = follow(model, known, {str(i): (None, channels) for i in (0, 3, 6)})
+    assert not found.broken
+    assert not found.asymmetric
+    assert error(model, known, found) < 1e-9
+
+
+class Called(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize("axes", [(2,), (3, 4), (2, 3, 4)])
+def test_volumes_that_were_flipped(axes: tuple[int, ...]) -> None:
+    cube = point_group("O", 3)
+    known = Features(trivial(cube, 1), (5, 5, 5))
+    layers = (
+        nn.Conv3d(1, 2, 3, padding=1),
+        nn.Tanh(),
+        Called(lambda x: x.flip(axes).transpose(2, 4)),
+    )
+    model = nn.Sequential(*layers, nn.Conv3d(2, 2, 3))
+    found = follow(model, known)
+    assert not found.asymmetric
+    assert error(model, known, found) < 1e-9
+
+
+def test_one_layer_on_an_image_and_on_its_mirror_image() -> None:
+    """One E is that of both, where channels do not move; where they do, it is refused."""
+
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.as_tensor(self.conv(x).tanh() + self.conv(x.flip(3)).flip(3).tanh())
+
+    found = follow(model := Twins(), images())
+    assert not found.asymmetric
+    assert error(model, images(), found) < 1e-9
+    with pytest.raises(ValueError, match="layer 'conv' runs twice, on different repres"):
+        follow(Twins(), images(), {"conv": (None, "regular")})
 
 
 class Transformer(nn.Module):
@@ -413,6 +540,10 @@ BREAKS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     ),
     "shifted neighbours": (lambda x: x + x.roll(1, 3), "pixels together that the group moves"),
     "sums along rows": (lambda x: x.cumsum(-1), "does not commute with C4"),
+    "a mirror image beside it": (
+        lambda x: torch.cat([x, x.flip(3)], 1),
+        "pixels together that the group moves",
+    ),
     "a causal mask": (
         lambda x: F.scaled_dot_product_attention(
             x.flatten(2).mT, x.flatten(2).mT, x.flatten(2).mT, is_causal=True
@@ -561,3 +692,30 @@ def test_doctests() -> None:
         assert not found.failed
     for kind in registry.MODULES.keys() - held:
         del registry.MODULES[kind]
+
+
+def test_maxima_of_the_entries_of_vectors_are_said() -> None:
+    """The largest of each component is no vector; means are."""
+    known = Features(TURN, (8, 8))
+    given = {"0": (None, TURN)}
+    for pool, breaks in ((nn.MaxPool2d(2), True), (nn.AvgPool2d(2), False)):
+        model = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), pool)
+        found = follow(model, known, given)
+        assert bool(found.asymmetric or found.broken) == breaks
+        assert breaks or error(model, known, found) < 1e-9
+
+
+def test_windows_that_are_shifted_by_half_their_side() -> None:
+    """Windows of 4 shifted by 2, with masks and tables; merged patches are pieces of the grid."""
+    swin = torchvision.models.swin_transformer.SwinTransformer
+    for window, exact in ((4, True), (5, False)):
+        torch.manual_seed(0)
+        model = swin([2, 2], 16, [2, 2], [2, 2], [window, window], num_classes=3)
+        known = images(side=8 * window)
+        found = follow(model, known)
+        assert not found.broken
+        assert (not found.asymmetric) == exact, found.asymmetric
+        if exact:
+            assert error(model, known, found) < 1e-9
+        else:
+            assert any("any size of the images" in why for why in found.asymmetric.values())

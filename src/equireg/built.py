@@ -73,6 +73,11 @@ def build(settings: NetworkSettings) -> Built:
     drawn = torch.rand(2, channels, side, side, generator=torch.Generator().manual_seed(0))
     arguments: dict[str, Any] = {"group": settings.group, "example": drawn}
     arguments |= {name: made[name] for name in ARGUMENTS if name in made}
+    if not isinstance(arguments["example"], Tensor):
+        raise ValueError(
+            f"{settings.build}: example is a {type(arguments['example']).__name__}; accepted: one "
+            "tensor, as training has one image for each sample"
+        )
     with warnings.catch_warnings(record=True) as said, failing(settings, "is refused"):
         warnings.simplefilter("always")
         found = Equivariance(module, **arguments)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equireg.library.features import Action
-from equireg.library.tracing import Features, Known, acts_on_grids, on_grid
+from equireg.library.tracing import Features, Known, Pixels, acts_on_grids, on_grid
 from equireg.library.trees import mapped
 from equireg.symmetry.groups import Elements, Group
 from equireg.symmetry.representations import trivial
@@ -41,7 +41,8 @@ def act(
             )
         if targets:
             return act_on_targets(features[path], elements, tensor)
-        return move(features[path], elements, shaped(features[path], tensor, "batch"))
+        what = f"batch {path}".rstrip()
+        return move(features[path], elements, shaped(features[path], tensor, what))
 
     return mapped(one, batch)
 
@@ -55,7 +56,7 @@ def act_on_targets(features: Known, elements: Moving, batch: Tensor) -> Tensor:
     if isinstance(features, Action):
         if batch.ndim == 1 and features.is_trivial:
             return batch.clone()
-    elif features.channels.is_trivial:
+    elif isinstance(features, Features) and features.channels.is_trivial:
         if batch.ndim == 1 and not features.space:
             return batch.clone()
         axes = batch.ndim - len(features.space)
@@ -81,14 +82,13 @@ def act_on_pixels(group: Group, elements: Moving, batch: Tensor, axes: int) -> T
             + ", pixels" * axes
             + ")"
         )
-    space = tuple(batch.shape[batch.ndim - axes :])
-    channels = batch.reshape(len(batch), -1, *space)
-    features = Features(trivial(group, channels.shape[1]), space)
-    return move(features, elements, channels).reshape(batch.shape)
+    return move(Pixels(group, axes), elements, batch)
 
 
 def move(features: Known, elements: Moving, batch: Tensor) -> Tensor:
     """rho(g) x on what ``shaped`` returns, each sample by its element or all by one."""
+    if isinstance(features, Pixels):
+        return _move_pixels(features, elements, batch)
     group, count = features.group, len(batch)
     each = _one_or_each(group, elements, batch)
     if isinstance(features, Action):
@@ -103,6 +103,15 @@ def move(features: Known, elements: Moving, batch: Tensor) -> Tensor:
         each = each.expand(count)
     moved = pixels.act_each(each, moved)
     return channels.act_each(each, moved.mT).mT.reshape(batch.shape)
+
+
+def _move_pixels(pixels: Pixels, elements: Moving, batch: Tensor) -> Tensor:
+    if not pixels.axes:
+        return batch.clone()
+    space = tuple(batch.shape[batch.ndim - pixels.axes :])
+    others = batch.reshape(len(batch), math.prod(batch.shape[1 : batch.ndim - pixels.axes]), *space)
+    features = Features(trivial(pixels.group, others.shape[1]), space)
+    return move(features, elements, others).reshape(batch.shape)
 
 
 def _one_or_each(group: Group, elements: Moving, batch: Tensor) -> Tensor | Elements:
@@ -133,9 +142,17 @@ def _one_or_each(group: Group, elements: Moving, batch: Tensor) -> Tensor | Elem
 def shaped(features: Known, batch: Tensor, what: str, *, flattened: bool = False) -> Tensor:
     """The batch as (samples, channels, *pixels), of any number of pixels.
 
-    For an ``Action``, of the example's shape but for the number of samples. flattened: whether
-    (samples, channels * pixels) and such are accepted, of the known number.
+    For an ``Action``, of the example's shape but for the number of samples; for ``Pixels``, as it
+    is. flattened: whether (samples, channels * pixels) and such are accepted, of the known number.
     """
+    if isinstance(features, Pixels):
+        if batch.ndim > features.axes or not features.axes:
+            return batch
+        raise ValueError(
+            f"{what} has shape {tuple(batch.shape)}; accepted: (samples"
+            + ", pixels" * features.axes
+            + ")"
+        )
     if isinstance(features, Action):
         rest = features.shape[1:]
         if batch.ndim and tuple(batch.shape[1:]) == rest:

@@ -19,6 +19,7 @@ from equireg.symmetry.groups import Group
 from equireg.symmetry.representations import Representation, from_generators, grid, trivial
 
 Places = tuple[int, ...]
+Turn = tuple[Places, Places]  # axes of a grid in another order, and then flipped along some
 
 
 @functools.lru_cache(maxsize=256)
@@ -34,13 +35,58 @@ def acts_on_grids(group: Group, space: tuple[int, ...]) -> bool:
     return group.moves_pixels and bool(group.elements.shape[-1] == len(space))
 
 
+@functools.lru_cache(maxsize=256)
+def turned(group: Group, space: tuple[int, ...], turn: Turn | None) -> Representation:
+    """What acts on a grid that was an image before this turn: g is as h g h^-1 there.
+
+    turn: None for none. Raises ValueError if the group does not map the image to itself.
+    """
+    if turn in (None, (tuple(range(len(space))), ())) or not acts_on_grids(group, space):
+        return on_grid(group, space)
+    before, source = _before(space, turn)
+    rho = on_grid(group, before)
+    found = moved_along(rho, source, f"{rho.name} turned")
+    assert found is not None
+    return found
+
+
+def turn_of(rho: Representation, space: tuple[int, ...]) -> Turn | None:
+    """The turn after which rho acts on a grid of this shape; None if there is none.
+
+    Such as a flip before a convolution: it makes of each turn of the image its inverse.
+    """
+    if rho.permutations is None or not acts_on_grids(rho.group, space):
+        return None
+    moved, count = steps(rho), len(space)
+    for order in itertools.permutations(range(count)):
+        for flips in itertools.product((False, True), repeat=count):
+            turn = order, tuple(itertools.compress(range(count), flips))
+            before, source = _before(space, turn)
+            place = np.argsort(source)
+            try:
+                held = steps(on_grid(rho.group, before))
+            except ValueError:
+                continue
+            if held.shape == moved.shape and np.array_equal(place[held[:, source]], moved):
+                return turn
+    return None
+
+
+def _before(space: tuple[int, ...], turn: Turn) -> tuple[tuple[int, ...], np.ndarray]:
+    """The shape before a turn, and which of its pixels each pixel is."""
+    order, flips = turn
+    before = tuple(space[order.index(axis)] for axis in range(len(space)))
+    pixels = np.arange(math.prod(space)).reshape(before).transpose(order)
+    return before, np.flip(pixels, flips).reshape(-1)
+
+
 def resized(
     rho: Representation, before: Sequence[int], after: Sequence[int]
 ) -> Representation | None:
     """What acts on axes of the sizes ``after`` as rho does on those of a grid, ``before``.
 
-    None if rho is not what acts on such axes of a grid, or if there is no such grid of the sizes
-    ``after``.
+    Of a grid as it is, or turned. None if rho is not what acts on such axes, or if there is no such
+    grid of the sizes ``after``.
     """
     group = rho.group
     if not group.moves_pixels or len(before) != len(after):
@@ -50,9 +96,10 @@ def resized(
         one, two = ([1] * count for _ in range(2))
         for place, a, b in zip(places, before, after, strict=True):
             one[place], two[place] = a, b
+        turn = turn_of(rho, tuple(one))
         try:
-            if on_grid(group, tuple(one)).equals(rho):
-                return on_grid(group, tuple(two))
+            if turn is not None:
+                return turned(group, tuple(two), turn)
         except ValueError:
             continue
     return None
@@ -63,7 +110,7 @@ def indices_of(numbers: np.ndarray, shape: Sequence[int]) -> list[np.ndarray]:
 
     Not by ``np.unravel_index``, seen to be wrong on some arrays of several axes (numpy 2.4.6).
     """
-    strides = np.cumprod([1, *shape[:0:-1]])[::-1].tolist()
+    strides = np.cumprod([1, *shape[:0:-1]])[::-1].tolist()[: len(shape)]
     return [numbers // stride % size for stride, size in zip(strides, shape, strict=True)]
 
 

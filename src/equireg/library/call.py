@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equireg.library.arguments import swapped, tensors
 from equireg.library.atoms import Axis, Lost
 from equireg.library.features import Action, Unknown
-from equireg.library.given import Pair, chosen
+from equireg.library.given import chosen
 from equireg.library.joining import Apart, differ_in_pixels, join, restricted
 from equireg.library.parameters import Derived, Held, required
+from equireg.library.pieces import Piece
+from equireg.library.protocol import Broken, Following
 from equireg.library.sizes import sides_near
 from equireg.library.trials import Run, commutes, invariant
 from equireg.symmetry import spaces as symmetry
@@ -28,37 +31,7 @@ ACCEPTED = (
     "normalization, PReLU, parameters that are added or multiplied, kinds that are registered"
 )
 HALF = (torch.float16, torch.bfloat16)
-
-
-class Broken(Exception):  # noqa: N818
-    """A function breaks the symmetry, which was to be found out and nothing more."""
-
-
-class Following(Protocol):
-    """What calls have to know of the pass that they are part of: a ``Follower``."""
-
-    group: Group
-    given: Mapping[str, Pair]
-    sizes: bool
-    stop: bool
-    broken: dict[str, str]
-    asymmetric: dict[str, str]
-    memory: dict[str, dict[Any, Any]]
-
-    def running(self) -> tuple[str, nn.Module]:
-        """The innermost module that runs, by its name."""
-
-    def tag_of(self, tensor: Tensor) -> Action | Unknown | Derived | None:
-        """What acts on ``tensor``."""
-
-    def held(self, tensor: Tensor) -> Held | None:
-        """The parameter or buffer that this tensor is."""
-
-    def left_out(self, name: str) -> bool:
-        """Whether the user passed None for this layer or for one that holds it."""
-
-    def put(self, held: Held, action: symmetry.Space, layer: str) -> None:
-        """Keep what acts on a parameter."""
+JOINS = ("cat", "concat", "concatenate", "stack")  # what may make pieces whole again
 
 
 class Call:
@@ -85,7 +58,12 @@ class Call:
         self.group: Group = follower.group
         self.results = list(tensors(out))
         inside = {id(x): x for x in tensors((self.args, self.kwargs))}
-        self._tags = {key: follower.tag_of(x) for key, x in inside.items()}
+        tags = {key: follower.tag_of(x) for key, x in inside.items()}
+        self._pieces = {key: tag for key, tag in tags.items() if isinstance(tag, Piece)}
+        self._tags = tags | {key: piece.alone for key, piece in self._pieces.items()}
+        self._deferred: list[str] | None = None
+        if name not in JOINS:
+            self.part()
         kept = [x for key, x in inside.items() if isinstance(self._tags[key], (Action, Unknown))]
         self.data: list[Tensor] = kept
         self.parameters = [x for key, x in inside.items() if isinstance(self._tags[key], Derived)]
@@ -111,6 +89,17 @@ class Call:
         if not isinstance(found, Action):
             raise self.lost(0, found)
         return found
+
+    def pieces(self, parts: Sequence[Tensor]) -> list[Piece]:
+        """These tensors as pieces of one; none if they are not."""
+        found = [self._pieces[id(x)] for x in parts if id(x) in self._pieces]
+        whole = {(id(piece.base), id(piece.whole)) for piece in found}
+        return found if len(found) == len(parts) and len(whole) == 1 else []
+
+    def part(self) -> None:
+        """Note that pieces of a tensor are used alone, or that they do not make up a whole."""
+        for piece in self._pieces.values():
+            self._follower.breaks(piece.where, piece.why)
 
     @property
     def unknown(self) -> Unknown | None:
@@ -248,16 +237,31 @@ class Call:
 
     def asymmetric(self, why: str) -> None:
         """Note that this function does not commute with the group."""
-        self._note(self._follower.asymmetric, why)
+        self._follower.asymmetric.setdefault(self.where, why)
+        if self._follower.stop:
+            raise Broken(f"{self.where}: {why}")
 
     def broken(self, why: str) -> None:
         """Note that this function breaks the symmetry of the grid."""
-        self._note(self._follower.broken, why)
+        if self._deferred is None:
+            self._follower.breaks(self.where, why)
+        else:
+            self._deferred.append(why)
 
-    def _note(self, kept: dict[str, str], why: str) -> None:
-        kept.setdefault(self.where, why)
-        if self._follower.stop:
-            raise Broken(f"{self.where}: {why}")
+    def statistics(self, channels: Representation) -> None:
+        """Note that statistics are taken of each channel, which these move."""
+        if not self.left_out(self.layer):
+            self._follower.statistics.setdefault(self.layer, channels)
+
+    @contextmanager
+    def deferring(self) -> Iterator[list[str]]:
+        """Collects what would be noted as broken."""
+        said = list[str]()
+        self._deferred = said
+        try:
+            yield said
+        finally:
+            self._deferred = None
 
     def run(self, values: Mapping[int, Tensor], result: int = 0) -> Tensor:
         """One of the results for other values of the arguments, by their ids."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from equireg.library.tracing import LINEAR, PLACED, Given, Pair, Trace, acts_on_grids
-from equireg.library.trees import leaves
-from equireg.library.untouched import untouched
+from equireg.library.trees import call, copied, leaves, mapped
+from equireg.library.untouched import differentiating, untouched
 from equireg.symmetry.groups import Group
 from equireg.symmetry.representations import Representation, check_one_group
 
@@ -24,22 +24,30 @@ MANY = 100  # refusals that one message lists
 
 
 def choose(
-    model: nn.Module, group: Group, example: Tensor, choice: Choice, prefix: str
+    model: nn.Module, group: Group, example: Any, axes: int, choice: Choice, prefix: str
 ) -> dict[str, Pair]:
     """The pair of each layer by its exact name, from names and patterns as in a shell.
 
-    Exact names win over patterns, later patterns over earlier ones. A pair by a pattern is for
-    layers with weights from channels to channels; None for whatever matches. Raises ValueError for
-    what matches nothing, and for what is no representation.
+    axes: how many axes of pixels the group moves in the inputs. Exact names win over patterns,
+    later patterns over earlier ones. A pair by a pattern is for layers with weights from channels
+    to channels; None for whatever matches. Raises ValueError for what matches nothing, and for what
+    is no representation.
     """
     if isinstance(choice, str):
         return _all(model, group, example, choice)
+    if not (choice is None or isinstance(choice, Mapping)) or not all(
+        isinstance(key, str) for key in choice or ()
+    ):
+        raise ValueError(
+            f"representations is {choice!r}; accepted: 'regular', or a dict of pairs (input, "
+            "output) by layers' names"
+        )
     modules = dict(model.named_modules(remove_duplicate=False))
     first = {module: name for name, module in model.named_modules()}
     exact, matched = dict[str, Pair](), dict[str, Pair]()
     for key, pair in (choice or {}).items():
         pattern = key.removeprefix(prefix)
-        _check(pattern, pair, group, example)
+        _check(pattern, pair, group, axes)
         if pattern in modules or not SPECIAL.search(pattern):
             exact[pattern] = pair
             continue
@@ -54,7 +62,7 @@ def choose(
     return {name: pair for name, pair in matched.items() if name not in said} | exact
 
 
-def _all(model: nn.Module, group: Group, example: Tensor, choice: str) -> dict[str, Pair]:
+def _all(model: nn.Module, group: Group, example: Any, choice: str) -> dict[str, Pair]:
     """Regular outputs for all layers that run, but for those that make the model's outputs."""
     if choice != "regular":
         raise ValueError(
@@ -77,7 +85,7 @@ def _all(model: nn.Module, group: Group, example: Tensor, choice: str) -> dict[s
     return pairs
 
 
-def _order(model: nn.Module, example: Tensor) -> tuple[dict[str, int], set[str]]:
+def _order(model: nn.Module, example: Any) -> tuple[dict[str, int], set[str]]:
     """Layers in the order in which they run, with their channels; and those that run last."""
     ran, made = dict[str, int](), dict[int, str]()
     kept = list[Tensor]()  # from reuse of their ids
@@ -97,8 +105,8 @@ def _order(model: nn.Module, example: Tensor) -> tuple[dict[str, int], set[str]]
         if isinstance(module, LINEAR)
     ]
     try:
-        with untouched(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            output = model(example.clone())
+        with untouched(model), torch.compiler.set_stance("force_eager"):
+            output = differentiating(lambda on: call(model, copied(example, gradients=on)))
     finally:
         for hook in hooks:
             hook.remove()
@@ -106,7 +114,7 @@ def _order(model: nn.Module, example: Tensor) -> tuple[dict[str, int], set[str]]
     return ran, heads | set(list(ran)[-1:])
 
 
-def _check(name: str, pair: Any, group: Group, example: Tensor) -> None:
+def _check(name: str, pair: Any, group: Group, axes: int) -> None:
     """Raise ValueError for what is no pair of representations of this group, or None."""
     if pair is None:
         return
@@ -116,13 +124,14 @@ def _check(name: str, pair: Any, group: Group, example: Tensor) -> None:
             "None to leave the layer out"
         )
     for end, rho in zip(("input", "output"), pair, strict=True):
-        check_given(f"layer {name!r}: {end}", rho, group, example)
+        check_given(f"layer {name!r}: {end}", rho, group, axes)
 
 
-def check_given(what: str, rho: Given | Any, group: Group, example: Tensor) -> None:
+def check_given(what: str, rho: Given | Any, group: Group, axes: int) -> None:
     """Raise ValueError for what is no representation of this group.
 
-    Components of vectors on a pixel grid have an order, which ``defining`` does not show.
+    axes: of pixels, beside the channels. Components of vectors on a pixel grid have an order, which
+    ``defining`` does not show.
     """
     if rho is not None and not isinstance(rho, (str, Representation)):
         raise ValueError(
@@ -130,7 +139,6 @@ def check_given(what: str, rho: Given | Any, group: Group, example: Tensor) -> N
         )
     if isinstance(rho, Representation):
         check_one_group(group, rho.group)
-        axes = example.ndim - 2
         if axes > 1 and acts_on_grids(group, (1,) * axes) and "defining" in rho.name:
             raise ValueError(
                 f"{what} is {rho.name}, on components in the order of the pixels' axes (row, "
@@ -139,17 +147,27 @@ def check_given(what: str, rho: Given | Any, group: Group, example: Tensor) -> N
             )
 
 
-def check_model(model: nn.Module, example: Any) -> Tensor:
+def check_model(model: nn.Module, example: Any) -> Any:
     """The example on the model's device and in its type; ValueError for what is not followed."""
-    if not isinstance(example, Tensor):
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {model!r}; accepted: an nn.Module")
+    tensors = dict(leaves(example))
+    if not tensors or (isinstance(example, (tuple, list, Mapping)) and not example):
         raise ValueError(
-            f"example is a {type(example).__name__}; accepted: one tensor (samples, channels, "
-            "*pixels); for models of several inputs, a module that takes one and splits it"
+            f"example is a {type(example).__name__}; accepted: a tensor (samples, channels, "
+            "*pixels); for models of several inputs a tuple by position, or a dict by name"
         )
-    if example.ndim < 2 or not len(example):
-        raise ValueError(
-            f"example has shape {tuple(example.shape)}; accepted: (samples, channels, *pixels)"
-        )
+    for path, tensor in tensors.items():
+        what = f"example {path}".rstrip()
+        if tensor.is_nested or tensor.layout != torch.strided:
+            raise ValueError(
+                f"{what} is nested or of layout {tensor.layout}; accepted: dense tensors"
+            )
+        shape = tuple(tensor.shape)
+        if (not path and tensor.ndim < 2) or (tensor.ndim and not len(tensor)):
+            raise ValueError(f"{what} has shape {shape}; accepted: (samples, channels, *pixels)")
+        if tensor.is_complex():
+            raise ValueError(f"{what} is {tensor.dtype}; accepted: real inputs")
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(
@@ -171,14 +189,17 @@ def check_model(model: nn.Module, example: Any) -> Tensor:
             (hasattr(parameter, "device_mesh"), "sharded", "the model before it is sharded"),
             (parameter.is_meta, "on the meta device, without values", "weights with values"),
             (parameter.is_complex(), f"{parameter.dtype}", "real weights"),
+            (parameter.layout != torch.strided, f"of layout {parameter.layout}", "dense weights"),
         ):
             if wrong:
                 raise ValueError(f"parameter {name!r} is {what}; accepted: {accepted}")
-    if example.is_complex():
-        raise ValueError(f"example is {example.dtype}; accepted: real inputs")
     place: Tensor = next(iter(parameters.values()))
-    moved: Tensor = example.detach().clone().to(place.device)
-    return moved.to(place.dtype) if moved.is_floating_point() else moved
+
+    def held(path: str, tensor: Tensor) -> Tensor:
+        moved = tensor.detach().clone().to(place.device)
+        return moved.to(place.dtype) if moved.is_floating_point() else moved
+
+    return mapped(held, example)
 
 
 def all_refusals(run: Callable[[Mapping[str, Pair]], Trace], given: dict[str, Pair]) -> Trace:

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from equireg.library.call import Broken
 from equireg.library.choices import all_refusals
-from equireg.library.normalization import FieldBatchNorm
+from equireg.library.inputs import main_grid, resized, samples
 from equireg.library.outputs import Wanted, candidates, known_outputs
+from equireg.library.protocol import Broken
 from equireg.library.sizes import working_size
 from equireg.library.subgroups import common, restricted
-from equireg.library.tracing import Features, Known, Pair, Trace, Unknown, trace
+from equireg.library.tracing import Known, Pair, Trace, Unknown, trace
 from equireg.library.trees import leaves
 from equireg.library.trial import CONSTANT, Subject, Verdict, trial
 from equireg.library.untouched import untouched
 from equireg.symmetry.groups import Elements, Group
+from equireg.symmetry.representations import Representation
 
 
 @dataclass(frozen=True)
 class Construction:
-    """A model, what the user said of it, and what one forward pass showed."""
+    """A model, what the user said of it, and what one forward pass showed.
+
+    inputs: what acts on each tensor of the example, by its name in ``leaves``.
+    """
 
     model: nn.Module
-    example: Tensor
-    input: Features
+    group: Group
+    example: Any
+    inputs: Mapping[str, Known]
     given: dict[str, Pair]
     subgroups: Mapping[str, Group]
     found: Trace
@@ -37,24 +43,24 @@ class Construction:
     def of(
         cls,
         model: nn.Module,
-        example: Tensor,
-        input: Features,
+        group: Group,
+        example: Any,
+        inputs: Mapping[str, Known],
         given: dict[str, Pair],
         wanted: Wanted,
         subgroups: Mapping[str, Group],
     ) -> Construction:
         """Follow the example through the model. Raises ValueError for what cannot be followed."""
         with untouched(model):
-            found = all_refusals(lambda said: _traced(model, example, input, said), given)
-        group = input.group
+            found = all_refusals(lambda said: _traced(model, example, inputs, said), given)
         outputs = known_outputs(found, wanted, group)
         found = restricted(found, group, subgroups)
-        return cls(model, example, input, given, subgroups, found, outputs)
+        return cls(model, group, example, inputs, given, subgroups, found, outputs)
 
     @property
     def elements(self) -> list[int]:
         """The group's elements that are in all subgroups, the identity first."""
-        return common(self.input.group, self.subgroups)
+        return common(self.group, self.subgroups)
 
     @property
     def _tensors(self) -> dict[str, Tensor]:
@@ -122,17 +128,18 @@ class Construction:
         return Subject(
             self.model,
             found.spaces,
-            {"": self.input},
+            self.inputs,
             outputs,
             unknown,
             found.outputs,
             self._tried,
+            found.gradients,
         )
 
     @property
     def _tried(self) -> list[int | Elements]:
         """Elements that imply the others."""
-        group, elements = self.input.group, self.elements
+        group, elements = self.group, self.elements
         return [*group.witnesses] if len(elements) == group.order else [*elements[1:]]
 
     def _unknown(self, outputs: Mapping[str, Known]) -> str:
@@ -153,11 +160,11 @@ class Construction:
     def _complete(self, subject: Subject) -> Subject:
         """The same with outputs that a trial shows to be left as they are, or moved as pixels."""
         outputs = dict(subject.outputs)
-        group = self.input.group
+        count = samples(self.inputs, self.example)
         for path, tensor in self._tensors.items():
             if path in outputs:
                 continue
-            for features in candidates(tensor, len(self.example), group):
+            for features in candidates(tensor, count, self.group):
                 tried = replace(subject, outputs={path: features}, unknown="")
                 if trial(tried, self.example) == Verdict("", ""):
                     outputs[path] = features
@@ -176,10 +183,10 @@ class Construction:
         names = ", ".join(left_out)
         try:
             with untouched(self.model):
-                whole = trace(self.model, self.example, self.input, said, sizes=False)
+                whole = trace(self.model, self.example, self.inputs, said, sizes=False)
         except Exception as error:
             return self.found, f"of the layers left out, {names}, {error}"
-        whole = restricted(whole, self.input.group, self.subgroups)
+        whole = restricted(whole, self.group, self.subgroups)
         if whole.broken:
             return self.found, f"the layers left out, {names}, break the symmetry of the grid"
         return whole, ""
@@ -201,15 +208,12 @@ class Construction:
     def _statistics(self) -> list[str]:
         """Batch normalization whose statistics are of single channels that the group moves."""
         layers = []
-        for name, module in self.model.named_modules():
-            features = self.found.outputs.get(name)
-            if not isinstance(features, Features) or features.channels.is_trivial:
-                continue
-            batch = isinstance(module, nn.modules.batchnorm._BatchNorm)
-            if batch and not isinstance(module, FieldBatchNorm):
-                layers.append(f"{name!r} (FieldBatchNorm({_fields(features)}))")
-            elif not batch and getattr(module, "track_running_stats", False):
-                layers.append(f"{name!r} (track_running_stats=False)")
+        for name, channels in self.found.statistics.items():
+            module = self.model.get_submodule(name)
+            pooled = f"FieldBatchNorm({_fields(channels)})"
+            if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+                pooled = "track_running_stats=False"
+            layers.append(f"{name!r} ({pooled})")
         if not layers:
             return []
         return [
@@ -221,15 +225,14 @@ class Construction:
 
     def _broken(self) -> str:
         """What to say of layers that break the grid, and the size that would do."""
-        found, space = self.found, self.input.space
+        space = main_grid(self.inputs, self.example)
         with untouched(self.model):
-            side = working_size(self.example, self._works)
-        remedy = (
-            f"images of {' x '.join([str(side)] * len(space))} pixels work for all layers"
-            if side
-            else "no nearby size of the images works for all layers"
-        )
-        lines = "\n".join(f"  {layer}: {what}" for layer, what in found.broken.items())
+            sizes = working_size(max(space), self._fails) if space else None
+        remedy = "no nearby size of the images works for all layers"
+        if sizes:
+            shown = " x ".join([str(sizes.side)] * len(space))
+            remedy = f"images of {shown} pixels work for all layers" if sizes.side else f"{sizes}"
+        lines = "\n".join(f"  {layer}: {what}" for layer, what in self.found.broken.items())
         return (
             "layers break the symmetry of the grid, so that symmetric weights do not make the "
             f"network symmetric:\n{lines}\n{remedy}"
@@ -243,37 +246,38 @@ class Construction:
             f"group:\n{lines}"
         )
 
-    def _works(self, resized: Tensor) -> bool:
-        """Whether no layer breaks the grid of such a batch, and the model is symmetric there."""
-        there = Features(self.input.channels, tuple(resized.shape[2:]))
+    def _fails(self, side: int) -> str:
+        """Which layer breaks the grid of images of this side, or how the model is not symmetric."""
+        example, inputs = resized(self.inputs, self.example, side)
         try:
-            found = trace(self.model, resized, there, self.given, sizes=False, stop=True)
-        except Broken:
-            return False
-        found = restricted(found, self.input.group, self.subgroups)
-        outputs = known_outputs(found, None, self.input.group)
-        subject = replace(self._subject(found, outputs), inputs={"": there}, unknown="")
+            found = trace(self.model, example, inputs, self.given, sizes=False, stop=True)
+        except Broken as broken:
+            return f"{broken}"
+        found = restricted(found, self.group, self.subgroups)
+        outputs = known_outputs(found, None, self.group)
+        subject = replace(self._subject(found, outputs), inputs=inputs, unknown="")
         left_out = None in self.given.values()
-        return left_out or not trial(subject, resized).failure
+        return "" if left_out else trial(subject, example).failure
 
 
-def _traced(model: nn.Module, example: Tensor, input: Features, given: Mapping[str, Pair]) -> Trace:
+def _traced(
+    model: nn.Module, example: Any, inputs: Mapping[str, Known], given: Mapping[str, Pair]
+) -> Trace:
     """``trace``, with what a model raises said in a line."""
     try:
-        return trace(model, example, input, given)
+        return trace(model, example, inputs, given)
     except ValueError:
         raise
     except Exception as error:
         text = f"{error}".strip().split("\n")[0]
         raise ValueError(
-            f"the model cannot be followed: on the example, in evaluation mode and without "
-            f"gradients, it raised {type(error).__name__}: {text}; accepted: models that run so"
+            f"the model cannot be followed: on the example, in evaluation mode, it "
+            f"raised {type(error).__name__}: {text}; accepted: models that run so"
         ) from error
 
 
-def _fields(features: Features) -> str:
+def _fields(channels: Representation) -> str:
     """What FieldBatchNorm is to be called with for these channels."""
-    channels = features.channels
     if channels.permutations is None:
         return channels.name
     orbits, order = channels.orbits, channels.group.order

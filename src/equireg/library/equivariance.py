@@ -16,17 +16,17 @@ from equireg.library import measures
 from equireg.library.actions import Moving, act, act_on_pixels
 from equireg.library.choices import Choice, check_given, check_model, choose
 from equireg.library.construction import Construction, unwrapped
+from equireg.library.inputs import SaidOfInputs, inputs_of, pixel_axes, samples
 from equireg.library.measures import Error, Mean, Symmetrized
 from equireg.library.outputs import Wanted
 from equireg.library.subgroups import subgroups_of
-from equireg.library.tracing import Features, Known, acts_on_grids
-from equireg.library.trees import leaves
+from equireg.library.tracing import Known
+from equireg.library.trees import call, copied
 from equireg.library.trial import trial
 from equireg.library.untouched import untouched
 from equireg.library.weights import Distance, Gamma, Weights
 from equireg.symmetry import spaces as symmetry
-from equireg.symmetry.groups import POINT_GROUPS, Elements, Group, point_group
-from equireg.symmetry.representations import Representation, check_one_group, trivial
+from equireg.symmetry.groups import Elements, Group
 
 Of = Literal["input", "output", "pixels"]
 COMPARED = 16  # random elements of a compact group over which errors are taken
@@ -45,15 +45,19 @@ class Equivariance:
     (such as C4, D4; O for volumes), or a ``Group``, finite or compact: ``rotations(3)`` and others
     of ``equireg.groups`` act on vectors, by ``input=`` and ``representations=``. A group of
     ``point_group``, or of ``generate`` with ``moves_pixels``, moves the pixels of grids with as
-    many axes; others leave pixels as they are. example: a batch, from which shapes are inferred.
+    many axes; others leave pixels as they are. example: a batch, from which shapes are inferred: a
+    tensor, a tuple or list of inputs by position, or a dict of inputs by name.
     representations: per layer, by its name in ``model.named_modules()`` or a pattern such as
     ``layer1.*``, (input, output), each a ``Representation`` on the channels (for a Linear, on its
     entries), "trivial", "regular", or None: inferred (an input from the layers before it, an output
     trivial); or None instead of the pair to leave a layer out. Naming a module without parameters
     says what acts on its output; "" names the model. "regular" in place of the dict: regular
     outputs for all layers but those that make the model's outputs. input: what acts on the
-    example's channels; trivial by default. output: what acts on the model's, where it cannot be
-    told; by name for several ("heads.0"). subgroups: by patterns of layers' names, the part of the
+    example's channels, trivial by default; in place of it "pixels" for a tensor whose last axes are
+    the grid's, "fixed" for one that stays as it is, {axis: Representation} for one that moves along
+    axes; of several inputs a dict by name, or a tuple: images move by default, vectors and numbers
+    stay. output: what acts on the model's, where it cannot be told; by name for several
+    ("heads.0"). subgroups: by patterns of layers' names, the part of the
     group with which they are to commute: {"layer4.*": "C2"}; the network, and what is drawn and
     measured, are then of what all have in common. degree: up to which means over a compact group
     are exact, see ``group_mean``. strict: whether every warning is an error.
@@ -84,10 +88,10 @@ class Equivariance:
         self,
         model: nn.Module,
         group: str | Group,
-        example: Tensor,
+        example: Any,
         representations: Choice = None,
         *,
-        input: Representation | None = None,
+        input: SaidOfInputs = None,
         output: Wanted = None,
         subgroups: Mapping[str, str | Group] | None = None,
         degree: int = 4,
@@ -96,12 +100,13 @@ class Equivariance:
         bare, prefix = unwrapped(model)
         example = check_model(bare, example)
         self._model = model
-        self.group, self.input = _input(group, example, input)
+        self.group, self.inputs = inputs_of(group, example, input)
+        axes = pixel_axes(self.inputs, example)
         for path, rho in (output if isinstance(output, Mapping) else {"": output}).items():
-            check_given(f"output {path}".rstrip(), rho, self.group, example)
+            check_given(f"output {path}".rstrip(), rho, self.group, axes)
         parts = subgroups_of(self.group, subgroups)
-        given = choose(bare, self.group, example, representations, prefix)
-        made = Construction.of(bare, example, self.input, given, output, parts)
+        given = choose(bare, self.group, example, axes, representations, prefix)
+        made = Construction.of(bare, self.group, example, self.inputs, given, output, parts)
         self._elements = made.elements
         self._mean, self._compared = _means(self.group, made.elements, degree)
         self._weights = Weights([s for s in made.found.spaces if not s.action.is_trivial])
@@ -126,7 +131,7 @@ class Equivariance:
                 raise ValueError(finding)
             warnings.warn(finding, stacklevel=3)
 
-    def check(self, batch: Tensor | None = None) -> list[str]:
+    def check(self, batch: Any = None) -> list[str]:
         """Try again whether weights in E make the model symmetric; the findings, warned of, too.
 
         Beside random weights, its own are tried, projected and with the running statistics of now,
@@ -271,13 +276,14 @@ class Equivariance:
         grid of the input. Raises ValueError for shapes on which it is not known what acts.
         """
         if of == "input":
-            return act({"": self.input}, elements, batch)
+            return act(self.inputs, elements, batch)
         if of == "output":
             if not self._outputs:
                 raise ValueError(self._unknown_output())
             return act(self._outputs, elements, batch, targets=True)
         if of == "pixels":
-            return act_on_pixels(self.group, elements, batch, len(self.input.space))
+            axes = self.group.elements.shape[-1] if self.group.moves_pixels else 0
+            return act_on_pixels(self.group, elements, batch, axes)
         raise ValueError(f"of is {of!r}; accepted: input, output, pixels")
 
     def augment(self, batch: Any, generator: torch.Generator) -> Any:
@@ -285,10 +291,9 @@ class Equivariance:
 
         To move targets alike, call ``draw`` and ``act``, with ``of="output"`` for targets.
         """
-        count = len(next(tensor for _, tensor in leaves(batch)))
-        return self.act(self.draw(count, generator), batch)
+        return self.act(self.draw(samples(self.inputs, batch), generator), batch)
 
-    def group_mean(self, loss: Callable[..., Tensor], batch: Tensor, targets: Any = None) -> Tensor:
+    def group_mean(self, loss: Callable[..., Tensor], batch: Any, targets: Any = None) -> Tensor:
         """The exact mean of ``loss(rho_in(g) batch)`` over the group: the augmented risk.
 
         Of a compact group a quadrature, exact for the matrix entries of representations up to
@@ -301,7 +306,7 @@ class Equivariance:
         moved = None
         if targets is not None:
             moved = functools.partial(self.act, batch=targets, of="output")
-        return measures.group_mean(self._mean, {"": self.input}, loss, batch, moved)
+        return measures.group_mean(self._mean, self.inputs, loss, batch, moved)
 
     def symmetrized(self, *models: nn.Module) -> Symmetrized:
         """The mean of rho_out(g)^-1 f(rho_in(g) x) over the group, as a module.
@@ -313,10 +318,9 @@ class Equivariance:
         """
         if not self._outputs:
             raise ValueError(self._unknown_output())
-        return Symmetrized(self._mean, {"": self.input}, self._outputs, models or (self._model,))
+        return Symmetrized(self._mean, self.inputs, self._outputs, models or (self._model,))
 
-    @torch.no_grad()
-    def error(self, batch: Tensor, model: nn.Module | None = None) -> Error:
+    def error(self, batch: Any, model: nn.Module | None = None) -> Error:
         """How far the model, in evaluation mode, is from equivariant on ``batch``; exact over G.
 
         Of a compact group over 16 random elements, the same at every call.
@@ -326,11 +330,16 @@ class Equivariance:
         """
         if not self._outputs:
             raise ValueError(self._unknown_output())
-        if not len(batch):
+        if not samples(self.inputs, batch):
             raise ValueError("batch is empty; accepted: one sample or more")
         model = self._model if model is None else model
-        with untouched(model):
-            return measures.compare(model, {"": self.input}, self._outputs, self._compared, batch)
+        on = self._made.found.gradients
+
+        def run(batch: Any) -> Any:
+            return call(model, copied(batch, gradients=on))
+
+        with untouched(model), torch.set_grad_enabled(on):
+            return measures.compare(run, self.inputs, self._outputs, self._compared, batch)
 
     @property
     def _outputs(self) -> Mapping[str, Known]:
@@ -355,40 +364,3 @@ def _means(group: Group, elements: list[int], degree: int) -> tuple[Mean, list[i
         [(points[i : i + 1], share) for i, share in enumerate(shares.tolist())],
         [drawn[i : i + 1] for i in range(COMPARED)],
     )
-
-
-def _input(
-    group: str | Group, example: Tensor, input: Representation | None
-) -> tuple[Group, Features]:
-    """The group, and what acts on the example. Raises ValueError if that is nothing."""
-    shape, space = tuple(example.shape), tuple(example.shape[2:])
-    if isinstance(group, str):
-        if len(space) not in POINT_GROUPS:
-            raise ValueError(
-                f"example has shape {shape}; a group by name turns pixels: pass images (samples, "
-                "channels, *pixels), or a Group and its representation input="
-            )
-        group = point_group(group, len(space))
-    if not isinstance(group, Group):
-        raise ValueError(f"group is {group!r}; accepted: the name of a point group, or a Group")
-    check_given("input", input, group, example)
-    if isinstance(input, str):
-        raise ValueError(f"input is {input!r}; accepted: a Representation")
-    channels = input or trivial(group, example.shape[1])
-    check_one_group(group, channels.group)
-    if channels.size != example.shape[1]:
-        raise ValueError(
-            f"input is {channels.name}, on {channels.size} entries; example has shape {shape}; "
-            f"accepted: a representation on {example.shape[1]} entries"
-        )
-    if space and channels.is_trivial and group.order > 1 and not acts_on_grids(group, space):
-        known = [name for name in POINT_GROUPS.get(len(space), {}) if name != "C1"]
-        turns = f"group={(group.name if group.name in known else known[-1])!r}" if known else ""
-        raise ValueError(
-            f"{group.name} moves neither the pixels of the example, of shape {shape}, nor its "
-            f"channels; to turn pixels pass {turns} (accepted: {', '.join(known)}) or "
-            "generate(..., moves_pixels=True); to move channels pass input=, a Representation"
-        )
-    features = Features(channels, space)
-    _ = features.pixels  # refuses a grid that the group does not map to itself
-    return group, features

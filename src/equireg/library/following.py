@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,9 +20,12 @@ from equireg.library.functions.derived import derive
 from equireg.library.given import Pair, chosen
 from equireg.library.joining import Apart
 from equireg.library.parameters import Derived, Held, Owner, Space, holders
+from equireg.library.pieces import Piece
+from equireg.library.protocol import Broken
 from equireg.library.registry import FUNCTIONS, name_of, of_module
 from equireg.symmetry import spaces as symmetry
 from equireg.symmetry.groups import Group
+from equireg.symmetry.representations import Representation
 
 Tag = Action | Unknown | Derived
 
@@ -39,8 +43,9 @@ class Follower(TorchFunctionMode):
 
     spaces: the action on each parameter. broken, asymmetric: per layer, how its function breaks
     the symmetry of the grid, or otherwise does not commute with the group. outputs: what acts on
-    the outputs of modules, where it is the same at every call. sizes: whether to look for sizes
-    that work; stop: whether to raise ``Broken`` at the first function of broken or asymmetric.
+    the outputs of modules, where it is the same at every call. statistics: layers that take
+    statistics of each channel, and what moves these. sizes: whether to look for sizes that work;
+    stop: whether to raise ``Broken`` at the first function of broken or asymmetric.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Follower(TorchFunctionMode):
         self.broken: dict[str, str] = {}
         self.asymmetric: dict[str, str] = {}
         self.outputs: dict[str, Features] = {}
+        self.statistics: dict[str, Representation] = {}
         self.seen: set[int] = set()
         self.memory: dict[str, dict[Any, Any]] = {}
         self._model, self._held = model, holders(model)
@@ -65,7 +71,7 @@ class Follower(TorchFunctionMode):
         self._running: list[tuple[str, nn.Module]] = []
         self._constants: dict[int, Tensor] = {}
         self._made: dict[int, str] = {}
-        self._several: set[str] = set()  # modules whose outputs are moved otherwise at each call
+        self._returned: set[str] = set()  # modules that have run
         self._whole = 0  # modules that are followed as a whole and run now
         self._tags: dict[int, tuple[Tensor, Tag]] = {}  # keeps ids from reuse
 
@@ -113,6 +119,8 @@ class Follower(TorchFunctionMode):
         first = self.spaces.setdefault(key, Space(*owner, action))
         if first.action.equals(action) or (first.action.is_trivial and action.is_trivial):
             return
+        if _fixes_the_same(first.action, action):
+            return
         if first.layer == owner.layer:
             raise ValueError(f"layer {owner.layer!r} runs twice, on different representations")
         raise ValueError(
@@ -120,6 +128,20 @@ class Follower(TorchFunctionMode):
             "acts on it otherwise in one than in the other; pass representations= that agree, "
             "or untie them"
         )
+
+    def breaks(self, where: str, why: str) -> None:
+        """Note that a function breaks the symmetry of the grid."""
+        self.broken.setdefault(where, why)
+        if self.stop:
+            raise Broken(f"{where}: {why}")
+
+    def finished(self, tensor: Tensor) -> Tag | None:
+        """What acts on an output; a piece of a tensor is one for good."""
+        tag = self.tag_of(tensor)
+        if isinstance(tag, Piece):
+            self.breaks(tag.where, tag.why)
+            return tag.alone
+        return tag
 
     # Functions
 
@@ -250,17 +272,17 @@ class Follower(TorchFunctionMode):
         elif name in self.given and self.given[name] and results and not _own(module):
             self._say(name, results[0])
         tag = self.tag_of(out) if isinstance(out, Tensor) else None
-        features = tag.features() if isinstance(tag, Action) else None
-        if features and name not in self._several:
-            known = self.outputs.pop(name, features)
-            if known.channels.equals(features.channels) and len(known.space) == len(features.space):
-                self.outputs[name] = features
-            else:
-                self._several.add(name)
+        features = None
+        if isinstance(tag, Action) and not isinstance(tag, Piece):
+            features = tag.features()
+        known = self.outputs.pop(name, None)
+        if features and (name not in self._returned or (known and _alike(known, features))):
+            self.outputs[name] = features
+        self._returned.add(name)
 
     def _say(self, name: str, result: Tensor) -> None:
         """The user says what acts on the output of a module without parameters, or of the model."""
-        tag = self.tag_of(result)
+        tag = self.finished(result)
         features = tag.features() if isinstance(tag, Action) else None
         space = tuple(result.shape[2:])
         known = None
@@ -282,6 +304,17 @@ class Follower(TorchFunctionMode):
         held = Held(out, [Owner(layer, module, rest)])
         self._held[id(out)] = held
         self.tag(out, Derived.direct(held))
+
+
+def _alike(one: Features, two: Features) -> bool:
+    return one.channels.equals(two.channels) and len(one.space) == len(two.space)
+
+
+def _fixes_the_same(one: symmetry.Space, two: symmetry.Space) -> bool:
+    """Whether both have the same E, as a grid's turns and their inverses have."""
+    random = torch.randn(math.prod(one.shape), generator=torch.Generator().manual_seed(0)).double()
+    first, second = (s.project(random.reshape(s.shape)).reshape(-1) for s in (one, two))
+    return torch.allclose(first, second, rtol=0, atol=1e-10)
 
 
 def _refuse_computed(name: str, module: nn.Module) -> None:

@@ -49,18 +49,22 @@ def _names(one: Action, two: Action) -> tuple[str, str]:
 
 
 def differ_in_pixels(pairs: Sequence[tuple[Action, Sequence[Hashable]]]) -> bool:
-    """Whether tensors of one shape have the same channels, on pixels that all move, but not alike.
+    """Whether tensors have the same channels, on pixels that all move, but not alike.
 
-    Pixels that do not move are a layer's output that the user may have to name.
+    Channels side by side, as in cat, need not be the same. Pixels that do not move are a layer's
+    output that the user may have to name.
     """
     first, labels = pairs[0]
     rest = range(2, len(first.axes))
+    if not rest:
+        return False
     return all(
-        list(names) == list(labels)
-        and one.shape == first.shape
+        len(names) == len(labels)
+        and all(names[axis] == labels[axis] for axis in rest)
+        and one.shape[2:] == first.shape[2:]
         and one.closed([0, 1])
         and not one.take(rest).is_trivial
-        and one.take([0, 1]).equals(first.take([0, 1]))
+        and (names[1] != labels[1] or one.take([0, 1]).equals(first.take([0, 1])))
         for one, names in pairs
     )
 

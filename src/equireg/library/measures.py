@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from equireg.library.actions import act, inverse, move, shaped
+from equireg.library.actions import Moving, act, inverse, move, shaped
 from equireg.library.tracing import Known
-from equireg.library.trees import leaves, mapped
+from equireg.library.trees import call, copied, leaves, mapped
 from equireg.symmetry.groups import Elements
 
 Mean = Sequence[tuple[int | Elements, float]]  # elements and their weights, of sum 1
@@ -36,23 +36,24 @@ class Error(NamedTuple):
 
 
 def compare(
-    function: Callable[..., Any],
+    function: Callable[[Any], Any],
     inputs: Mapping[str, Known],
     outputs: Mapping[str, Known],
-    elements: Sequence[int | Elements],
+    elements: Sequence[Moving],
     batch: Any,
 ) -> Error:
-    """The error of ``function`` over these elements; exact, in double precision.
+    """The error of ``function`` of a batch over these elements; exact, in double precision.
 
-    What ``function`` returns is copied: it may write into one buffer at every call.
+    What ``function`` returns is copied: it may write into one buffer at every call. What it is
+    called with is not: it is to leave that as it is.
     """
     squared, norm, deviation, largest, changed, predictions = 0.0, 0.0, 0.0, 0.0, 0, 0
-    plain = _known(outputs, call(function, mapped(lambda _, x: x.clone(), batch)))
+    plain = _known(outputs, function(batch))
     for x in plain.values():
         norm += float(x.double().square().sum())
         deviation += float((x.double() - x.double().mean(0)).square().sum())
     for element in elements:
-        moved = call(function, act(inputs, element, mapped(lambda _, x: x.clone(), batch)))
+        moved = function(act(inputs, element, batch))
         for path, x in _known(outputs, moved).items():
             expected = move(outputs[path], element, plain[path])
             difference = x.double() - expected.double()
@@ -73,17 +74,10 @@ def compare(
 def _known(outputs: Mapping[str, Known], output: Any) -> dict[str, Tensor]:
     """The output's tensors as ``shaped``, those that are in ``outputs``."""
     return {
-        path: shaped(outputs[path], tensor.clone(), "the model's output", flattened=True)
+        path: shaped(outputs[path], tensor.detach().clone(), "the model's output", flattened=True)
         for path, tensor in leaves(output)
         if path in outputs
     }
-
-
-def call(function: Callable[..., Any], batch: Any) -> Any:
-    """``function`` on one tensor, on several (a tuple or list), or by name (a dict)."""
-    if isinstance(batch, dict):
-        return function(**batch)
-    return function(*batch) if isinstance(batch, (tuple, list)) else function(batch)
 
 
 class Symmetrized(nn.Module):
@@ -91,7 +85,8 @@ class Symmetrized(nn.Module):
 
     It is equivariant whatever the weights, at |G| times the cost: the nearest equivariant function
     to the models' mean. Its gradients reach all models. A model's outputs may be a tensor, dict,
-    tuple, list or dataclass; those on which the action is not known are left out of the mean.
+    tuple, list or dataclass; those on which the action is not known are left out of the mean. It is
+    called as the models are: with one tensor, or with several by position or by name.
     """
 
     def __init__(
@@ -105,8 +100,16 @@ class Symmetrized(nn.Module):
         self.models = nn.ModuleList(models)
         self._mean, self._inputs, self._outputs = [*mean], dict(inputs), dict(outputs)
 
-    def forward(self, batch: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The averaged prediction, of the models' output type."""
+        alone = "" in self._inputs
+        if bool(args) == bool(kwargs) or (alone and len(args) != 1):
+            names = ", ".join(map(repr, self._inputs))
+            raise ValueError(
+                f"{len(args)} inputs by position, {len(kwargs)} by name; accepted: "
+                + ("one by position" if alone else f"all as in the example, {names}")
+            )
+        batch = kwargs or (args[0] if alone else args)
         total: dict[str, Tensor] = {}
         first = None
         for output, share in self._each(batch):
@@ -122,7 +125,7 @@ class Symmetrized(nn.Module):
         for element, share in self._mean:
             back = functools.partial(self._back, inverse(group, element))
             for model in self.models:
-                moved = act(self._inputs, element, mapped(lambda _, x: x.clone(), batch))
+                moved = act(self._inputs, element, copied(batch))
                 yield mapped(back, call(model, moved)), share / len(self.models)
 
     def _back(self, element: int | Elements, path: str, tensor: Tensor) -> Tensor:

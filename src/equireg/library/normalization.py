@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equireg.symmetry.representations import Representation
@@ -43,6 +44,9 @@ class FieldBatchNorm(nn.BatchNorm2d):
                 raise ValueError(f"{fields} channels in fields of {size}; accepted: multiples")
             number = torch.arange(fields) // size
         super().__init__(len(number), **options)
+        lengths = torch.bincount(number)
+        side_by_side = number.equal(torch.arange(len(number)) // int(lengths[0]))
+        self._size = int(lengths[0]) if side_by_side else 0  # of all fields, one after another
         self.register_buffer("field", number.to(self._place()), persistent=False)
 
     def _place(self) -> torch.device | None:
@@ -68,29 +72,44 @@ class FieldBatchNorm(nn.BatchNorm2d):
         """(samples, channels, *pixels) of the same shape."""
         self._check_input_dim(input)
         precise = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        per_batch = self.training or self.running_mean is None or self.running_var is None
-        if per_batch:
-            axes = [axis for axis in range(input.ndim) if axis != 1]
-            own = precise.mean(axes)
-            mean = self._pooled(own)
-            spread = precise.var(axes, unbiased=False)
-            variance = self._pooled(spread + (own - mean).square())
-            if self.training and self.track_running_stats:
-                self._track(mean.detach(), variance.detach(), input.numel())
-        else:
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            mean = self._pooled(self.running_mean)
-            variance = self._pooled(self.running_var + (self.running_mean - mean).square())
-        scale = (variance + self.eps).rsqrt()
-        shift = -mean * scale
-        if self.affine:
-            scale, shift = scale * self.weight, shift * self.weight + self.bias
+        if self.training or self.running_mean is None or self.running_var is None:
+            return self._by_batch(precise).to(input)
+        mean = self._pooled(self.running_mean)
+        variance = self._pooled(self.running_var + (self.running_mean - mean).square())
+        weight, bias = (p.to(precise) if self.affine else None for p in (self.weight, self.bias))
+        mean, variance = mean.to(precise), variance.to(precise)
+        return F.batch_norm(precise, mean, variance, weight, bias, eps=self.eps).to(input)
+
+    def _by_batch(self, input: Tensor) -> Tensor:
+        """Normalized by the batch's own statistics, which are tracked in training."""
+        track = self.training and self.track_running_stats
         shape = (1, -1, *(1,) * (input.ndim - 2))
-        return (precise * scale.view(shape) + shift.view(shape)).to(input)
+        weight = self.weight.to(input) if self.affine else input.new_ones(self.num_features)
+        bias = self.bias.to(input) if self.affine else input.new_zeros(self.num_features)
+        if self._size:  # a field's entries as those of one channel, for the fast layer of torch
+            fields = input.reshape(len(input), self.num_features // self._size, -1)
+            mean, variance = (fields.new_zeros(fields.shape[1]) for _ in range(2))
+            kept = (mean, variance) if track else (None, None)
+            out = F.batch_norm(fields, kept[0], kept[1], None, None, True, 1.0, self.eps)
+            if track:
+                each = (x.repeat_interleave(self._size) for x in (mean, variance))
+                self._track(*each)
+            return torch.addcmul(bias.view(shape), out.view(input.shape), weight.view(shape))
+        axes = [axis for axis in range(input.ndim) if axis != 1]
+        spread, own = torch.var_mean(input, axes, correction=0)
+        mean = self._pooled(own)
+        variance = self._pooled(spread + (own - mean).square())
+        if track:
+            field = self.get_buffer("field")
+            count = input.numel() // self.num_features * torch.bincount(field)[field]
+            unbiased = (count / (count - 1).clamp(min=1)).to(variance)
+            self._track(mean.detach(), variance.detach() * unbiased)
+        scale = weight * (variance + self.eps).rsqrt()
+        shift = bias - mean * scale
+        return torch.addcmul(shift.view(shape), input, scale.view(shape))
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor, entries: int) -> None:
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics as ``BatchNorm2d`` does, by the unbiased variance."""
         assert self.running_mean is not None
         assert self.running_var is not None
@@ -99,8 +118,5 @@ class FieldBatchNorm(nn.BatchNorm2d):
         momentum = self.momentum
         if momentum is None:
             momentum = 1 / float(self.num_batches_tracked)
-        lengths = torch.bincount(self.get_buffer("field"))[self.get_buffer("field")]
-        count = entries // self.num_features * lengths
-        unbiased = variance * (count / (count - 1).clamp(min=1)).to(variance)
         self.running_mean.lerp_(mean.to(self.running_mean), momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var), momentum)
+        self.running_var.lerp_(variance.to(self.running_var), momentum)

@@ -22,9 +22,11 @@ from equireg.library.features import Action, Features, Unknown
 from equireg.library.following import Follower, _own
 from equireg.library.given import Given, Pair
 from equireg.library.parameters import Space
+from equireg.library.pixels import Pixels
 from equireg.library.registry import of_module
-from equireg.library.trees import leaves, mapped
-from equireg.library.untouched import evaluating
+from equireg.library.trees import call, copied, leaves, mapped
+from equireg.library.untouched import differentiating, evaluating
+from equireg.symmetry.representations import Representation
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -36,7 +38,7 @@ OVER_LAST_AXES = (nn.LayerNorm, nn.RMSNorm)
 LINEAR = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 PLACED = (*LINEAR, *CHANNELWISE, *OVER_LAST_AXES, nn.MultiheadAttention, nn.Embedding)
 
-Known = Features | Action
+Known = Features | Action | Pixels
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Trace:
     tensors, by the names of ``trees.leaves``. broken: per layer, the grids before and after, and
     sizes; asymmetric: per layer, why its function does not commute with the group. unused: layers
     that did not run, and parameters that were not seen. outputs: what acts on the outputs of
-    modules, in the order in which they returned. returned: what the model returned.
+    modules, in the order in which they returned. returned: what the model returned. gradients:
+    whether it differentiates in forward, and so does not run without gradients. statistics: layers
+    that take statistics of each channel, where these move.
     """
 
     spaces: list[Space]
@@ -58,6 +62,8 @@ class Trace:
     asymmetric: dict[str, str] = field(default_factory=dict)
     leaves: dict[str, Known | Unknown] = field(default_factory=dict)
     returned: Any = None
+    gradients: bool = False
+    statistics: dict[str, Representation] = field(default_factory=dict)
 
 
 def trace(
@@ -80,8 +86,22 @@ def trace(
     """
     given = by_first_name(model, given)
     known = features if isinstance(features, Mapping) else {"": features}
-    follower = Follower(model, next(iter(known.values())).group, given, sizes=sizes, stop=stop)
-    args, kwargs = _arguments(example)
+    group = next(iter(known.values())).group
+
+    def run(gradients: bool) -> Trace:
+        follower = Follower(model, group, given, sizes=sizes, stop=stop)
+        return _run(model, follower, copied(example, gradients=gradients), known, gradients)
+
+    return differentiating(run)
+
+
+def _run(
+    model: nn.Module,
+    follower: Follower,
+    example: Any,
+    known: Mapping[str, Known],
+    gradients: bool,
+) -> Trace:
     devices = [x.device for _, x in leaves(example) if x.device.type == "cuda"]
     with ExitStack() as stack:
         for name, module in model.named_modules():
@@ -89,32 +109,27 @@ def trace(
                 stack.callback(hook.remove)
         stack.enter_context(torch.random.fork_rng(list(set(devices))))
         stack.enter_context(evaluating(model))
-        stack.enter_context(torch.no_grad())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for name, tensor in leaves(args[0] if isinstance(example, Tensor) else kwargs or args):
+        for name, tensor in leaves(example):
             if name in known:
                 follower.tag(tensor, _action(known[name], tensor))
         stack.enter_context(follower)
-        output = model(*args, **kwargs)
-    return _found(model, follower, output)
-
-
-def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The example as arguments, copied: models may work in place."""
-    if isinstance(example, Tensor):
-        return (example.clone(),), {}
-    copied = mapped(lambda _, x: x.clone(), example)
-    return ((), copied) if isinstance(copied, dict) else (tuple(copied), {})
+        output = call(model, example)
+    return _found(model, follower, output, gradients)
 
 
 def _action(known: Known, tensor: Tensor) -> Action:
-    return known if isinstance(known, Action) else Action.of(known, tensor.shape)
+    if isinstance(known, Action):
+        return known if known.shape == tensor.shape else known.of_samples(len(tensor))
+    if isinstance(known, Pixels):
+        return known.action(tensor.shape)
+    return Action.of(known, tensor.shape)
 
 
-def _found(model: nn.Module, follower: Follower, output: Any) -> Trace:
+def _found(model: nn.Module, follower: Follower, output: Any, gradients: bool) -> Trace:
     each = dict[str, Known | Unknown]()
     for path, tensor in leaves(output):
-        tag = follower.tag_of(tensor)
+        tag = follower.finished(tensor)
         if isinstance(tag, Action) and _has_samples(tag):
             each[path] = tag.features() or tag
         else:
@@ -131,7 +146,9 @@ def _found(model: nn.Module, follower: Follower, output: Any) -> Trace:
         follower.outputs,
         follower.asymmetric,
         each,
-        output,
+        mapped(lambda _, x: x.detach(), output),
+        gradients,
+        follower.statistics,
     )
 
 
@@ -187,6 +204,7 @@ __all__ = [
     "Features",
     "Given",
     "Pair",
+    "Pixels",
     "Space",
     "Trace",
     "Unknown",

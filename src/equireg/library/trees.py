@@ -39,6 +39,27 @@ def mapped(function: Callable[[str, Tensor], Any], tree: Any, path: str = "") ->
     return list(items.values()) if isinstance(tree, list) else tree
 
 
+def copied(tree: Any, *, gradients: bool = False) -> Any:
+    """The same tree with each tensor copied.
+
+    gradients: whether the copies are to be differentiated by, those that can be.
+    """
+
+    def one(_: str, x: Tensor) -> Tensor:
+        if gradients and x.is_floating_point():
+            return x.detach().clone().requires_grad_()
+        return x.clone()
+
+    return mapped(one, tree)
+
+
+def call(function: Callable[..., Any], batch: Any) -> Any:
+    """``function`` on one tensor, on several (a tuple or list), or by name (a dict)."""
+    if isinstance(batch, Mapping):
+        return function(**batch)
+    return function(*batch) if isinstance(batch, (tuple, list)) else function(batch)
+
+
 def _items(tree: Any) -> list[tuple[str, Any]]:
     if isinstance(tree, Mapping):
         return [(str(key), item) for key, item in tree.items()]

@@ -3,7 +3,7 @@
 A layer's weights say nothing of the functions between layers. So the model is run with weights in
 E in place of its own, on random samples and on what the generators make of them; they imply the
 group. So that what is broken can be seen, weights are drawn anew (a head that starts at zero hides
-everything before it), biases are left out, and outputs of layers are centred and scaled to keep the
+everything before it), biases are small, and outputs of layers are centred and scaled to keep the
 signal's variance through the depth, which commutes with the group. The error is measured against
 the outputs' deviation from their mean. Where outputs cannot be told, modules' outputs are.
 """
@@ -17,20 +17,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equireg.library.actions import act, move, shaped
+from equireg.library.actions import Moving, act, move, shaped
+from equireg.library.inputs import is_sampled, samples
 from equireg.library.measures import BLIND, compare
 from equireg.library.tracing import CHANNELWISE, OVER_LAST_AXES, Features, Known, Space
-from equireg.library.trees import leaves
+from equireg.library.trees import call, copied, leaves, mapped
 from equireg.library.untouched import untouched
+from equireg.library.weights import STATISTICS
 from equireg.symmetry import spaces as symmetry
 from equireg.symmetry.groups import Elements
 
 DOUBLE, SINGLE = 1e-4, 1e-3  # errors above are none of rounding; single precision within is common
 SAMPLES = 4
 CONSTANT = "its outputs do not depend on the input"
+ZERO = "its outputs are zero but for rounding"
+MIXED = (
+    "a relative error of {:.2g} where each sample is moved by its own element, as by augment, and "
+    "none where all are moved by the same one: samples are mixed"
+)
 
 
 class Verdict(NamedTuple):
@@ -47,6 +55,7 @@ class Subject:
     outputs: by their names; modules: by theirs, in order; elements: those to try, which imply the
     others.
     unknown: outputs of which it is not known what acts on them, and why; "" if there are none.
+    gradients: whether the model differentiates in forward.
     """
 
     model: nn.Module
@@ -56,27 +65,28 @@ class Subject:
     unknown: str
     modules: Mapping[str, Known]
     elements: Sequence[int | Elements]
+    gradients: bool = False
 
 
-def trial(
-    subject: Subject, example: Tensor, *, own: bool = False, batch: Tensor | None = None
-) -> Verdict:
+def trial(subject: Subject, example: Any, *, own: bool = False, batch: Any = None) -> Verdict:
     """Try the model with weights in E, drawn anew, or the projections of its own.
 
     On random samples, or on ``batch``. In double precision, and otherwise in single; where it takes
     no other, on the example's number of samples.
     """
     untried = ""
-    for dtype, samples, positive in (
+    count = samples(subject.inputs, example)
+    for dtype, number, positive in (
         (torch.float64, SAMPLES, False),
         (torch.float64, SAMPLES, True),
-        (torch.float64, len(example), False),
+        (torch.float64, count, False),
         (torch.float32, SAMPLES, False),
-        (torch.float32, len(example), False),
+        (torch.float32, count, False),
     ):
-        tried = _batch(example, samples, dtype, positive=positive)
+        tried = _batch(subject.inputs, example, number, dtype, positive=positive)
         if batch is not None:
-            tried = batch.detach().to(example.device, tried.dtype)
+            like = dict(leaves(tried))
+            tried = mapped(lambda path, x: x.detach().to(like.get(path, x)), batch)  # noqa: B023
         try:
             verdict = _attempt(subject, tried, dtype, own)
         except _UndefinedError as error:  # such as the logarithm of negative numbers
@@ -94,26 +104,38 @@ class _UndefinedError(ArithmeticError):
     """A model's outputs are no numbers."""
 
 
-def _batch(example: Tensor, samples: int, dtype: torch.dtype, *, positive: bool) -> Tensor:
-    """Random samples like the example: of both signs, or integers in its range."""
-    random = torch.Generator().manual_seed(0)
-    shape = (samples, *example.shape[1:])
-    if not example.is_floating_point():
-        if example.dtype == torch.bool:
-            return (torch.rand(shape, generator=random) < 0.5).to(example.device)
-        high = 256 if example.dtype == torch.uint8 else max(int(example.max()) + 1, 2)
-        return (torch.rand(shape, generator=random) * high).to(example)
-    draw = torch.rand if positive else torch.randn
-    return draw(shape, generator=random, dtype=torch.float64).to(example.device, dtype)
+def _batch(
+    inputs: Mapping[str, Known], example: Any, number: int, dtype: torch.dtype, *, positive: bool
+) -> Any:
+    """Random samples like the example: of both signs, or integers in its range.
+
+    Tensors without samples, such as numbers and tables, are kept.
+    """
+    random, count = torch.Generator().manual_seed(0), samples(inputs, example)
+
+    def one(path: str, x: Tensor) -> Tensor:
+        if not is_sampled(inputs[path], x, count):
+            return _cast(x, dtype)
+        shape = (number, *x.shape[1:])
+        if x.dtype == torch.bool:
+            return (torch.rand(shape, generator=random) < 0.5).to(x.device)
+        if not x.is_floating_point():
+            high = 256 if x.dtype == torch.uint8 else max(int(x.max()) + 1, 2)
+            return (torch.rand(shape, generator=random) * high).to(x)
+        draw = torch.rand if positive else torch.randn
+        return draw(shape, generator=random, dtype=torch.float64).to(x.device, dtype)
+
+    return mapped(one, example)
 
 
-def _attempt(subject: Subject, batch: Tensor, dtype: torch.dtype, own: bool) -> Verdict:
+def _attempt(subject: Subject, batch: Any, dtype: torch.dtype, own: bool) -> Verdict:
     model, elements = subject.model, list(dict.fromkeys(subject.elements))
     bound = DOUBLE if dtype == torch.float64 else SINGLE
     with contextlib.ExitStack() as stack:
         stack.enter_context(untouched(model))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.autocast(batch.device.type, enabled=False))
+        stack.enter_context(torch.set_grad_enabled(subject.gradients))
+        device = next(x.device for _, x in leaves(batch))
+        stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         state = _weights(subject, dtype, own)
         for computed, tensor in _computed(subject, dtype, own):
@@ -124,17 +146,28 @@ def _attempt(subject: Subject, batch: Tensor, dtype: torch.dtype, own: bool) -> 
             for module in dict.fromkeys(space.module for space in subject.spaces):
                 stack.callback(module.register_forward_hook(scales).remove)
 
-        def run(x: Tensor, seed: int = 0) -> Any:
+        def run(x: Any, seed: int = 0) -> Any:
             torch.manual_seed(seed)  # dropout that is always on
-            return torch.func.functional_call(model, state, (x,))
+            x = copied(x, gradients=subject.gradients)
+            return call(lambda *a, **k: torch.func.functional_call(model, state, a, k), x)
+
+        def error_of(elements: Sequence[Moving]) -> float:
+            return compare(run, subject.inputs, subject.outputs, elements, batch).deviating
 
         error = math.nan
         if subject.outputs:
-            error = compare(run, subject.inputs, subject.outputs, elements, batch).deviating
+            apart = _every_other(elements[-1], samples(subject.inputs, batch))
+            error = error_of([*elements, apart])
             if error <= bound and not subject.unknown:
                 return Verdict("", "")
+            if error > bound and _vanish(run(batch), subject.outputs):
+                return Verdict("", ZERO)
+            together = error_of(elements)
+            if together <= bound < error:
+                return Verdict(MIXED.format(error), "")
+            error = together
         modules = _modules(subject, run, elements, batch, bound)
-        one, two = (dict(leaves(run(batch.clone(), seed))) for seed in (1, 2))
+        one, two = (dict(leaves(run(batch, seed))) for seed in (1, 2))
         if any(not torch.equal(one[name].nan_to_num(), two[name].nan_to_num()) for name in one):
             return Verdict("", "its outputs are random in evaluation mode")
     if modules.undefined and math.isnan(error):
@@ -148,6 +181,22 @@ def _attempt(subject: Subject, batch: Tensor, dtype: torch.dtype, own: bool) -> 
     if math.isnan(error):
         return Verdict("", CONSTANT)
     return Verdict("", "")
+
+
+def _vanish(output: Any, known: Mapping[str, Known]) -> bool:
+    """Whether outputs are no larger than rounding, beside the signals of size 1 in the model."""
+    sizes = [
+        float(x.detach().abs().max()) for name, x in leaves(output) if name in known and x.numel()
+    ]
+    return max(sizes, default=0.0) < 1e-12
+
+
+def _every_other(element: int | Elements, count: int) -> Moving:
+    """This element for every other sample, the identity for those between."""
+    kept = np.arange(count) % 2 == 0
+    if isinstance(element, Elements):
+        return Elements(element.index * kept, element.algebra * kept[:, None])
+    return torch.from_numpy(element * kept)
 
 
 def _weights(subject: Subject, dtype: torch.dtype, own: bool) -> dict[str, Tensor]:
@@ -183,14 +232,17 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _placed(space: Space, held: Tensor, random: torch.Generator, own: bool) -> Tensor:
     """A parameter in E: its own projected, or a random one of a size that keeps signals alive."""
-    if own:
+    buffer = space.parameter in space.module._buffers
+    if own or (buffer and space.parameter not in STATISTICS):  # such as a variance
         tensor = held
     else:
         draw = functools.partial(torch.randn, held.shape, generator=random)
         name = space.parameter
         normalizes = isinstance(space.module, (*CHANNELWISE, *OVER_LAST_AXES))
-        if name == "running_mean" or name.endswith("bias"):
+        if name == "running_mean":
             tensor = torch.zeros(held.shape)
+        elif name.endswith("bias"):  # some, as odd functions of differences cancel
+            tensor = 0.3 * draw()
         elif name == "running_var":
             tensor = torch.ones(held.shape)
         elif normalizes:
@@ -219,14 +271,16 @@ class _Scales:
         if not isinstance(out, Tensor) or not out.is_floating_point() or not out.numel():
             return None
         if module not in self.held:
-            name = next(s.layer for s in self.subject.spaces if s.module is module)
-            mean = _mean(self.subject.modules.get(name), out)
-            deviation = (out - mean).square().mean().sqrt()
-            alive = deviation > BLIND * out.square().mean().sqrt()
-            factor = torch.where(alive, 1 / deviation, torch.ones_like(deviation))
-            self.held[module] = mean, factor
+            self.held[module] = self._of(module, out.detach())
         mean, factor = self.held[module]
         return (out - mean) * factor
+
+    def _of(self, module: nn.Module, out: Tensor) -> tuple[Tensor, Tensor]:
+        name = next(s.layer for s in self.subject.spaces if s.module is module)
+        mean = _mean(self.subject.modules.get(name), out)
+        deviation = (out - mean).square().mean().sqrt()
+        alive = deviation > BLIND * out.square().mean().sqrt()
+        return mean, torch.where(alive, 1 / deviation, torch.ones_like(deviation))
 
 
 def _mean(features: Known | None, out: Tensor) -> Tensor:
@@ -249,9 +303,9 @@ class _Found(NamedTuple):
 
 def _modules(
     subject: Subject,
-    run: Callable[[Tensor], Any],
+    run: Callable[[Any], Any],
     elements: Sequence[int | Elements],
-    batch: Tensor,
+    batch: Any,
     bound: float,
 ) -> _Found:
     """Compare the outputs of all modules of which it is known what acts on them."""
@@ -267,6 +321,7 @@ def _modules(
         features = subject.modules[name]
         if not isinstance(out, Tensor) or not out.is_floating_point():
             return
+        out = out.detach()
         if not element:
             plain[name].append(out.clone())
             undefined = undefined or not bool(out.isfinite().all())
@@ -288,9 +343,9 @@ def _modules(
             module = subject.model.get_submodule(name)
             one = module.register_forward_hook(lambda _, __, out, name=name: hook(name, out))
             stack.callback(one.remove)
-        run(batch.clone())
+        run(batch)
         for element in elements:
             position = dict.fromkeys(names, 0)
-            run(act(subject.inputs, element, batch).clone())
+            run(act(subject.inputs, element, batch))
     first = next((name for name in names if name in wrong), "")
     return _Found(first, wrong.get(first, 0.0), undefined)

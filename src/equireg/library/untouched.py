@@ -6,11 +6,13 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -31,6 +33,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                 module.train(mode)
         for module, mode in modes.items():  # what a train() of its own did not set
             module.training = mode
+
+
+def differentiating(run: Callable[[bool], T]) -> T:
+    """``run(False)`` without gradients; ``run(True)`` with them, where a model asks for its own.
+
+    That is one that differentiates in forward, as forces are computed from an energy.
+    """
+    try:
+        with torch.no_grad():
+            return run(False)
+    except RuntimeError as error:
+        if "require grad" not in f"{error}":
+            raise
+    with torch.enable_grad():
+        return run(True)
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """Functions without parameters of their own, one file per kind; imported, they are registered."""
 
-from equireg.library.functions import contractions, moves, pointwise, reductions
+from equireg.library.functions import contractions, gradients, moves, pointwise, reductions
 
-__all__ = ["contractions", "moves", "pointwise", "reductions"]
+__all__ = ["contractions", "gradients", "moves", "pointwise", "reductions"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from torch import Tensor
 
 from equireg.library.atoms import Axis, Lost, moving, still
@@ -12,9 +13,16 @@ from equireg.library.blocks import acts_on_grids, on_grid, resized
 from equireg.library.call import Call
 from equireg.library.features import Action, Unknown
 from equireg.library.functions import numbered
-from equireg.library.functions.grids import not_symmetric
+from equireg.library.functions.grids import not_symmetric, pools_commute
+from equireg.library.pieces import Piece
 from equireg.library.registry import follows
 from equireg.symmetry.representations import Representation
+
+POOLS = {
+    f"{kind}_pool{axes}d"
+    for kind in ("max", "avg", "lp", "adaptive_max", "adaptive_avg")
+    for axes in (1, 2, 3)
+}
 
 
 def follow(call: Call) -> list[Action | Unknown]:
@@ -36,15 +44,16 @@ def _result(call: Call, number: int, result: Tensor) -> Action | Unknown:
     inputs = [tag for x in call.data if isinstance(tag := call.of(x), Action)]
     if all(tag.is_trivial for tag in inputs):
         return call.trivial(result)
-    if len(inputs) == 1 and not call.parameters:
+    pools = call.name in POOLS and len(inputs) == 1
+    if len(inputs) == 1 and not call.parameters and not pools:
         source = numbered.sources(call, call.data[0], number)
         if source is not None:
-            return numbered.follow(call, inputs[0], source)
+            return _cut_out(call, inputs[0], source)
     found = _guess(call, inputs, result)
     if found is None or not result.is_floating_point():
         return Unknown(call.name)
     try:
-        if call.commutes(number, found):
+        if pools_commute(call, inputs[0], found) if pools else call.commutes(number, found):
             return found
     except Exception:  # it does not run on random data
         call.asymmetric("could not be tried on random data")
@@ -55,6 +64,17 @@ def _result(call: Call, number: int, result: Tensor) -> Action | Unknown:
     else:
         call.asymmetric(f"does not commute with {call.group.name}")
     return found
+
+
+def _cut_out(call: Call, whole: Action, source: np.ndarray) -> Action:
+    """A part of a tensor, or its entries in another order."""
+    if call.name != "getitem":
+        return numbered.follow(call, whole, source)
+    with call.deferring() as said:
+        found = numbered.follow(call, whole, source)
+    if not said:
+        return found
+    return Piece(found.group, found.axes, whole, call.data[0], source, call.where, said[0])
 
 
 def _guess(call: Call, inputs: Sequence[Action], result: Tensor) -> Action | None:
@@ -95,9 +115,7 @@ def _tokens(part: Action, space: Sequence[int]) -> Representation | None:
     whole = tuple(block.shape[place] for block, place in atoms)
     if not acts_on_grids(part.group, whole):
         return None
-    if resized(part.representation(), whole, whole) is None:
-        return None
-    return on_grid(part.group, (side, side))
+    return resized(part.representation(), whole, (side, side))
 
 
 @follows("fold")

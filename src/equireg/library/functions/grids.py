@@ -22,18 +22,22 @@ def not_symmetric(
     if works is None:
         works = []
     if not works and len(call.data) == 1 and features and features.space == tuple(before):
-        works = call.sizes_that_work(lambda side: pixels_commute(call, side), max(before))
+        works = call.sizes_that_work(
+            lambda side: pixels_commute(call, (side,) * len(before)), max(before)
+        )
     return (
         f"{times(before)} to {times(after) or 'no'} pixels is not symmetric under "
         f"{call.group.name}" + (f"; here {', '.join(map(str, works))} would be" if works else "")
     )
 
 
-def pixels_commute(call: Call, side: int) -> bool:
-    """Whether the function commutes with the group on square images of this side."""
+def pixels_commute(call: Call, space: tuple[int, ...], channels: int | None = None) -> bool:
+    """Whether the function commutes with the group on images of so many pixels.
+
+    channels: how many of them; as many as its input has if None.
+    """
     group, source = call.group, call.data[0]
-    space = (side,) * (source.ndim - 2)
-    images = torch.empty(1, source.shape[1], *space, device=source.device)
+    images = torch.empty(1, channels or source.shape[1], *space, device=source.device)
     axes = tuple(range(2, source.ndim))
     before = Action.on(group, images.shape, {axes: on_grid(group, space)})
 
@@ -45,6 +49,18 @@ def pixels_commute(call: Call, side: int) -> bool:
     if out.ndim == source.ndim:
         after = Action.on(group, out.shape, {axes: on_grid(group, tuple(out.shape[2:]))})
     return commutes(group, run, [before], after, [images])
+
+
+def pools_commute(call: Call, action: Action, after: Action) -> bool:
+    """Whether a pooling, of each channel by itself, commutes with the group.
+
+    Tried on one channel where they are permuted; entries of vectors have no maximum of their own.
+    """
+    before, rest = action.features(), after.features()
+    images = before and rest and call.data[0].ndim == 2 + len(before.space)
+    if not images or not action.permutes:
+        return call.commutes(0, after)
+    return pixels_commute(call, action.shape[2:], 1)
 
 
 def times(space: Sequence[int]) -> str:

@@ -7,13 +7,17 @@ one way, that of ``numbered``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from equireg.library.arguments import swapped
-from equireg.library.atoms import Axis, moving, still
+from equireg.library.atoms import Axis, Lost, moving, still
 from equireg.library.call import Call
 from equireg.library.features import Action, Unknown
+from equireg.library.functions import numbered
 from equireg.library.registry import follows
 from equireg.symmetry.representations import Representation, direct_sum
 
@@ -35,7 +39,8 @@ def reshaped(call: Call) -> Found:
     def bent(rho: Representation) -> None:
         call.memory["bent"] = {}
         call.asymmetric(
-            f"to {tuple(call.results[0].shape)}: windows that the group does not map to windows"
+            f"to {tuple(call.results[0].shape)}: windows that the group does not map to windows, "
+            "as where they are shifted by other than half their side; at any size of the images"
         )
 
     return found.reshape(call.results[0].shape, bent)
@@ -70,10 +75,11 @@ def _probed(call: Call, probe: Tensor) -> Tensor:
 def joined(call: Call) -> Found | None:
     """Side by side along one axis: the direct sum there, the same on the other axes."""
     parts = list(call.argument(0, "tensors"))
-    axis = call.argument(1, "dim", "axis", default=0)
+    axis = call.argument(1, "dim", "axis", default=0) % call.results[0].ndim
+    if whole := _whole(call, parts, lambda sources: np.concatenate(sources, axis)):
+        return whole
     if call.unknown:
         return call.unknown
-    axis %= call.results[0].ndim
     parts = [x for x in parts if x.ndim == call.results[0].ndim and x.shape[axis]]
     others = call.joined([(x, _labels(x, axis, k)) for k, x in enumerate(parts)])
     if isinstance(others, Unknown):
@@ -105,8 +111,34 @@ def joined(call: Call) -> Found | None:
     return Action(call.group, tuple(axes))
 
 
+def _whole(
+    call: Call, parts: list[Tensor], join: Callable[[list[np.ndarray]], np.ndarray]
+) -> Action | None:
+    """Pieces of one tensor that together the group maps to one another, or None."""
+    if pieces := call.pieces(parts):
+        try:
+            with call.deferring() as said:
+                source = join([piece.source for piece in pieces])
+                found = numbered.follow(call, pieces[0].whole, source)
+            if not said:
+                return found
+        except Lost:
+            pass
+    call.part()
+    return None
+
+
 def _labels(x: Tensor, axis: int, part: int) -> list[object]:
     return [("part", part) if i == axis else i for i in range(x.ndim)]
+
+
+@follows("one_hot")
+def one_hot(call: Call) -> Found:
+    """A new last axis, of classes, which does not move."""
+    found = call.of(call.data[0])
+    if not isinstance(found, Action):
+        return _unknown(found)
+    return Action(call.group, (*found.axes, still(call.results[0].shape[-1])))
 
 
 @follows("stack")
@@ -114,6 +146,8 @@ def stacked(call: Call) -> Found:
     """Along a new axis, which does not move."""
     parts = list(call.argument(0, "tensors"))
     axis = call.argument(1, "dim", default=0) % call.results[0].ndim
+    if whole := _whole(call, parts, lambda sources: np.stack(sources, axis)):
+        return whole
     found = call.contract([(x, range(x.ndim)) for x in parts], range(parts[0].ndim))
     if isinstance(found, Unknown):
         return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from equireg.library.atoms import Axis, Lost, moving, still
-from equireg.library.blocks import acts_on_grids, on_grid
+from equireg.library.blocks import Turn, acts_on_grids, on_grid, turn_of, turned
 from equireg.library.call import Call
 from equireg.library.features import Action, Unknown
 from equireg.library.functions.grids import not_symmetric, times
@@ -48,8 +48,9 @@ def convolution(call: Call) -> Action | Unknown | None:
     known = found if isinstance(found, Action) else None
     if known and not batched:
         known = Action(call.group, ((), *known.axes))
+    turn = None
     if known and not single:
-        known = _standard(call, known, shape)
+        known, turn = _grid_of(call, known, shape)
     samples = known.axes[0] if known and known.closed([0]) else still(shape[0])
     left_out = call.left_out(layer)
     if left_out:
@@ -60,7 +61,7 @@ def convolution(call: Call) -> Action | Unknown | None:
         if rho_found is None and not call.says_input(layer):
             raise call.lost(shape[1], found, layer)
         rho_out = call.chosen(layer, 1, after_shape[1])
-    pixels = _pixels(call, layer, kernel, shape[2:], left_out or single)
+    pixels = _pixels(call, layer, kernel, shape[2:], turn, left_out or single)
     if not left_out:
         rows, columns = (rho_in, rho_out) if transposed else (rho_out, rho_in)
         pieces = _pieces(call, layer, rows, columns, pixels, groups)
@@ -69,12 +70,12 @@ def convolution(call: Call) -> Action | Unknown | None:
             call.place(bias, [rho_out], layer=layer)
         product = symmetry.Space(*pieces)
         if acts_on_grids(call.group, shape[2:]) and not single:
-            _try(call, product, (rho_in, rho_out), shape, after_shape)
+            _try(call, product, (rho_in, rho_out), shape, after_shape, turn)
     if single and known:
         space = known.replaced({1: moving(rho_out, after_shape[1:2])[0]}).axes[2:]
         samples = known.axes[0]
     else:
-        space = tuple(_grid(call, after_shape[2:]))
+        space = tuple(_grid(call, after_shape[2:], turn))
     axes: tuple[Axis, ...] = (samples, *moving(rho_out, after_shape[1:2]), *space)
     return Action(call.group, axes if batched else axes[1:])
 
@@ -82,42 +83,55 @@ def convolution(call: Call) -> Action | Unknown | None:
 convolution.settles = True  # type: ignore[attr-defined]
 
 
-def _standard(call: Call, found: Action, shape: tuple[int, ...]) -> Action | None:
-    """What acts on the input, if its pixels are those of a grid, or are taken for one."""
-    places = tuple(range(2, len(shape)))
+def _grid_of(
+    call: Call, found: Action, shape: tuple[int, ...]
+) -> tuple[Action | None, Turn | None]:
+    """What acts on the input, if its pixels are those of a grid, or are taken for one.
+
+    And how the grid was turned since it was an image: a convolution commutes with it as well.
+    """
+    space, places = shape[2:], tuple(range(2, len(shape)))
     try:
         standard = Action.on(
-            call.group, shape[2:], {tuple(range(len(places))): on_grid(call.group, shape[2:])}
+            call.group, space, {tuple(range(len(places))): on_grid(call.group, space)}
         )
     except ValueError:
-        return found
+        return found, None
     if not found.closed(places):
-        return None
-    if not found.take(places).equals(standard):
-        call.asymmetric(
-            f"convolves {times(shape[2:])} pixels that the group moves otherwise than those of an "
-            "image"
-        )
-        return found.replaced(dict(zip(places, standard.axes, strict=True)))
-    return found
+        return None, None
+    part = found.take(places)
+    if part.equals(standard):
+        return found, None
+    turn = turn_of(part.representation(), space)
+    if turn is not None:
+        return found, turn
+    call.asymmetric(
+        f"convolves {times(space)} pixels that the group moves otherwise than those of an image"
+    )
+    return found.replaced(dict(zip(places, standard.axes, strict=True))), None
 
 
-def _grid(call: Call, space: tuple[int, ...]) -> list[Axis]:
+def _grid(call: Call, space: tuple[int, ...], turn: Turn | None) -> list[Axis]:
     try:
-        return moving(on_grid(call.group, space), space)
+        return moving(turned(call.group, space, turn), space)
     except ValueError:
         return [still(size) for size in space]
 
 
 def _pixels(
-    call: Call, layer: str, kernel: tuple[int, ...], space: tuple[int, ...], left_out: bool
+    call: Call,
+    layer: str,
+    kernel: tuple[int, ...],
+    space: tuple[int, ...],
+    turn: Turn | None,
+    left_out: bool,
 ) -> Representation:
     """What acts on the kernel's pixels."""
     if left_out:
         return trivial(call.group, int(np.prod(kernel)))
     try:
-        on_grid(call.group, space)
-        return on_grid(call.group, kernel)
+        turned(call.group, space, turn)
+        return turned(call.group, kernel, turn)
     except ValueError as error:
         raise ValueError(
             f"layer {layer!r}: {error}; take another group, or pass "
@@ -173,6 +187,7 @@ def _try(
     ends: Ends,
     shape: tuple[int, ...],
     after_shape: tuple[int, ...],
+    turn: Turn | None,
 ) -> None:
     """Whether it commutes with the group for a random symmetric filter.
 
@@ -181,16 +196,16 @@ def _try(
     """
     weight = call.argument(1, "weight")
     plain = all(rho.is_trivial for rho in ends)
-    key: Hashable = (call.name, shape[2:], tuple(weight.shape[2:]), str(_options(call)))
+    key: Hashable = (call.name, shape[2:], tuple(weight.shape[2:]), turn, str(_options(call)))
     if not plain:
         key = (key, weight.shape, ends)
     tried = call.memory.setdefault("convolutions", {})
     if key not in tried:
-        tried[key] = _commutes(call, product, ends, shape[2:], plain)
+        tried[key] = _commutes(call, product, ends, shape[2:], turn, plain)
     if not tried[key]:
 
         def works(side: int) -> bool:
-            return _commutes(call, product, ends, (side,) * (len(shape) - 2), plain)
+            return _commutes(call, product, ends, (side,) * (len(shape) - 2), turn, plain)
 
         sizes = call.sizes_that_work(works, max(shape[2:]))
         call.broken(not_symmetric(call, shape[2:], after_shape[2:], sizes))
@@ -202,12 +217,17 @@ def _options(call: Call) -> list[object]:
 
 
 def _commutes(
-    call: Call, product: symmetry.Space, ends: Ends, space: tuple[int, ...], plain: bool
+    call: Call,
+    product: symmetry.Space,
+    ends: Ends,
+    space: tuple[int, ...],
+    turn: Turn | None,
+    plain: bool,
 ) -> bool:
     x, weight = call.argument(0, "input"), call.argument(1, "weight")
     group, generator = call.group, torch.Generator().manual_seed(1)
     if plain:
-        pixels = on_grid(group, tuple(weight.shape[2:]))
+        pixels = turned(group, tuple(weight.shape[2:]), turn)
         product = symmetry.Space(*pieces_of(pixels, tuple(weight.shape[2:])))
         ends = (trivial(group, 1), trivial(group, 1))
     count, single = ends[0].size, torch.float32
@@ -217,7 +237,7 @@ def _commutes(
     )
     shape = (1, count, *space)
     before = Action.on(
-        group, shape, {1: ends[0], tuple(range(2, len(shape))): on_grid(group, space)}
+        group, shape, {1: ends[0], tuple(range(2, len(shape))): turned(group, space, turn)}
     )
 
     def run(inputs: list[Tensor]) -> Tensor:
@@ -229,7 +249,10 @@ def _commutes(
         after = Action.on(
             group,
             out.shape,
-            {1: ends[1], tuple(range(2, len(shape))): on_grid(group, tuple(out.shape[2:]))},
+            {
+                1: ends[1],
+                tuple(range(2, len(shape))): turned(group, tuple(out.shape[2:]), turn),
+            },
         )
     except ValueError:
         return False

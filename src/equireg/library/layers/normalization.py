@@ -20,7 +20,13 @@ def per_channel(call: Call) -> Action | Unknown:
     """Statistics and parameters per channel, axis 1."""
     names = ("running_mean", "running_var", "weight", "bias")
     held = [call.argument(i + 1, name) for i, name in enumerate(names)]
-    return _scaled(call, [1], held)
+    found = _scaled(call, [1], held)
+    kept = held[0] is not None
+    if isinstance(found, Action) and (kept or call.name == "batch_norm") and found.closed([1]):
+        channels = found.take([1]).representation()
+        if not channels.is_trivial:
+            call.statistics(channels)
+    return found
 
 
 @follows(FieldBatchNorm)
