@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from equireg.library.call import Broken
 from equireg.library.choices import all_refusals
+from equireg.library.layers.kernels import middle
 from equireg.library.normalization import FieldBatchNorm
 from equireg.library.outputs import Wanted, candidates, known_outputs
 from equireg.library.sizes import working_size
@@ -84,7 +86,7 @@ class Construction:
                     f"{what} that did not run on the example are left out: {', '.join(names)}"
                 )
         constants = self._constants()
-        said += constants + self._statistics()
+        said += constants + self._statistics() + self._taken() + self._narrow()
         if found.broken:
             said.append(self._broken())
         if found.asymmetric:
@@ -101,7 +103,7 @@ class Construction:
                 "symmetric weights do not make this model symmetric: with random weights in E it "
                 f"has {verdict.failure}; check for functions that do not commute with the "
                 "group (positions added or shifted, parts cut out, entry by entry on other than "
-                "permutations), and what representations= and input= say"
+                "permutations), and what representations= and input= say" + self._assumed()
             )
         elif (verdict.untried or reason) and not (constants and verdict.untried == CONSTANT):
             said.append(
@@ -196,6 +198,35 @@ class Construction:
         return [
             f"no weights but zero are equivariant (dim E = 0) in layer {', '.join(zero)}: "
             "projected, it makes a constant; pass another representation for its output or input"
+        ]
+
+    def _assumed(self) -> str:
+        """Where it was assumed that what is not known does not matter."""
+        each = {f"{where} (after {after})" for where, after in self.found.assumed.items()}
+        return f"; it is not known what acts on parts of {', '.join(sorted(each))}" if each else ""
+
+    def _taken(self) -> list[str]:
+        """Layers whose outputs are moved like the pixels that they are put together with."""
+        if not self.found.taken:
+            return []
+        lines = ", ".join(f"{name!r} ({rho.name})" for name, rho in self.found.taken.items())
+        return [
+            "outputs of layers are taken to be moved like the pixels that they are put together "
+            f"with: {lines}; pass representations= to say so, or otherwise"
+        ]
+
+    def _narrow(self) -> list[str]:
+        """Kernels of which E leaves the middle alone."""
+        if not self.found.narrow:
+            return []
+        lines = ", ".join(
+            f"{name!r} ({' x '.join(map(str, kernel))}: {middle(self.input.group, kernel)} of "
+            f"{math.prod(kernel)} pixels)"
+            for name, kernel in self.found.narrow.items()
+        )
+        return [
+            "the group does not map kernels to themselves, so that equivariant ones are zero but "
+            f"on what it does: layer {lines}; pass None for a layer to leave it out"
         ]
 
     def _statistics(self) -> list[str]:

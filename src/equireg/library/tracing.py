@@ -25,6 +25,7 @@ from equireg.library.parameters import Space
 from equireg.library.registry import of_module
 from equireg.library.trees import leaves, mapped
 from equireg.library.untouched import evaluating
+from equireg.symmetry.representations import Representation
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -45,9 +46,12 @@ class Trace:
 
     spaces: the action on each parameter. output: what acts on the output; leaves: on each of its
     tensors, by the names of ``trees.leaves``. broken: per layer, the grids before and after, and
-    sizes; asymmetric: per layer, why its function does not commute with the group. unused: layers
-    that did not run, and parameters that were not seen. outputs: what acts on the outputs of
-    modules, in the order in which they returned. returned: what the model returned.
+    sizes; asymmetric: per layer, why its function does not commute with the group. narrow: the
+    kernels, per layer, that the group does not map to themselves; taken: what was taken to act on
+    outputs of layers, to be put together with pixels; assumed: where, after which function, it was
+    assumed that what is not known does not matter. unused: layers that did not run, and parameters
+    that were not seen. outputs: what acts on the outputs of modules, in the order in which they
+    returned. returned: what the model returned.
     """
 
     spaces: list[Space]
@@ -56,6 +60,9 @@ class Trace:
     unused: list[str]
     outputs: dict[str, Features]
     asymmetric: dict[str, str] = field(default_factory=dict)
+    narrow: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    assumed: dict[str, str] = field(default_factory=dict)
+    taken: dict[str, Representation] = field(default_factory=dict)
     leaves: dict[str, Known | Unknown] = field(default_factory=dict)
     returned: Any = None
 
@@ -80,7 +87,32 @@ def trace(
     """
     given = by_first_name(model, given)
     known = features if isinstance(features, Mapping) else {"": features}
-    follower = Follower(model, next(iter(known.values())).group, given, sizes=sizes, stop=stop)
+    group, taken = next(iter(known.values())).group, dict[str, Representation]()
+    refused: ValueError | None = None
+    while True:  # until no layer has to be taken otherwise than so far
+        said = given | {name: (_first(given, name), rho) for name, rho in taken.items()}
+        follower = Follower(model, group, said, sizes=sizes, stop=stop, lenient=refused is not None)
+        try:
+            output = _run(model, example, known, follower)
+        except ValueError as error:
+            if follower.taken.keys() <= taken.keys():
+                if refused or not follower.assumed:
+                    raise (refused or error) from None
+                refused = error
+                continue
+        if follower.taken.keys() <= taken.keys():
+            follower.taken = taken
+            return _found(model, follower, output)
+        taken |= follower.taken
+
+
+def _first(given: Mapping[str, Pair], name: str) -> Given:
+    """What the user said of a layer's input."""
+    return (given.get(name) or (None, None))[0]
+
+
+def _run(model: nn.Module, example: Any, known: Mapping[str, Known], follower: Follower) -> Any:
+    """What the model returns, while it is followed."""
     args, kwargs = _arguments(example)
     devices = [x.device for _, x in leaves(example) if x.device.type == "cuda"]
     with ExitStack() as stack:
@@ -95,8 +127,7 @@ def trace(
             if name in known:
                 follower.tag(tensor, _action(known[name], tensor))
         stack.enter_context(follower)
-        output = model(*args, **kwargs)
-    return _found(model, follower, output)
+        return model(*args, **kwargs)
 
 
 def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -130,6 +161,9 @@ def _found(model: nn.Module, follower: Follower, output: Any) -> Trace:
         _unused(model, follower),
         follower.outputs,
         follower.asymmetric,
+        follower.narrow,
+        follower.assumed if follower.lenient else {},
+        follower.taken,
         each,
         output,
     )

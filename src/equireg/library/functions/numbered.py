@@ -237,7 +237,15 @@ def _moved(call: Call, part: Action, numbers: np.ndarray) -> list[Axis]:
 
 
 def _guesses(group: Group, shape: Sequence[int]) -> list[Representation]:
-    """Grids in axes that have the sizes of squares, such as overlapping patches of an image."""
+    """Two grids: in axes of the sizes of squares, or in pairs of axes, such as windows of an image.
+
+    Those of an image that overlap, which are no windows of a grid as it is.
+    """
+    if len(shape) == 4:
+        pairs = [tuple(shape[:2]), tuple(shape[2:])]
+        if not all(a == b and acts_on_grids(group, (a, b)) for a, b in pairs):
+            return []
+        return [on_grid(group, pairs[0]) * on_grid(group, pairs[1])]
     sides = [math.isqrt(n) for n in shape]
     if len(shape) != 2 or any(a * a != n for a, n in zip(sides, shape, strict=True)):
         return []
