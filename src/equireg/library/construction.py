@@ -22,6 +22,8 @@ from equireg.library.trial import CONSTANT, Subject, Verdict, trial
 from equireg.library.untouched import untouched
 from equireg.symmetry.groups import Elements, Group
 
+SHOWN = 4  # layers that a warning names, where it may be all of them
+
 
 @dataclass(frozen=True)
 class Construction:
@@ -209,24 +211,24 @@ class Construction:
         """Layers whose outputs are moved like the pixels that they are put together with."""
         if not self.found.taken:
             return []
-        lines = ", ".join(f"{name!r} ({rho.name})" for name, rho in self.found.taken.items())
+        each = [f"{name!r} ({rho.name})" for name, rho in self.found.taken.items()]
         return [
             "outputs of layers are taken to be moved like the pixels that they are put together "
-            f"with: {lines}; pass representations= to say so, or otherwise"
+            f"with: {_some(each)}; pass representations= to say so, or otherwise"
         ]
 
     def _narrow(self) -> list[str]:
         """Kernels of which E leaves the middle alone."""
         if not self.found.narrow:
             return []
-        lines = ", ".join(
+        each = [
             f"{name!r} ({' x '.join(map(str, kernel))}: {middle(self.input.group, kernel)} of "
             f"{math.prod(kernel)} pixels)"
             for name, kernel in self.found.narrow.items()
-        )
+        ]
         return [
             "the group does not map kernels to themselves, so that equivariant ones are zero but "
-            f"on what it does: layer {lines}; pass None for a layer to leave it out"
+            f"on what it does: layer {_some(each)}; pass None for a layer to leave it out"
         ]
 
     def _statistics(self) -> list[str]:
@@ -300,6 +302,12 @@ def _traced(model: nn.Module, example: Tensor, input: Features, given: Mapping[s
             f"the model cannot be followed: on the example, in evaluation mode and without "
             f"gradients, it raised {type(error).__name__}: {text}; accepted: models that run so"
         ) from error
+
+
+def _some(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _fields(features: Features) -> str:

@@ -53,9 +53,12 @@ def sources(call: Call, tensor: Tensor, result: int) -> np.ndarray | None:
     return torch.where(moved, inside, -1).cpu().numpy()
 
 
-def follow(call: Call, action: Action, source: np.ndarray) -> Action:
-    """What acts on a result that moves the entries of the one tensor in ``data``. Raises Lost."""
-    for lines in (LINES, max(source.shape, default=1)):
+def follow(call: Call, action: Action, source: np.ndarray, *, few: bool = False) -> Action:
+    """What acts on a result that moves the entries of the one tensor in ``data``. Raises Lost.
+
+    few: whether to give up where few lines of entries do not show it.
+    """
+    for lines in (LINES,) if few else (LINES, max(source.shape, default=1)):
         found = _by_blocks(call, action, source, lines)
         if found is not None:
             return found

@@ -66,6 +66,6 @@ def _moved(call: Call, tag: Scattered, number: int, result: Tensor) -> Action | 
         return Unknown(tag.function)
     source = np.where(came < 0, -1, tag.source.reshape(-1)[came])
     try:
-        return numbered.follow(call, tag.action, source)
+        return numbered.follow(call, tag.action, source, few=True)
     except Lost:
         return Scattered(tag.function, tag.action, source)
