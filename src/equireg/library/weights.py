@@ -49,6 +49,15 @@ class Weights:
         return torch.stack([term.to(terms[0].device) for term in terms]).sum()
 
     @torch.no_grad()
+    def prepare(self) -> None:
+        """Make the constants, which torch.compile could not."""
+        for space, tensor in self._current():
+            precise = _precise(tensor[:0])
+            for block in space.action.blocks:
+                size = math.prod(summand.size for summand in block.summands)
+                block.inside.squared_distance(precise.new_zeros(0, size))
+
+    @torch.no_grad()
     def distance(self) -> Distance:
         """The distance to E."""
         layers: dict[str, float] = {}

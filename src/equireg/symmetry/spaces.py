@@ -220,6 +220,10 @@ class Space:
         x = self._axes(weight)
         return self._joined([block.inside.project(block.rows(x)) for block in self.blocks])
 
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """A random weight in E, of normal coordinates, in double precision."""
+        return self._joined([block.inside.draw(block.copies, generator) for block in self.blocks])
+
     def project_complement(self, weight: Tensor) -> Tensor:
         """Pi_{E-perp} of ``weight``: onto the complement of TE in TL."""
         kept = weight
