@@ -567,8 +567,8 @@ def test_what_does_not_commute_is_said(name: str) -> None:
     assert any(why in line for line in found.asymmetric.values()), found.asymmetric
 
 
-def test_pixels_that_a_layer_leaves_are_not_added_to_those_that_move() -> None:
-    """As in an MLP over pixels: it is the user who says that it makes pixels again."""
+def test_outputs_that_are_added_to_pixels_are_taken_for_pixels() -> None:
+    """As in an MLP over pixels: only so can they be added; the user may say it, too."""
 
     class Mixer(nn.Module):
         def __init__(self) -> None:
@@ -578,11 +578,11 @@ def test_pixels_that_a_layer_leaves_are_not_added_to_those_that_move() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.as_tensor(x.flatten(2) + self.mix(x.flatten(2)))
 
-    with pytest.raises(ValueError, match=r"add puts .*pass the same output representation"):
-        follow(Mixer(), images())
-    found = follow(model := Mixer(), images(), {"mix": (None, grid(C4, 8))})
-    assert not found.asymmetric
-    assert error(model, images(), found) < 1e-9
+    for said, taken in (({}, ["mix"]), ({"mix": (None, grid(C4, 8))}, [])):
+        found = follow(model := Mixer(), images(), said)
+        assert not found.asymmetric
+        assert list(found.taken) == taken
+        assert error(model, images(), found) < 1e-9
 
 
 def test_what_cuts_through_pixels_is_refused() -> None:

@@ -15,7 +15,7 @@ from equireg.library.arguments import swapped, tensors
 from equireg.library.atoms import Lost
 from equireg.library.call import Call
 from equireg.library.features import Action, Features, Unknown
-from equireg.library.functions import defaults
+from equireg.library.functions import defaults, scattered
 from equireg.library.functions.derived import derive
 from equireg.library.given import Pair, chosen
 from equireg.library.joining import Apart
@@ -42,10 +42,14 @@ class Follower(TorchFunctionMode):
     """Follows actions through the functions and modules that run while it is entered.
 
     spaces: the action on each parameter. broken, asymmetric: per layer, how its function breaks
-    the symmetry of the grid, or otherwise does not commute with the group. outputs: what acts on
-    the outputs of modules, where it is the same at every call. statistics: layers that take
-    statistics of each channel, and what moves these. sizes: whether to look for sizes that work;
-    stop: whether to raise ``Broken`` at the first function of broken or asymmetric.
+    the symmetry of the grid, or otherwise does not commute with the group. narrow: kernels that the
+    group does not map to themselves. taken: what must act on outputs of layers, where nobody said
+    so, to be put together with pixels. assumed: where something meets what it is not known what
+    acts on, and would be followed if it does not matter. outputs: what acts on the outputs of
+    modules, where it is the same at every call. statistics: layers that take statistics of each
+    channel, and what moves these. sizes: whether to look for sizes that work; stop: whether to
+    raise ``Broken`` at the first function of broken or asymmetric; lenient: whether to assume that
+    it does not matter.
     """
 
     def __init__(
@@ -56,12 +60,17 @@ class Follower(TorchFunctionMode):
         *,
         sizes: bool = True,
         stop: bool = False,
+        lenient: bool = False,
     ) -> None:
         super().__init__()
         self.group, self.given, self.sizes, self.stop = group, given, sizes, stop
+        self.lenient = lenient
         self.spaces: dict[tuple[int, str], Space] = {}
         self.broken: dict[str, str] = {}
         self.asymmetric: dict[str, str] = {}
+        self.narrow: dict[str, tuple[int, ...]] = {}
+        self.taken: dict[str, Representation] = {}
+        self.assumed: dict[str, str] = {}
         self.outputs: dict[str, Features] = {}
         self.statistics: dict[str, Representation] = {}
         self.seen: set[int] = set()
@@ -137,7 +146,9 @@ class Follower(TorchFunctionMode):
 
     def finished(self, tensor: Tensor) -> Tag | None:
         """What acts on an output; a piece of a tensor is one for good."""
-        tag = self.tag_of(tensor)
+        return self._alone(self.tag_of(tensor))
+
+    def _alone(self, tag: Tag | None) -> Tag | None:
         if isinstance(tag, Piece):
             self.breaks(tag.where, tag.why)
             return tag.alone
@@ -199,15 +210,31 @@ class Follower(TorchFunctionMode):
         return tag.opaque if isinstance(tag, Derived) else tag is None and self._is_constant(x)
 
     def _assigned(self, args: Any) -> None:
-        """Parts of a tensor were set: nothing is known of what shares its memory."""
+        """Parts of a tensor were set: nothing is known of what shares its memory.
+
+        Unless they are moved like those that they replace.
+        """
         value = args[2]
-        if any(isinstance(self.tag_of(x), (Action, Unknown)) for x in (args[0], *tensors(value))):
+        both = (args[0], *tensors(value))
+        moved = any(isinstance(self.tag_of(x), (Action, Unknown)) for x in both)
+        if moved and not self._keeps(*args[:3]):
             where = args[0].untyped_storage().data_ptr()
             lost = Unknown("assigning to a part of a tensor")
             self.tag(args[0], lost)
             for tensor, _ in list(self._tags.values()):
                 if tensor.untyped_storage().data_ptr() == where:
                     self.tag(tensor, lost)
+
+    def _keeps(self, target: Tensor, index: Any, value: Any) -> bool:
+        """Whether what acts on ``target[index]`` acts on ``value``."""
+        new = self.tag_of(value) if isinstance(value, Tensor) else None
+        known = isinstance(self.tag_of(target), Action) and isinstance(new, Action)
+        if not known or any(self.tag_of(x) is not None for x in tensors(index)):
+            return False
+        part = target[index]
+        found = self._follow(Call(self, "getitem", Tensor.__getitem__, (target, index), {}, part))
+        one, new = map(self._alone, (found[0] if isinstance(found, list) else found, new))
+        return isinstance(one, Action) and isinstance(new, Action) and one.equals(new)
 
     def _filled(self, part: Tensor) -> None:
         """Data was written in place: constants that it is a part of are none any more."""
@@ -218,6 +245,8 @@ class Follower(TorchFunctionMode):
 
     def _follow(self, call: Call) -> Any:
         rule = FUNCTIONS.get(call.name)
+        if (onwards := scattered.onwards(call)) is not None:
+            return onwards
         try:
             settles = getattr(rule, "settles", False)
             if not call.data and (not settles or self._on_constants(call)):
@@ -226,7 +255,7 @@ class Follower(TorchFunctionMode):
             if found is None:
                 found = defaults.follow(call)
         except Lost:
-            return Unknown(call.name)
+            return scattered.scattered(call)
         except Apart as apart:
             raise ValueError(f"{call.where} puts {' and '.join(apart.args)} together") from None
         return found

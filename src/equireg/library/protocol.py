@@ -28,6 +28,10 @@ class Following(Protocol):
     stop: bool
     broken: dict[str, str]
     asymmetric: dict[str, str]
+    narrow: dict[str, tuple[int, ...]]
+    taken: dict[str, Representation]
+    assumed: dict[str, str]
+    lenient: bool
     statistics: dict[str, Representation]
     memory: dict[str, dict[Any, Any]]
 

@@ -49,6 +49,13 @@ class Weights:
         return torch.stack([term.to(terms[0].device) for term in terms]).sum()
 
     @torch.no_grad()
+    def prepare(self) -> None:
+        """Make the constants, which torch.compile could not."""
+        for space, tensor in self._current():
+            none = tensor.new_zeros(0, *space.action.shape)
+            space.action.squared_distance(_precise(none))
+
+    @torch.no_grad()
     def distance(self) -> Distance:
         """The distance to E."""
         layers: dict[str, float] = {}

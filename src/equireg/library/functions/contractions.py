@@ -9,6 +9,7 @@ from torch import Tensor
 from equireg.library.atoms import Lost
 from equireg.library.call import Call
 from equireg.library.features import Action, Unknown
+from equireg.library.meeting import contract
 from equireg.library.registry import follows
 
 
@@ -45,7 +46,7 @@ def _matrices(call: Call, one: Tensor, two: Tensor) -> Action | Unknown:
     ]
     batch = max(one.ndim - 2, two.ndim - 2, 0)
     out = [*(("batch", i) for i in range(-batch, 0)), *rows, *columns]
-    return call.contract([(one, labels[0]), (two, labels[1])], out)
+    return contract(call, [(one, labels[0]), (two, labels[1])], out)
 
 
 @follows("einsum")
@@ -69,7 +70,7 @@ def summed(call: Call) -> Action | Unknown:
             *dict.fromkeys(x for x in every if isinstance(x, int)),
             *(x for x in once if isinstance(x, str)),
         ]
-    return call.contract(list(zip(operands, labels, strict=True)), out)
+    return contract(call, list(zip(operands, labels, strict=True)), out)
 
 
 def _labels(term: str, ndim: int) -> list[Hashable]:
@@ -92,7 +93,7 @@ def attention(call: Call) -> Action | Unknown:
     if isinstance(mask, Tensor):
         last = [*batch, "query", "key"]
         operands.append((mask, last[len(last) - mask.ndim :]))
-    found = call.contract(operands, [*batch, "query", "value"])
+    found = contract(call, operands, [*batch, "query", "value"])
     causal = call.argument(5, "is_causal", default=False)
     if causal and isinstance(found, Action) and not found.take([-2]).is_trivial:
         call.asymmetric("is causal: tokens have an order that the group does not keep")

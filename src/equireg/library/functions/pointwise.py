@@ -6,6 +6,7 @@ from torch import Tensor
 
 from equireg.library.call import Call
 from equireg.library.features import Action, Unknown
+from equireg.library.meeting import contract
 from equireg.library.parameters import Derived
 from equireg.library.registry import follows
 
@@ -45,12 +46,12 @@ def entries(call: Call) -> Action | Unknown:
     """Broadcast as torch does."""
     result = call.results[0]
     operands = _operands(call)
-    if call.unknown:
+    if call.unknown and len(call.data) == 1:
         if call.parameters and not call.left_out(call.layer_of(call.parameters[0])):
             raise call.refusal(call.parameters[0])
         return call.unknown
     labels = [(x, range(result.ndim - x.ndim, result.ndim)) for x in operands]
-    found = call.contract(labels, range(result.ndim))
+    found = contract(call, labels, range(result.ndim))
     if isinstance(found, Action) and call.name not in COPIES | SUMS and not found.permutes:
         _check_vectors(call, found, operands)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from equireg.library.atoms import Lost, moving
+from equireg.library.atoms import Axis, Block, Lost, moving
 from equireg.library.call import Call
 from equireg.library.features import Action, Features, Unknown
 from equireg.library.parameters import Derived, combined
@@ -13,9 +13,11 @@ from equireg.symmetry.representations import Representation, trivial
 
 
 @follows("linear")
-def linear(call: Call) -> Action | Unknown:
+def linear(call: Call) -> Action | Unknown | None:
     """x A^T + b."""
     x, weight = call.argument(0, "input"), call.argument(1, "weight")
+    if call.of(weight) is None:  # a constant
+        return None
     return apply(call, x, weight, call.argument(2, "bias"), call.results[0])
 
 
@@ -38,10 +40,17 @@ def apply(
     if bias is not None:
         call.place(bias, [rho_out], layer=layer)
     if isinstance(found, Action) and found.closed([-1]):
-        return Action(call.group, (*found.axes[:-1], *moving(rho_out, (rho_out.size,))))
+        return Action(call.group, (*found.axes[:-1], _outputs(call, layer, rho_out)))
     if result.ndim == 2:
         return Action.of(Features(rho_out, ()), result.shape)
     return Unknown("linear")
+
+
+def _outputs(call: Call, layer: str, rho: Representation) -> Axis:
+    """The outputs; marked as the layer's where nobody said how they move."""
+    if rho.size > 1 and rho.is_trivial and not call.says_output(layer):
+        return ((Block(None, (rho.size,), layer), 0),)
+    return moving(rho, (rho.size,))[0]
 
 
 def _columns(call: Call, layer: str, found: object, size: int) -> list[Representation]:
