@@ -14,8 +14,8 @@ from equireg.library.arguments import swapped, tensors
 from equireg.library.features import Action, Unknown
 from equireg.library.given import chosen
 from equireg.library.parameters import Derived, Held, required
-from equireg.library.pieces import Piece
-from equireg.library.protocol import Broken, Following
+from equireg.library.pieces import Loose, Piece, Square
+from equireg.library.protocol import Following
 from equireg.library.sizes import sides_near
 from equireg.library.trials import Run, commutes, invariant
 from equireg.symmetry import spaces as symmetry
@@ -30,6 +30,7 @@ ACCEPTED = (
 )
 HALF = (torch.float16, torch.bfloat16)
 JOINS = ("cat", "concat", "concatenate", "stack")  # what may make pieces whole again
+ADDS_UP = ("sum", "mean")  # or squares of entries numbers
 
 
 class Call:
@@ -57,10 +58,10 @@ class Call:
         self.results = list(tensors(out))
         inside = {id(x): x for x in tensors((self.args, self.kwargs))}
         tags = {key: follower.tag_of(x) for key, x in inside.items()}
-        self._pieces = {key: tag for key, tag in tags.items() if isinstance(tag, Piece)}
-        self._tags = tags | {key: piece.alone for key, piece in self._pieces.items()}
+        self._loose = {key: tag for key, tag in tags.items() if isinstance(tag, Loose)}
+        self._tags = tags | {key: loose.alone for key, loose in self._loose.items()}
         self._deferred: list[str] | None = None
-        if name not in JOINS:
+        if name not in JOINS + ADDS_UP:
             self.part()
         kept = [x for key, x in inside.items() if isinstance(self._tags[key], (Action, Unknown))]
         self.data: list[Tensor] = kept
@@ -90,14 +91,19 @@ class Call:
 
     def pieces(self, parts: Sequence[Tensor]) -> list[Piece]:
         """These tensors as pieces of one; none if they are not."""
-        found = [self._pieces[id(x)] for x in parts if id(x) in self._pieces]
+        tags = [self._loose.get(id(x)) for x in parts]
+        found = [tag for tag in tags if isinstance(tag, Piece)]
         whole = {(id(piece.base), id(piece.whole)) for piece in found}
         return found if len(found) == len(parts) and len(whole) == 1 else []
 
+    def is_square(self, tensor: Tensor) -> bool:
+        """Whether this is a product of vectors that matrices move, entry by entry."""
+        return isinstance(self._loose.get(id(tensor)), Square)
+
     def part(self) -> None:
-        """Note that pieces of a tensor are used alone, or that they do not make up a whole."""
-        for piece in self._pieces.values():
-            self._follower.breaks(piece.where, piece.why)
+        """Note that what breaks the symmetry alone is used so."""
+        for loose in self._loose.values():
+            self._follower.breaks(loose)
 
     @property
     def unknown(self) -> Unknown | None:
@@ -240,14 +246,12 @@ class Call:
 
     def asymmetric(self, why: str) -> None:
         """Note that this function does not commute with the group."""
-        self._follower.asymmetric.setdefault(self.where, why)
-        if self._follower.stop:
-            raise Broken(f"{self.where}: {why}")
+        self._follower.note(self._follower.asymmetric, self.where, why)
 
     def broken(self, why: str) -> None:
         """Note that this function breaks the symmetry of the grid."""
         if self._deferred is None:
-            self._follower.breaks(self.where, why)
+            self._follower.note(self._follower.broken, self.where, why)
         else:
             self._deferred.append(why)
 

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from equireg.library.choices import all_refusals
+from equireg.library.features import Action
 from equireg.library.inputs import main_grid, resized, samples
 from equireg.library.layers.kernels import middle
 from equireg.library.outputs import Wanted, candidates, known_outputs
@@ -74,7 +75,10 @@ class Construction:
     @property
     def advice(self) -> str:
         """What to pass where it is not known what acts on the output."""
-        names = [name for name in self._tensors if name]
+        tensors = self._tensors
+        names = [name for name in tensors if name]
+        if not any(tensor.ndim for tensor in tensors.values()):
+            return "have it return a row for each sample"
         if not names:
             return (
                 'pass it as representations={"": (None, ...)} or output=, a Representation or '
@@ -128,7 +132,8 @@ class Construction:
         )
 
     def _subject(self, found: Trace, outputs: Mapping[str, Known]) -> Subject:
-        unknown = self._unknown(outputs)
+        unknown, tensors = self._unknown(outputs), dict(leaves(found.returned))
+        count = samples(self.inputs, self.example)
         return Subject(
             self.model,
             found.spaces,
@@ -138,6 +143,7 @@ class Construction:
             found.outputs,
             self._tried,
             found.gradients,
+            all(tensors[path].shape[:1] == (count,) for path in outputs),
         )
 
     @property
@@ -147,13 +153,20 @@ class Construction:
         return [*group.witnesses] if len(elements) == group.order else [*elements[1:]]
 
     def _unknown(self, outputs: Mapping[str, Known]) -> str:
-        """Why it is not known what acts on the outputs; "" if it is of all of them."""
+        """Why it is not known what acts on the outputs; "" if it is of all of them.
+
+        Single numbers beside them, such as a loss, are followed alone.
+        """
         tensors = self._tensors
-        lost = [path for path in tensors if path not in outputs]
+        numbers = {p for p, one in self.found.leaves.items() if isinstance(one, Action)}
+        numbers = {path for path in numbers if not tensors[path].ndim} if outputs else set()
+        lost = [path for path in tensors if path not in outputs and path not in numbers]
         if not lost and tensors:
             return ""
         if not tensors:
             return f"the model returns a {type(self.found.returned).__name__} without tensors"
+        if lost == [""] and not tensors[""].ndim:
+            return "the model returns one number for all samples"
         if lost == [""] and isinstance(self.found.output, Unknown):
             return (
                 "it is not known what acts on the model's output after "

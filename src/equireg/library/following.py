@@ -20,7 +20,7 @@ from equireg.library.functions.derived import derive
 from equireg.library.given import Pair, chosen
 from equireg.library.joining import Apart
 from equireg.library.parameters import Derived, Held, Owner, Space, holders
-from equireg.library.pieces import Piece
+from equireg.library.pieces import Loose, Piece
 from equireg.library.protocol import Broken
 from equireg.library.registry import FUNCTIONS, name_of, of_module
 from equireg.symmetry import spaces as symmetry
@@ -138,19 +138,24 @@ class Follower(TorchFunctionMode):
             "or untie them"
         )
 
-    def breaks(self, where: str, why: str) -> None:
-        """Note that a function breaks the symmetry of the grid."""
-        self.broken.setdefault(where, why)
+    def breaks(self, loose: Loose) -> None:
+        """Note that this is used alone."""
+        kept = self.broken if isinstance(loose, Piece) else self.asymmetric
+        self.note(kept, loose.where, loose.why)
+
+    def note(self, kept: dict[str, str], where: str, why: str) -> None:
+        """Keep where and why the symmetry is broken, in ``broken`` or ``asymmetric``."""
+        kept.setdefault(where, why)
         if self.stop:
             raise Broken(f"{where}: {why}")
 
     def finished(self, tensor: Tensor) -> Tag | None:
-        """What acts on an output; a piece of a tensor is one for good."""
+        """What acts on an output, which nothing comes after."""
         return self._alone(self.tag_of(tensor))
 
     def _alone(self, tag: Tag | None) -> Tag | None:
-        if isinstance(tag, Piece):
-            self.breaks(tag.where, tag.why)
+        if isinstance(tag, Loose):
+            self.breaks(tag)
             return tag.alone
         return tag
 
@@ -160,6 +165,8 @@ class Follower(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        filled = not self._whole and self._fills_a_constant(func, args)
+        before = args[0].clone() if filled else None  # as it was, for running it again
         out = func(*args, **kwargs)
         if self._whole:
             return out
@@ -170,7 +177,8 @@ class Follower(TorchFunctionMode):
             return out
         if name in LIKE:
             args, kwargs = self._first(args, kwargs)
-        call = Call(self, name, func, args, kwargs, out)
+        again = args if before is None else (before, *args[1:])
+        call = Call(self, name, func, again, kwargs, out)
         made = not (call.data or call.parameters) and name not in HIDING
         if made and all(self._is_constant(x) for x in tensors((args, kwargs))):
             self._constants |= {id(x): x for x in call.results}
@@ -184,6 +192,12 @@ class Follower(TorchFunctionMode):
             if call.data and args and call.results[0] is args[0]:
                 self._filled(args[0])
         return out
+
+    def _fills_a_constant(self, func: Any, args: Any) -> bool:
+        """Whether it works in place, on what does not come from the inputs."""
+        name = str(getattr(func, "__name__", ""))
+        constant = bool(args) and isinstance(args[0], Tensor) and self.tag_of(args[0]) is None
+        return constant and name.endswith("_") and not name.startswith("__")
 
     def _first(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """The arguments with constants in place of all tensors but the first."""
@@ -302,7 +316,7 @@ class Follower(TorchFunctionMode):
             self._say(name, results[0])
         tag = self.tag_of(out) if isinstance(out, Tensor) else None
         features = None
-        if isinstance(tag, Action) and not isinstance(tag, Piece):
+        if isinstance(tag, Action) and not isinstance(tag, Loose):
             features = tag.features()
         known = self.outputs.pop(name, None)
         if features and (name not in self._returned or (known and _alike(known, features))):

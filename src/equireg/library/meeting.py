@@ -88,7 +88,7 @@ def joined(call: Call, operands: Operands) -> Known | Unknown:
         if found is None:
             raise ValueError(
                 f"{call.where} puts {apart.args[1]} and {apart.args[0]} together; pass the same "
-                "output representation for the layers before it"
+                "output representation for the layers before it, or input= for what comes in"
             ) from None
         return found
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from equireg.library.features import Action, Unknown
 from equireg.library.given import Pair
 from equireg.library.parameters import Derived, Held
+from equireg.library.pieces import Loose
 from equireg.symmetry import spaces as symmetry
 from equireg.symmetry.groups import Group
 from equireg.symmetry.representations import Representation
@@ -50,5 +51,8 @@ class Following(Protocol):
     def put(self, held: Held, action: symmetry.Space, layer: str) -> None:
         """Keep what acts on a parameter."""
 
-    def breaks(self, where: str, why: str) -> None:
-        """Note that a function breaks the symmetry of the grid."""
+    def note(self, kept: dict[str, str], where: str, why: str) -> None:
+        """Keep where and why the symmetry is broken, in ``broken`` or ``asymmetric``."""
+
+    def breaks(self, loose: Loose) -> None:
+        """Note that this is used alone."""

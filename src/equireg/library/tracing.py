@@ -150,7 +150,7 @@ def _found(model: nn.Module, follower: Follower, output: Any, gradients: bool) -
     each = dict[str, Known | Unknown]()
     for path, tensor in leaves(output):
         tag = follower.finished(tensor)
-        if isinstance(tag, Action) and _has_samples(tag):
+        if isinstance(tag, Action) and (_has_samples(tag) or not tag.axes):
             each[path] = tag.features() or tag
         else:
             each[path] = tag if isinstance(tag, Unknown) else Unknown(follower.made_by(tensor))

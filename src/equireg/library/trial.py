@@ -55,7 +55,8 @@ class Subject:
     outputs: by their names; modules: by theirs, in order; elements: those to try, which imply the
     others.
     unknown: outputs of which it is not known what acts on them, and why; "" if there are none.
-    gradients: whether the model differentiates in forward.
+    gradients: whether the model differentiates in forward. apart: whether outputs have a row per
+    sample, so that each can be moved by its own element.
     """
 
     model: nn.Module
@@ -66,6 +67,7 @@ class Subject:
     modules: Mapping[str, Known]
     elements: Sequence[int | Elements]
     gradients: bool = False
+    apart: bool = True
 
 
 def trial(subject: Subject, example: Any, *, own: bool = False, batch: Any = None) -> Verdict:
@@ -157,7 +159,7 @@ def _attempt(subject: Subject, batch: Any, dtype: torch.dtype, own: bool) -> Ver
         error = math.nan
         if subject.outputs:
             apart = _every_other(elements[-1], samples(subject.inputs, batch))
-            error = error_of([*elements, apart])
+            error = error_of([*elements, apart] if subject.apart else elements)
             if error <= bound and not subject.unknown:
                 return Verdict("", "")
             if error > bound and _vanish(run(batch), subject.outputs):

@@ -98,6 +98,8 @@ class Weights:
                 "the one that trains this model"
             )
         for space, tensor in pairs:
+            _check_moments(space, tensor, optimizer)
+        for space, tensor in pairs:
             for one in (tensor, *_moments(space, tensor, optimizer)):
                 projected = _projected(space, one)
                 one.copy_(projected if share == 1 else torch.lerp(one, projected.to(one), share))
@@ -253,6 +255,19 @@ def _moments(space: Space, tensor: Tensor, optimizer: Optimizer | None) -> list[
         and value.is_floating_point()
         and (permuted or bool((value < 0).any()))
     ]
+
+
+def _check_moments(space: Space, tensor: Tensor, optimizer: Optimizer | None) -> None:
+    """Raise ValueError for what an optimizer holds of a weight in another shape, or of several."""
+    for name, value in ({} if optimizer is None else optimizer.state.get(tensor, {})).items():
+        several = isinstance(value, (list, tuple)) and any(isinstance(x, Tensor) for x in value)
+        other = isinstance(value, Tensor) and value.numel() > 1 and value.shape != tensor.shape
+        if several or other:
+            raise ValueError(
+                f"optimizer, a {type(optimizer).__name__}, holds {name} of layer {space.layer!r}, "
+                "which is not of the weights' shape and cannot be projected; accepted: a new "
+                "optimizer, made after project_()"
+            )
 
 
 def _add_complement_(action: symmetry.Space, total: Tensor, weights: Tensor, scale: float) -> None:

@@ -37,16 +37,29 @@ def added_product(call: Call) -> Action | Unknown:
     return found
 
 
-def _matrices(call: Call, one: Tensor, two: Tensor) -> Action | Unknown:
+def _matrices(
+    call: Call, one: Tensor, two: Tensor, *, rows_of_both: bool = False
+) -> Action | Unknown:
     rows: list[Hashable] = ["row"] if one.ndim > 1 else []
     columns: list[Hashable] = ["column"] if two.ndim > 1 else []
+    second = [*columns, "inner"] if rows_of_both else ["inner", *columns]
     labels = [
         [*(("batch", i) for i in range(2 - x.ndim, 0)), *last]
-        for x, last in ((one, [*rows, "inner"]), (two, ["inner", *columns]))
+        for x, last in ((one, [*rows, "inner"]), (two, second))
     ]
     batch = max(one.ndim - 2, two.ndim - 2, 0)
     out = [*(("batch", i) for i in range(-batch, 0)), *rows, *columns]
     return contract(call, [(one, labels[0]), (two, labels[1])], out)
+
+
+@follows("cdist")
+def distances(call: Call) -> Action | Unknown | None:
+    """|x_i - y_j|, of points that come from the inputs."""
+    one, two = call.argument(0, "x1"), call.argument(1, "x2")
+    power = call.argument(2, "p", default=2.0)
+    if power != 2 or not all(isinstance(call.of(x), Action) for x in (one, two)):
+        return None
+    return _matrices(call, one, two, rows_of_both=True)
 
 
 @follows("einsum")

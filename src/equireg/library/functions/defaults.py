@@ -74,7 +74,7 @@ def _cut_out(call: Call, whole: Action, source: np.ndarray) -> Action:
         found = numbered.follow(call, whole, source)
     if not said:
         return found
-    return Piece(found.group, found.axes, whole, call.data[0], source, call.where, said[0])
+    return Piece(found.group, found.axes, call.where, said[0], whole, call.data[0], source)
 
 
 def _guess(call: Call, inputs: Sequence[Action], result: Tensor) -> Action | None:
