@@ -124,7 +124,7 @@ def constants(eq: equireg.Equivariance, model: nn.Module) -> int:
     caches = [
         x
         for x in gc.get_objects()
-        if isinstance(x, functools._lru_cache_wrapper)
+        if type(x) is functools._lru_cache_wrapper
         and str(getattr(x, "__module__", "")).startswith("equireg")
     ]
     seen, total, todo = {id(model)}, 0, list[Any]([eq, *caches])

@@ -161,7 +161,7 @@ class Decomposed(nn.Module):
 def test_positions_of_rows_and_columns_apart_are_said() -> None:
     eq, said = made(Decomposed())
     assert "with rows, of rows or columns of pixels alone; left as it is" in said
-    assert "puts pixels that the group moves beside entries that it does not" in said
+    assert "puts pixels beside what is not known to move with them" in said
     assert not {"rows", "columns"} & eq.spaces.keys()
     assert error(eq) > 1e-3
 

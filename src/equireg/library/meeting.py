@@ -109,7 +109,7 @@ def _apart(call: Call, pairs: list[Labelled]) -> Known | None:
     if call.is_asymmetric:
         with contextlib.suppress(Apart):
             known = join(beside_pixels(pairs))
-            call.asymmetric("puts pixels that the group moves beside entries that it does not")
+            call.asymmetric("puts pixels beside what is not known to move with them")
             return known
     return None
 
