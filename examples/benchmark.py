@@ -82,6 +82,8 @@ def cost(options: argparse.Namespace) -> None:
 def making(options: argparse.Namespace) -> None:
     """Time what making ``eq`` takes beside a training step at batch 32, and count what it holds."""
     for name in options.names or CASES:
+        for cache in caches():
+            cache.cache_clear()
         model, x, arguments = CASES[name]()
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
@@ -116,18 +118,20 @@ def making(options: argparse.Namespace) -> None:
         )
 
 
+def caches() -> list[Any]:
+    """The library's caches."""
+    kind = type(functools.lru_cache(len))
+    every = [x for x in gc.get_objects() if type(x) is kind]
+    return [x for x in every if f"{getattr(x, '__module__', '')}".startswith("equireg")]
+
+
 def constants(eq: equireg.Equivariance, model: nn.Module) -> int:
     """Bytes of all arrays that ``eq`` refers to, the library's caches too, without the model."""
     tensors = [*model.parameters(), *model.buffers()]
     tensors += [p.grad for p in model.parameters() if p.grad is not None]
     known = {x.untyped_storage().data_ptr() for x in tensors}
-    caches = [
-        x
-        for x in gc.get_objects()
-        if isinstance(x, functools._lru_cache_wrapper)
-        and str(getattr(x, "__module__", "")).startswith("equireg")
-    ]
-    seen, total, todo = {id(model)}, 0, list[Any]([eq, *caches])
+    held = caches()
+    seen, total, todo = {id(model)}, 0, list[Any]([eq, *held])
     while todo:
         one = todo.pop()
         if id(one) in seen or isinstance(one, (nn.Module, type, type(gc))):
@@ -140,7 +144,7 @@ def constants(eq: equireg.Equivariance, model: nn.Module) -> int:
         elif isinstance(one, Tensor):
             where, size = one.untyped_storage().data_ptr(), one.untyped_storage().nbytes()
         else:
-            if not callable(one) or one in caches:
+            if not callable(one) or one in held:
                 todo += gc.get_referents(one)
             continue
         if where not in known:

@@ -161,7 +161,7 @@ class Decomposed(nn.Module):
 def test_positions_of_rows_and_columns_apart_are_said() -> None:
     eq, said = made(Decomposed())
     assert "with rows, of rows or columns of pixels alone; left as it is" in said
-    assert "puts pixels that the group moves beside entries that it does not" in said
+    assert "puts pixels beside what is not known to move with them" in said
     assert not {"rows", "columns"} & eq.spaces.keys()
     assert error(eq) > 1e-3
 
@@ -243,3 +243,18 @@ def test_constant_weights_are_no_layer() -> None:
     eq, said = made(Fixed())
     assert "does not commute with C4" in said or "not symmetric" in said
     assert set(eq.spaces) == {"conv.weight"}
+
+
+def test_numbers_that_scale_all_entries_are_seen() -> None:
+    class Affine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.scale, self.shift = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.as_tensor((self.conv(x) * self.scale + self.shift).tanh().mean((2, 3)))
+
+    eq, said = made(Affine())
+    assert not said
+    assert error(eq) < 1e-12

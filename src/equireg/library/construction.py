@@ -95,7 +95,8 @@ class Construction:
         for what, names in (("layers", layers), ("parameters", single)):
             if names:
                 said.append(
-                    f"{what} that did not run on the example are left out: {', '.join(names)}"
+                    f"{what} that did not run on the example are left out: "
+                    + ", ".join(name or "the model itself" for name in names)
                 )
         constants = self._constants()
         said += constants + self._statistics() + self._taken() + self._narrow()

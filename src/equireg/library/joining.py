@@ -119,7 +119,7 @@ def like_pixels(pairs: Sequence[Labelled]) -> tuple[list[Labelled], dict[str, Re
 
 
 def beside_pixels(pairs: Sequence[Labelled]) -> list[Labelled]:
-    """The same without entries that the group leaves where they are beside pixels that it moves."""
+    """The same without axes that are not known to move with the pixels that lie along them."""
     result = list[Labelled]()
     for action, labels in pairs:
         new = {
@@ -127,7 +127,7 @@ def beside_pixels(pairs: Sequence[Labelled]) -> list[Labelled]:
             for i, label in enumerate(labels)
             if action.axes[i]
             and all(block.rho is None for block, _ in action.axes[i])
-            and any(_moves_pixels(other, names, label) for other, names in pairs)
+            and any(_holds_pixels(other, names, label) for other, names in pairs)
         }
         result.append((action.replaced(new), labels))
     return result
@@ -140,15 +140,16 @@ def _pixels_along(pairs: Sequence[Labelled], label: Hashable) -> tuple[Represent
             continue
         i = [*labels].index(label)
         blocks = dict.fromkeys(block for block, _ in action.axes[i])
-        if len(blocks) == 1 and action.closed([i]) and _moves_pixels(action, labels, label):
+        if len(blocks) == 1 and action.closed([i]) and _holds_pixels(action, labels, label):
             return action.take([i]).representation(), action.axes[i]
     return None
 
 
-def _moves_pixels(action: Action, labels: Sequence[Hashable], label: Hashable) -> bool:
-    """Whether all that lies along this label moves, as the pixels of grids."""
+def _holds_pixels(action: Action, labels: Sequence[Hashable], label: Hashable) -> bool:
+    """Whether what moves along this label is the pixels of grids, perhaps of many samples."""
     axis = action.axes[[*labels].index(label)] if label in labels else ()
-    return bool(axis) and all(_is_grid(action.group, block) for block, _ in axis)
+    moving = [block for block, _ in axis if block.rho is not None]
+    return bool(moving) and all(_is_grid(action.group, block) for block in moving)
 
 
 def _is_grid(group: Group, block: Block) -> bool:

@@ -39,9 +39,12 @@ def contract(call: Call, operands: Operands, out: Sequence[Hashable]) -> Action 
         return known
     for x, labels in operands:
         tag = call.of(x)
-        if isinstance(tag, Action) or x.numel() == 1:
+        if isinstance(tag, Action):
             continue
-        if isinstance(tag, Derived):
+        if x.numel() == 1:  # spread over all entries, whatever moves them
+            if isinstance(tag, Derived):
+                call.settle(x)
+        elif isinstance(tag, Derived):
             try:
                 needed = restricted(call.group, known, labels, x.shape)
             except Lost:
@@ -106,7 +109,7 @@ def _apart(call: Call, pairs: list[Labelled]) -> Known | None:
     if call.is_asymmetric:
         with contextlib.suppress(Apart):
             known = join(beside_pixels(pairs))
-            call.asymmetric("puts pixels that the group moves beside entries that it does not")
+            call.asymmetric("puts pixels beside what is not known to move with them")
             return known
     return None
 
