@@ -104,6 +104,8 @@ def origin(over: Sweep, files: Mapping[Path, Combination]) -> dict[str, Any]:
         chosen = binding.nested({tuple(key.split(".")): v for key, v in combination.items()})
         for key, value in binding.flat(chosen):
             have = values.get(key, value)  # what no mode of the grid reads
+            if key[0] == "grid":  # tables have modes and gammas in their own order
+                have, value = sorted(have), sorted(value)
             if have != value:
                 raise ValueError(
                     f"{file}: {'.'.join(key)} is {binding.spell(have)}, not "
