@@ -24,8 +24,6 @@ NAME = $$(python -m equireg status $(PRESET) --name)
 TELL = printf '\n%s\n%s\n%s\n'
 # Each is compared with some before it.
 NEARBY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided fashion-mnist
-STUDY := study-1 study-2 study-confirm-1 study-confirm-2 study-escape study-asymmetry
-JUDGED := study-2 study-confirm-2
 INERTIA := inertia inertia-axis
 
 .DEFAULT_GOAL := help
@@ -68,12 +66,17 @@ endif
 	"look: results/$$name/theory.md, and figures/theory_*.png beside it" \
 	"next: make figures$(AGAIN)    # the overview then has it too"
 
-study: setup ## answer the paper's open question: docs/study.md; three hours, into results/study-*/
-	$(ENTER) for name in $(STUDY); do \
-	snakemake --configfile workflow/presets/$$name.yaml --cores all || exit 1; done && \
-	for name in $(JUDGED); do python -m equireg verdict --table results/$$name/sweep.parquet \
-	--choices workflow/presets/$$name.json --output results/$$name/verdict.md \
-	--figure results/$$name/figures/verdict.pdf --figure results/$$name/figures/verdict.png || exit 1; done && \
+study: setup ## answer the paper's open question: docs/study.md; into results/study-*/
+	$(ENTER) set -e; run() { snakemake --configfile workflow/presets/$$1.yaml --cores all; }; \
+	choose() { test -f workflow/presets/$$2.yaml || python -m equireg choose --first results/$$1 \
+	--experiment $$2 --seeds $$3 --test-images 10000 --images 10000=12000 \
+	--output workflow/presets/$$2.yaml --choices workflow/presets/$$2.json; }; \
+	judge() { python -m equireg verdict --table results/$$1/sweep.parquet \
+	--choices workflow/presets/$$1.json --output results/$$1/verdict.md \
+	--figure results/$$1/figures/verdict.pdf --figure results/$$1/figures/verdict.png; }; \
+	run study-1; choose study-1 study-2 100-129; run study-2; judge study-2; \
+	run study-confirm-1; choose study-confirm-1 study-confirm-2 100-109; \
+	run study-confirm-2; judge study-confirm-2; run study-escape; run study-asymmetry; \
 	$(TELL) "made: the study's stages, in results/study-*/" \
 	"look: results/study-2/verdict.md, and figures/verdict.png beside it" \
 	"next: docs/study.md, which says what was found"

@@ -101,3 +101,16 @@ def test_a_browser_draws_it_without_a_network(tables: Path, tmp_path: Path) -> N
             for x in (slice(640), slice(640, 1280))
         ]
         assert min(panels) > 100, (mode, panels)
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_is_dark_where_the_reader_is(tables: Path, tmp_path: Path, dark: bool) -> None:
+    """Paper and panels, with light text."""
+    dom = shown(draw(tables, tmp_path / "figure2.html"), tmp_path, dark=dark)
+    assert 'data-state="drawn"' in dom
+    pixels = imread(tmp_path / "screen.png")[..., :3]
+    shade = np.median(pixels[::7, ::7].mean(-1))
+    assert shade < 0.15 if dark else shade > 0.95
+    assert pixels[:100].mean(-1).max() > 0.85 if dark else pixels[:100].mean(-1).min() < 0.2

@@ -83,6 +83,26 @@ def test_a_document_becomes_two_sections(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cell", "number"),
+    [
+        ("0.0857", True),
+        ("0.0857 / 0.0863", True),
+        ("29 of 30", True),
+        ("0.105 to 0.338", True),
+        ("1.000 [0.99, 1.01]", True),
+        ("83.8 %", True),
+        ("0.1 / none", False),
+        ("nominal", False),
+    ],
+)
+def test_columns_of_numbers_stand_right_and_do_not_wrap(
+    tmp_path: Path, cell: str, number: bool
+) -> None:
+    head, _ = parts(written(tmp_path, "claims.md", f"# A\n\n| a |\n| --- |\n| {cell} |\n"))
+    assert (f'<td class="number">{cell}</td>' in section(head)) == number
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("gamma 1e-4, 1e0, 2.5e-3", "γ 10⁻⁴, 1, 2.5·10⁻³"),

@@ -276,6 +276,26 @@ def test_an_evaluation_of_another_combination_is_not_mixed_in(tmp_path: Path) ->
         sweep(tmp_path, over, tmp_path / "a.parquet", tmp_path / "a.md", [])
 
 
+def test_tables_have_their_modes_and_gammas_in_an_order_of_their_own(tmp_path: Path) -> None:
+    over = [{"grid.modes": [["nominal", "augmented"]], "grid.gammas": [[1.0, 0.1], [3.0]]}]
+    for combination, gammas in zip(combinations(over), ([0.1, 1.0], [3.0]), strict=True):
+        file = tmp_path / path(combination) / "evaluation.parquet"
+        file.parent.mkdir(parents=True)
+        write_evaluation(file, ("augmented", "nominal"))
+        made = {"grid": {"modes": ["augmented", "nominal"], "gammas": gammas}}
+        table = pq.read_table(file).replace_schema_metadata(binding.metadata(made))
+        pq.write_table(table, file)
+    output = tmp_path / "sweep.parquet"
+    sweep(tmp_path, over, output, tmp_path / "sweep.md", [])
+    assert set(pq.read_table(output)["grid.gammas"].to_pylist()) == {"1e0,1e-1", "3e0"}
+    assert "grid" not in binding.read(output)
+    over[0]["grid.gammas"] = [[1.0, 0.2]]
+    wrong = tmp_path / path(combinations(over)[0])
+    (tmp_path / path({"grid.modes": ["nominal", "augmented"], "grid.gammas": [3.0]})).rename(wrong)
+    with pytest.raises(ValueError, match=r"grid.gammas is \[3.0\], not \[0.2, 1.0\] as its folder"):
+        sweep(tmp_path, over, output, tmp_path / "sweep.md", [])
+
+
 def test_a_sweep_of_too_many_jobs_is_refused() -> None:
     grid = {"seeds": 10000, "seeds_per_job": 1, "modes": ["augmented"], "gammas": [1]}
     with pytest.raises(ConfigurationError, match=r"sweep is .* 60000 training jobs; 50000 at most"):

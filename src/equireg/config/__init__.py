@@ -19,10 +19,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from equireg.config.messages import ConfigurationError, Mistake, line, show
+from equireg.config.places import wrong_places
 from equireg.config.reading import merge, read
 from equireg.config.sweeping import SWEPT, nested, wrong_folders, wrong_sweep
 from equireg.config.types import SPELLINGS, Spelling, explain, model_of, values_of
-from equireg.digest import network_digest
 from equireg.plan import seed_blocks
 from equireg.settings import (
     ON_GRID,
@@ -35,7 +35,6 @@ from equireg.settings import (
     TrainingSettings,
     WorkflowJobSettings,
 )
-from equireg.spelling import build_file
 from equireg.sweeps import Product, Sweep, combinations, keys, path, products
 
 __all__ = ["COMMAND_LINE", "Configuration", "ConfigurationError", "experiments", "load"]
@@ -191,10 +190,16 @@ def _examine(merged: Mapping[str, Any]) -> tuple[Configuration | None, list[Mist
     if mistakes := list(_wrong_values(values)):
         return None, mistakes
     configuration = _build(values)
-    for check in (_misfits, _wrong_places):  # each relies on those before it
-        if mistakes := list(check(configuration)):
-            return None, mistakes
-    return configuration, []
+    if mistakes := list(_misfits(configuration)):
+        return None, mistakes
+    places = wrong_places(
+        configuration.experiment,
+        configuration.compare,
+        configuration.data,
+        configuration.network.build,
+    )
+    mistakes = list(places)
+    return (None if mistakes else configuration), mistakes
 
 
 def _examine_sweep(
@@ -331,49 +336,6 @@ def _incompatible(network: NetworkSettings) -> Iterator[Mistake]:
     except ValueError as error:
         reason = str(error).partition(": ")[2]
         yield Mistake(("network", "support"), network.support, reason)
-
-
-def _is_folder(path: str) -> bool:
-    try:
-        return path != "" and "\0" not in path and Path(path).expanduser().is_dir()
-    except (OSError, RuntimeError):  # a name too long; the home of nobody
-        return False
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return "\0" not in path and Path(path).expanduser().is_file()
-    except (OSError, RuntimeError):
-        return False
-
-
-def _wrong_places(configuration: Configuration) -> Iterator[Mistake]:
-    """Data and results that could not be read or written. Paths are relative to the repository."""
-    if file := build_file(configuration.network.build):
-        try:
-            network_digest(file)
-        except ValueError as error:
-            yield Mistake(("network", "build"), configuration.network.build, str(error))
-    data = configuration.data
-    there = Path("results", "data", f"{data.name}.safetensors")  # what was read of it once suffices
-    if data.folder is not None and not (_is_folder(data.folder) or there.is_file()):
-        yield Mistake(("data", "folder"), data.folder, "accepted: a folder that exists")
-    if data.file is not None and not (_is_file(data.file) or there.is_file()):
-        yield Mistake(("data", "file"), data.file, "accepted: a file that exists")
-    for name in configuration.compare:
-        if not Path("results", name, "evaluation.parquet").exists():
-            yield Mistake(
-                ("compare",), name, f"accepted: experiments that have been run, in results/{name}/"
-            )
-    for folder in (Path("results"), Path("results", configuration.experiment)):
-        there = folder if os.path.lexists(folder) else folder.parent
-        if os.path.lexists(there) and not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-            yield Mistake(
-                ("experiment",),
-                configuration.experiment,
-                f"{there} cannot be written; accepted: an experiment whose folder {folder} can",
-            )
-            return
 
 
 def _replacements(configuration: Configuration, first: Mapping[Any, Any]) -> Iterator[Mistake]:

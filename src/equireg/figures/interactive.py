@@ -47,7 +47,7 @@ b {{ font-weight: 600; }}
 /* The library draws in ink on paper: turned over in the dark, colours kept. */
 @media (prefers-color-scheme: dark) {{
   body {{ color: #e3e7eb; background: #14181d; }}
-  #figure, b {{ filter: invert(0.92) hue-rotate(180deg); }}
+  #figure, b {{ filter: invert(0.94) hue-rotate(180deg) brightness(1.35); }}
 }}
 </style>
 </head>

@@ -32,7 +32,7 @@ SIGNS = (
 )
 # What a column's heading becomes in the headline.
 WORDS = {"Verdict": "held", "Our reading of the sentence": "held by our reading"}
-NUMBER = re.compile(r"[-+−<]?\s?\d[\d,.]*(e[-+]?\d+)?( (of|to) [\d,.e+-]+)?×?%?( \[.*\])?( %)?")
+NUMBER = re.compile(r"[-+−<]?\s?\d[\d,.]*(e[-+]?\d+)?( (of|to|/) [\d,.e+-]+)?×?%?( \[.*\])?( %)?")
 
 
 def overview(experiment: str, figure: Path, documents: list[Path], output: Path) -> None:

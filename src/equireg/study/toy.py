@@ -32,7 +32,7 @@ def minima(tilt: float = TILT) -> tuple[float, float]:
     """a at the bad and at the good minimum on E: the outer roots of 4 a³ - 4 a - h.
 
     >>> [round(a, 4) for a in minima()]
-    [-0.9304, 1.0577]
+    [-0.9304, 1.0575]
     """
     if not 0 < tilt < 8 / np.sqrt(27):
         raise ValueError(f"tilt is {tilt:g}; accepted: above 0 and below 1.5396, for two minima")
