@@ -178,6 +178,7 @@ REFUSED = {
     "nn.Sequential(nn.Conv2d(1, 10, 3), nn.AdaptiveAvgPool2d(1))": (
         r"the outputs have shape \(8, 10, 1, 1\)"
     ),
+    "{'module': GOOD, 'example': (torch.ones(2, 1, 28, 28),)}": "example is a tuple; accepted: one",
     "{'module': GOOD, 'loss': lambda y, t: y.mean()}": r"the loss has shape \(\) for 8 samples",
     "{'module': GOOD, 'loss': lambda y, t: y[t, t, t]}": "its loss failed .*IndexError",
     "{'module': GOOD, 'loss': lambda y, t: 0 * y.sum(1)}": "does not depend on the parameters",

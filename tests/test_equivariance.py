@@ -925,6 +925,29 @@ def test_functions_that_break_the_symmetry_are_noticed(name: str) -> None:
     assert eq.error(images(2, 1, 8, 8, dtype=torch.float32)).relative > 1e-3
 
 
+def test_what_is_rolled_and_nevertheless_symmetric() -> None:
+    """Pooled as a whole; or convolved around the edges, once the user says that channels stay."""
+    first = nn.Conv2d(1, 8, 3, padding=1, padding_mode="circular")
+    pooled = nn.Sequential(nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    around = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"), pooled)
+
+    def rolled(x: Tensor) -> Tensor:
+        return x.tanh().roll(1, 2)
+
+    batch = images(2, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"after pad; pass representations=\{'last.0': \('trivia"):
+        Equivariance(Between(first, rolled, around).double(), "C4", SQUARE)
+    cases: list[tuple[nn.Module, Any]] = [(pooled, None), (around, {"last.0": ("trivial", None)})]
+    for last, said in cases:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            eq = Equivariance(Between(first, rolled, last).double(), "C4", SQUARE, said)
+        nn.init.normal_(first.weight)
+        assert eq.error(batch).deviating > 1e-3
+        eq.project_()
+        assert eq.error(batch).deviating < 1e-10
+
+
 def test_a_corner_is_no_pooling() -> None:
     model = Between(nn.Conv2d(1, 8, 3), lambda x: x[:, :, 0, 0], nn.Linear(8, 2))
     with pytest.warns(UserWarning, match="6 x 6 to no pixels is not symmetric under C4"):

@@ -470,6 +470,38 @@ def test_c1_what_is_given_wrongly(options: dict[str, Any], message: str) -> None
         Equivariance(**given)
 
 
+def test_c1_what_is_called_wrongly() -> None:
+    """Arrays would stay as they are, unmoved, without a word."""
+    model = head(8, nn.Conv2d(3, 8, 3))
+    eq: Any = Equivariance(model, "C4", X9)
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: eq.act(1, X9.numpy()), "batch is a NumPy array; accepted: tensors"),
+        (lambda: eq.act(1, X9.numpy(), of="pixels"), "batch is a NumPy array; accepted: tensors"),
+        (lambda: eq.act(1, [1.0]), "batch is a list without tensors; accepted: tensors"),
+        (lambda: eq.act(1, {"": X9, "m": X9.numpy()}), "batch m is a NumPy array; accepted: t"),
+        (lambda: eq.act("a", X9), "elements are 'a'; accepted: numbers of elements, or element"),
+        (lambda: eq.draw(2, None), "generator is None; accepted: a torch.Generator"),
+        (
+            lambda: eq.error(X9[:, :2]),
+            r"batch has shape \(2, 2, 9, 9\); accepted: \(sam",
+        ),
+        (lambda: eq.project_(share="all"), "share is 'all'; accepted: above 0 up to 1"),
+        (lambda: eq.project_(optimizer="adam"), "optimizer is 'adam'; accepted: one of torch.opt"),
+    ]
+    for call, message in calls:
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.warns(UserWarning, match="its own weights, projected, make .*: it raised ValueErr"):
+        assert len(eq.check(X9[:, :2])) == 1
+    weights = [p.clone() for p in model.parameters()]
+    held: Any = model.get_submodule("0")
+    for gone in (None, nn.Parameter(torch.zeros(8, 3, 3, 3, device="meta"))):
+        held.weight = gone
+        with pytest.raises(ValueError, match=r"layer '0': its weight (is gone|has no values)"):
+            eq.project_()
+    assert all(map(torch.equal, weights[1:], [*model.parameters()][-3:]))
+
+
 def test_c1_weights_that_are_sparse_and_single_entries() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(243, 3))
     linear = model.get_submodule("1")

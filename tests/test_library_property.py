@@ -77,7 +77,16 @@ def some(x: Tensor) -> Tensor:
     return torch.cat([x[:, :1].tanh(), x[:, 1:]], 1)
 
 
+def corners(x: Tensor) -> list[Tensor]:
+    return [x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]
+
+
 BREAKING: dict[str, Callable[[Tensor], Tensor]] = {
+    "flipped": lambda x: x.flip(3),  # which breaks nothing, as the next two
+    "transposed": lambda x: x.transpose(2, 3),
+    "every other pixel": lambda x: (
+        F.pixel_unshuffle(x, 2) if x.shape[2] % 2 else torch.cat(corners(x), 1)
+    ),
     "ramp": ramp,
     "rolled": lambda x: x.roll(1, 2),
     "summed up": lambda x: x.cumsum(3) / x.shape[3],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from equireg.library.features import Action
 from equireg.library.tracing import Features, Known, Pixels, acts_on_grids, on_grid
-from equireg.library.trees import mapped
+from equireg.library.trees import check_tensors, mapped
 from equireg.symmetry.groups import Elements, Group
 from equireg.symmetry.representations import trivial
 
@@ -44,6 +44,7 @@ def act(
         what = f"batch {path}".rstrip()
         return move(features[path], elements, shaped(features[path], tensor, what))
 
+    check_tensors(batch)
     return mapped(one, batch)
 
 
@@ -72,6 +73,7 @@ def act_on_pixels(group: Group, elements: Moving, batch: Tensor, axes: int) -> T
     batch: (samples, *pixels) or (samples, channels, *pixels). Raises ValueError for other shapes,
     or if the group moves no grid with so many axes.
     """
+    check_tensors(batch)
     if not axes or not acts_on_grids(group, (1,) * axes):
         raise ValueError(f"{group.name} moves no pixels of grids with {axes} axes")
     if batch.ndim not in (axes + 1, axes + 2):
@@ -125,7 +127,12 @@ def _one_or_each(group: Group, elements: Moving, batch: Tensor) -> Tensor | Elem
                 f"{len(group.algebra)} coordinates of {group.name}"
             )
         return elements
-    numbers = torch.as_tensor(elements, device=batch.device)
+    try:
+        numbers = torch.as_tensor(elements, device=batch.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"elements are {elements!r}; accepted: numbers of elements, or elements"
+        ) from None
     if numbers.is_floating_point() or numbers.shape not in ((), (count,)):
         raise ValueError(
             f"elements are {numbers.dtype} of shape {tuple(numbers.shape)}; accepted: one number, "

@@ -22,7 +22,7 @@ from equireg.library.outputs import Wanted
 from equireg.library.subgroups import subgroups_of
 from equireg.library.tracing import Known
 from equireg.library.trees import call, copied
-from equireg.library.trial import trial
+from equireg.library.trial import CONSTANT, trial
 from equireg.library.untouched import untouched
 from equireg.library.weights import Distance, Gamma, Weights
 from equireg.symmetry import spaces as symmetry
@@ -141,6 +141,11 @@ class Equivariance:
         findings, self._subject = self._made.findings()
         if not findings:
             verdict = trial(self._subject, self._made.example, own=True, batch=batch)
+            if verdict.untried and verdict.untried not in (CONSTANT, self._subject.unknown):
+                findings.append(
+                    f"it could not be tried whether its own weights, projected, make this model "
+                    f"symmetric: {verdict.untried}"
+                )
             if verdict.failure:
                 findings.append(
                     f"its own weights, projected, do not make this model symmetric: it has "
@@ -236,8 +241,10 @@ class Equivariance:
         out of E again, also under ``project_gradients_``. Raises ValueError for a layer whose
         weights are computed from others (a parametrization), before any weight is changed.
         """
-        if not 0 < share <= 1:
-            raise ValueError(f"share is {share}; accepted: above 0 up to 1")
+        if not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise ValueError(f"share is {share!r}; accepted: above 0 up to 1")
+        if optimizer is not None and not hasattr(optimizer, "param_groups"):
+            raise ValueError(f"optimizer is {optimizer!r}; accepted: one of torch.optim, or None")
         self._weights.project_(share, optimizer)
 
     def project_gradients_(self) -> None:
@@ -258,6 +265,8 @@ class Equivariance:
 
         Of a compact group, which has no numbers for all of them, the elements themselves.
         """
+        if not isinstance(generator, torch.Generator):
+            raise ValueError(f"generator is {generator!r}; accepted: a torch.Generator")
         place = generator.device
         if len(self.group.algebra):
             seed = torch.randint(2**62, (), generator=generator, device=place)

@@ -47,6 +47,9 @@ def compare(
     What ``function`` returns is copied: it may write into one buffer at every call. What it is
     called with is not: it is to leave that as it is.
     """
+    for path, x in leaves(batch):
+        if path in inputs:
+            shaped(inputs[path], x, f"batch {path}".rstrip())
     squared, norm, deviation, largest, changed, predictions = 0.0, 0.0, 0.0, 0.0, 0, 0
     plain = _known(outputs, function(batch))
     for x in map(_precise, plain.values()):

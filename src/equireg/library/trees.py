@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 
@@ -51,6 +52,16 @@ def copied(tree: Any, *, gradients: bool = False) -> Any:
         return x.clone()
 
     return mapped(one, tree)
+
+
+def check_tensors(tree: Any, path: str = "") -> None:
+    """Raise ValueError for arrays that are no tensors, and for trees without tensors."""
+    if isinstance(tree, np.ndarray):
+        raise ValueError(f"batch {path}".rstrip() + " is a NumPy array; accepted: tensors")
+    for key, item in _items(tree):
+        check_tensors(item, f"{path}.{key}" if path else key)
+    if not path and next(leaves(tree), None) is None:
+        raise ValueError(f"batch is a {type(tree).__name__} without tensors; accepted: tensors")
 
 
 def call(function: Callable[..., Any], batch: Any) -> Any:

@@ -162,7 +162,10 @@ class Weights:
                     f"{where} is computed from other parameters and cannot be projected; remove "
                     "the parametrization first"
                 )
-            tensor = getattr(space.module, space.parameter)
+            tensor = getattr(space.module, space.parameter, None)
+            if not isinstance(tensor, Tensor) or tensor.is_meta or tensor.layout != torch.strided:
+                what = "is gone" if tensor is None else "has no values, or only some"
+                raise ValueError(f"{where} {what}; accepted: dense weights, as they were")
             if tensor.numel() != math.prod(space.action.shape):
                 raise ValueError(
                     f"{where} now has shape {tuple(tensor.shape)}; accepted: "

@@ -16,7 +16,7 @@ from equireg.library.functions import numbered
 from equireg.library.functions.grids import not_symmetric, pools_commute
 from equireg.library.pieces import Piece
 from equireg.library.registry import follows
-from equireg.symmetry.representations import Representation
+from equireg.symmetry.representations import Representation, trivial
 
 POOLS = {
     f"{kind}_pool{axes}d"
@@ -97,6 +97,8 @@ def _guess(call: Call, inputs: Sequence[Action], result: Tensor) -> Action | Non
         space = tuple(shape[i] for i in axes)
         part = largest.take(axes)
         rho = resized(part.representation(), part.shape, space) or _tokens(part, space)
+        if math.prod(space) == 1:  # all of it, however it moves
+            rho = trivial(group, 1)
         if rho is None:
             return None
         new |= dict(zip(axes, moving(rho, space), strict=True))
