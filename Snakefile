@@ -200,6 +200,8 @@ if not chosen.sweep and {*chosen.grid.modes} != {"equivariant"}:
 rule all:
     input:
         PROMISED,
+    message:
+        f"Everything of {chosen.experiment} is there"
 
 
 include: "workflow/rules/data.smk"
