@@ -35,14 +35,14 @@ help: ## list the targets
 setup: $(INSTALLED) ## make the environment .venv/ with every package pinned (PYTHON=python3.12 picks another)
 
 figures: setup ## run config.yaml, or CONFIG=mine.yaml laid over it; the paper takes under twenty minutes, into results/paper/
-	$(ENTER) name=$(NAME) && snakemake $(PRESET) --cores all && \
+	$(ENTER) name=$(NAME) && snakemake $(PRESET) --quiet reason --cores all && \
 	$(TELL) "made: the runs, tables, figures and claims of $$name, in results/$$name/" \
 	"look: open results/$$name/overview.html in a browser" \
 	"next: make report$(AGAIN)    # or an experiment of your own: README.md"
 
 quick: setup ## the same at reduced scale, about a minute, into results/quick/ (CONFIG=mine.yaml: results/mine-quick/)
 	$(ENTER) name=$(if $(CONFIG),$(NAME)-quick,quick) && \
-	snakemake --configfile $(if $(CONFIG),$(QUOTED)) workflow/presets/quick.yaml --config experiment=$$name --cores all && \
+	snakemake --configfile $(if $(CONFIG),$(QUOTED)) workflow/presets/quick.yaml --config experiment=$$name --quiet reason --cores all && \
 	$(TELL) "made: the whole pipeline at reduced scale, in results/$$name/" \
 	"look: open results/$$name/overview.html in a browser" \
 	"next: make figures$(AGAIN)    # at full scale; how far it is: make status$(AGAIN)"
@@ -146,6 +146,7 @@ $(INSTALLED): envs/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("equireg: needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { echo "equireg: $(PYTHON) cannot make environments: install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@mkdir -p "$$(readlink -m '$(VENV)')" # where it is a link, too
+	@echo 'equireg: putting every package, pinned, into $(VENV)/: a minute or two, 6 GB'
 	$(PYTHON) -m venv $(MOVED) $(VENV)
 	PIP_USER=0 $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.lock \
 		|| { echo "equireg: not every package could be installed, for the reason above; they need a way to a package index and 6 GB here; then the same command again goes on" >&2; exit 1; }
