@@ -72,11 +72,11 @@ study: setup ## answer the paper's open question: docs/study.md; into results/st
 	--experiment $$2 --seeds $$3 --test-images 10000 --images 10000=12000 \
 	--output workflow/presets/$$2.yaml --choices workflow/presets/$$2.json; }; \
 	judge() { python -m equireg verdict --table results/$$1/sweep.parquet \
-	--choices workflow/presets/$$1.json --output results/$$1/verdict.md \
+	--choices workflow/presets/$$1.json $$2 --output results/$$1/verdict.md \
 	--figure results/$$1/figures/verdict.pdf --figure results/$$1/figures/verdict.png; }; \
 	run study-1; choose study-1 study-2 100-129; run study-2; judge study-2; \
 	run study-confirm-1; choose study-confirm-1 study-confirm-2 100-109; \
-	run study-confirm-2; judge study-confirm-2; run study-escape; run study-asymmetry; \
+	run study-confirm-2; judge study-confirm-2 --gate=0.04; run study-escape; run study-asymmetry; \
 	$(TELL) "made: the study's stages, in results/study-*/" \
 	"look: results/study-2/verdict.md, and figures/verdict.png beside it" \
 	"next: docs/study.md, which says what was found"
