@@ -1,6 +1,7 @@
 """What the penalty costs beside a training step, and how it compares with equivariance-regularizer.
 
     python examples/benchmark.py cost --side 33
+    python examples/benchmark.py making resnet vit linear sets
     python examples/benchmark.py compare --seconds 20
 
 CPU time on one core, so that other programs disturb little. ``compare`` takes the package
@@ -11,13 +12,17 @@ it penalizes |f(g x) - f(x)| on random images, or here also on the batch.
 from __future__ import annotations
 
 import argparse
+import functools
+import gc
 import importlib.util
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -25,6 +30,8 @@ from torch import Tensor, nn
 
 import equireg
 from equireg.dataset import load_dataset
+from equireg.groups import point_group, symmetric
+from equireg.representations import defining, regular, trivial
 from equireg.settings import NetworkSettings
 
 Penalty = Callable[[Tensor], Tensor]
@@ -70,6 +77,113 @@ def cost(options: argparse.Namespace) -> None:
     for kind in ("penalty()", "add_penalty_gradients_()", "decoupled_penalty_() every 8 steps"):
         taken = times[kind][1:]
         print(f"  {kind}: {median(taken) / step:+.1%} (median of {len(taken)})")
+
+
+def making(options: argparse.Namespace) -> None:
+    """Time what making ``eq`` takes beside a training step at batch 32, and count what it holds."""
+    for name in options.names or CASES:
+        for cache in caches():
+            cache.cache_clear()
+        model, x, arguments = CASES[name]()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+        def step(model: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer) -> None:
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+
+        times: dict[str, list[float]] = {"step": [], "making": []}
+        for _ in range(options.rounds):
+            for what, call in (
+                ("step", partial(step, model, x, optimizer)),
+                ("making", partial(equireg.Equivariance, model, **arguments)),
+            ):
+                start = time.process_time()
+                call()
+                times[what].append(time.process_time() - start)
+        weights = sum(p.numel() * p.element_size() for p in model.parameters())
+        optimizer.zero_grad()
+        eq = equireg.Equivariance(model, **arguments)
+        eq.penalty().backward()  # makes what is made at first use
+        eq.add_penalty_gradients_(1.0)
+        eq.project_()
+        held = constants(eq, model)
+        steps = [a / b for a, b in zip(times["making"], times["step"], strict=True)]
+        print(
+            f"{name}: {median(times['step']):.3f} s a step; making eq {median(times['making']):.3f}"
+            f" s, {median(steps):.1f} steps (median of {len(steps)}; the first "
+            f"{steps[0]:.1f}); weights {weights / 2**20:.2f} MiB, "
+            f"constants {held / 2**20:.2f} MiB, {held / weights:.2f} of them",
+            flush=True,
+        )
+
+
+def caches() -> list[Any]:
+    """The library's caches."""
+    kind = type(functools.lru_cache(len))
+    every = [x for x in gc.get_objects() if type(x) is kind]
+    return [x for x in every if f"{getattr(x, '__module__', '')}".startswith("equireg")]
+
+
+def constants(eq: equireg.Equivariance, model: nn.Module) -> int:
+    """Bytes of all arrays that ``eq`` refers to, the library's caches too, without the model."""
+    tensors = [*model.parameters(), *model.buffers()]
+    tensors += [p.grad for p in model.parameters() if p.grad is not None]
+    known = {x.untyped_storage().data_ptr() for x in tensors}
+    held = caches()
+    seen, total, todo = {id(model)}, 0, list[Any]([eq, *held])
+    while todo:
+        one = todo.pop()
+        if id(one) in seen or isinstance(one, (nn.Module, type, type(gc))):
+            continue
+        seen.add(id(one))
+        if isinstance(one, np.ndarray):
+            while isinstance(one.base, np.ndarray):
+                one = one.base
+            where, size = one.__array_interface__["data"][0], one.nbytes
+        elif isinstance(one, Tensor):
+            where, size = one.untyped_storage().data_ptr(), one.untyped_storage().nbytes()
+        else:
+            if not callable(one) or one in held:
+                todo += gc.get_referents(one)
+            continue
+        if where not in known:
+            known.add(where)
+            total += size
+    return total
+
+
+def linear() -> Case:
+    """4096 to 4096 entries under D4, all regular."""
+    group = point_group("D4")
+    rho = 512 * regular(group)
+    layers = {"": (None, rho)}
+    model = nn.Linear(4096, 4096)
+    x = torch.randn(32, 4096)
+    return model, x, {"group": group, "example": x[:2], "representations": layers, "input": rho}
+
+
+def sets() -> Case:
+    """506 entries, of which S6 permutes the last six, to 1024 that stay."""
+    group = symmetric(6)
+    rho = trivial(group, 500) + defining(group)
+    x = torch.randn(32, 506)
+    return nn.Linear(506, 1024), x, {"group": group, "example": x[:2], "input": rho}
+
+
+def images(make: Callable[..., nn.Module], side: int) -> Case:
+    """A classifier of images under C4."""
+    x = torch.randn(32, 3, side, side)
+    return make(num_classes=10), x, {"group": "C4", "example": x[:2]}
+
+
+Case = tuple[nn.Module, Tensor, dict[str, Any]]
+CASES: dict[str, Callable[[], Case]] = {
+    "resnet": partial(images, torchvision.models.resnet18, 33),
+    "vit": partial(images, torchvision.models.vit_b_16, 224),
+    "linear": linear,
+    "sets": sets,
+}
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -145,6 +259,10 @@ one = verbs.add_parser("cost")
 one.add_argument("--side", type=int, default=33, help="of the images")
 one.add_argument("--rounds", type=int, default=10)
 one.set_defaults(run=cost)
+made = verbs.add_parser("making")
+made.add_argument("names", nargs="*", help="of: resnet, vit, linear, sets")
+made.add_argument("--rounds", type=int, default=3)
+made.set_defaults(run=making)
 two = verbs.add_parser("compare")
 two.add_argument("--seconds", type=float, default=20, help="of CPU time for each method")
 two.add_argument("--data", type=Path, default=Path("results/data/mnist.safetensors"))

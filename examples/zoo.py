@@ -5,7 +5,8 @@ far the model itself is from invariant under C4, in double precision on turned i
 rescaled layer by layer so that signals survive the depth. Needs timm, which this project does not
 install: ``pip install timm``, then ``python examples/zoo.py vit_tiny_patch16_224 swin_t``; without
 names, the smallest models of all families, which takes some hours on one core. ``--into FILE`` adds
-the rows to a file and leaves out the models that are in it.
+the rows to a file and leaves out the models that are in it; ``--once`` judges a model at one size
+alone, its own or the one that a warning names; ``--list`` only names the models.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ TORCHVISION = (
     *("mnasnet0_5", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5"),
     *("squeezenet1_1", "swin_t", "swin_v2_t", "vgg11", "vit_b_16"),
 )
+WORKING = re.compile(r"images of (\d+) x \d+ pixels work")
 
 
 def make(name: str) -> tuple[nn.Module, int]:
@@ -83,32 +85,40 @@ def error(model: nn.Module, images: Tensor) -> float:
     return max(float((x - plain).norm() / len(plain) ** 0.5 / spread) for x in turned)
 
 
-def judge(name: str) -> str:
+def judge(name: str, once: bool) -> str:
     """One row of the table: at the model's own size, and at the one that a warning names."""
     torch.manual_seed(0)
     model, side = make(name)
-    model.eval().double()
+    model.eval()
     fresh = copy.deepcopy(model)
     try:
-        off, said = tried(model, side)
+        off, said = tried(model, side, once)
     except ValueError as refusal:
         return f"| {name} | {side} | refused | | | {line(str(refusal))} |"
     there = ""
-    if size := re.search(r"images of (\d+) x \d+ pixels work", said):
+    if size := WORKING.search(said):
         there = f"{tried(fresh, int(size[1]))[0]:.1e} at {size[1]}"
-    return f"| {name} | {side} | accepted | {off:.1e} | {there} | {line(said)} |"
+    own = "" if off is None else f"{off:.1e}"
+    return f"| {name} | {side} | accepted | {own} | {there} | {line(said)} |"
 
 
-def tried(model: nn.Module, side: int) -> tuple[float, str]:
-    """The projected model's error at this size, and what was warned of."""
-    images = torch.randn(2, 3, side, side, dtype=torch.float64)
+def tried(model: nn.Module, side: int, once: bool = False) -> tuple[float | None, str]:
+    """The projected model's error at this size, and what was warned of.
+
+    once: not where a warning names another size.
+    """
+    images = torch.randn(2, 3, side, side)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         eq = equireg.Equivariance(model, "C4", images)
+    said = "; ".join(str(w.message) for w in caught if issubclass(w.category, UserWarning))
+    if once and WORKING.search(said):
+        return None, said
+    model.double()
+    images = images.double()
     rescale(model, images)
     eq.project_()
-    said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    return error(model, images), "; ".join(said)
+    return error(model, images), said
 
 
 def line(text: str) -> str:
@@ -120,14 +130,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="which models are followed, and how exactly")
     parser.add_argument("names", nargs="*", help="of timm or torchvision; all families if none")
     parser.add_argument("--into", type=Path, help="a file for the rows, gone on with if it exists")
+    parser.add_argument("--once", action="store_true", help="judge at one size alone")
+    parser.add_argument("--list", action="store_true", help="only name the models")
     options = parser.parse_args()
     held = options.into.read_text() if options.into and options.into.exists() else ""
     done = set(re.findall(r"^\| (\S+) \|", held, re.MULTILINE))
     for name in options.names or families():
+        if options.list:
+            print(name, flush=True)
+            continue
         if name in done:
             continue
         try:
-            row = judge(name)
+            row = judge(name, options.once)
         except Exception as failure:  # the model itself fails, or the library does: both are rows
             row = f"| {name} | | failed | | | {type(failure).__name__}: {line(str(failure))} |"
         print(row, flush=True)

@@ -171,7 +171,7 @@ REFUSED = {
     "1 / 0": "failed in line 6: ZeroDivisionError: division by zero",
     "[1]": "returned a list; accepted: an nn.Module, or a dict",
     "{'module': nn.Linear(2, 2), 'los': 1}": "returned the key 'los'; accepted: module, group,",
-    "nn.Sequential(nn.Conv2d(1, 4, (1, 3)), nn.Flatten(), nn.LazyLinear(10))": "is refused: ",
+    "nn.Sequential(nn.Conv2d(1, 4, (2, 3)), nn.Flatten(), nn.LazyLinear(10))": "is refused: ",
     "nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 7))": (
         r"the outputs have shape \(8, 7\) for 8 samples; accepted: \(8, 10\), a number per class"
     ),

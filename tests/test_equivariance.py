@@ -732,11 +732,11 @@ SMALL = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
             r"layer '1': BatchNorm2d works entry by entry.* 2 \* turn",
         ),
         (
-            nn.Sequential(nn.Conv2d(1, 4, (3, 5))),
+            nn.Sequential(nn.Conv2d(1, 4, (2, 3))),
             "C4",
             SQUARE,
             {},
-            r"layer '0': C4: a grid of 3 x 5 pixels .* pass representations=\{'0': None\}",
+            r"layer '0': C4: a grid of 2 x 3 pixels .* pass representations=\{'0': None\}",
         ),
         (
             Twice(),

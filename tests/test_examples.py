@@ -65,6 +65,9 @@ def test_benchmark(data: Path) -> None:
     assert "nominal" in output
     output = run("examples/benchmark.py", "cost", "--side", "33", "--rounds", "1")
     assert len(re.findall(r": [+-][\d.]+% \(median of 1\)", output)) == 3
+    output = run("examples/benchmark.py", "making", "sets", "resnet", "--rounds", "1")
+    assert all(float(share) < 1 for share in re.findall(r"([\d.]+) of them", output))
+    assert output.count(" s a step") == 2
 
 
 def test_the_example_of_compact_groups(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ is in the other files of the library's tests.
 
 from __future__ import annotations
 
+import random
 import resource
 import time
 import warnings
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,7 @@ import equireg
 from equireg.library.equivariance import Equivariance
 from equireg.representations import vectors
 from equireg.symmetry.groups import Group, cyclic, point_group, symmetric
-from equireg.symmetry.representations import defining, regular, trivial
+from equireg.symmetry.representations import defining, grid, regular, trivial
 
 C4 = point_group("C4")
 X9 = torch.rand(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
@@ -187,6 +189,26 @@ def test_s3_what_was_not_tried_is_said() -> None:
     assert "RuntimeError: only of small numbers" in text
 
 
+def test_s3_a_loss_beside_the_outputs_and_truth_values() -> None:
+    """A single number is followed alone; alone it is said, with what would do."""
+    both = Called(lambda x: {"loss": x.square().mean(), "logits": x, "sure": x > 0})
+    assert said(nn.Sequential(head(8, nn.Conv2d(3, 8, 3)), both), X9) == ""
+    alone = nn.Sequential(head(8, nn.Conv2d(3, 8, 3)), Called(lambda x: x.square().mean()))
+    text = said(alone, X9)
+    assert "the model returns one number for all samples; have it return a row for each" in text
+
+
+def test_s3_samples_that_are_mixed_are_said() -> None:
+    """Each sample is augmented by its own element, which batch statistics do not see."""
+    for function in (lambda x: x - x.mean(0), lambda x: x.roll(1, 0) * x, lambda x: x / x.std(0)):
+        layers = nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), Called(function), nn.Conv2d(8, 8, 3)
+        text = said(head(8, *layers, nn.Tanh()), X9)
+        assert NOT_SYMMETRIC in text
+        assert "samples are mixed" in text
+    rows = Called(lambda x: x - x.mean(0))  # of what does not move
+    assert said(nn.Sequential(head(8, nn.Conv2d(3, 8, 3)), rows), X9) == ""
+
+
 # S4: modules whose train() acts are in tests/test_library_untouched.py
 
 # S5: parameters that a subclass adds
@@ -226,7 +248,29 @@ def test_s5_parameters_of_a_subclass() -> None:
         Equivariance(kept, "C4", X9, {"0": (None, "regular")})
 
 
-# S6: an optimizer's state, see tests/test_library_weights.py
+# S6: an optimizer's state, see tests/test_library_weights.py; here what cannot be projected
+
+
+@pytest.mark.parametrize("name", ["Adafactor", "LBFGS"])
+def test_s6_states_of_another_shape_are_refused(name: str) -> None:
+    model = head(8, nn.Conv2d(3, 8, 3), nn.Tanh())
+    eq = Equivariance(model, "C4", X9)
+    optimizer = getattr(torch.optim, name)(model.parameters(), lr=1e-3)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = torch.as_tensor(model(X9)).square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match=f"a {name}, holds .*; accepted: a new optimizer, made"):
+        eq.project_(optimizer=optimizer)
+    assert all(map(torch.equal, before, model.parameters()))
+    eq.project_()
+    assert eq.distance().total < 1e-6
+
 
 # S7: a group that moves nothing
 
@@ -312,6 +356,34 @@ def test_s10_no_weights_but_zero() -> None:
 
 # S11, S12, S13: see tests/test_library_untouched.py and tests/test_library_weights.py
 
+
+def test_s11_generators_of_its_own_are_as_before() -> None:
+    class Drawing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.torch = torch.Generator().manual_seed(0)
+            self.numpy: list[Any] = [np.random.default_rng(0), np.random.RandomState(0)]
+            self.python = {"one": random.Random(0)}
+
+        def forward(self, x: Tensor) -> Tensor:
+            torch.rand(1, generator=self.torch)
+            self.numpy[0].random()
+            self.numpy[1].rand()
+            self.python["one"].random()
+            return torch.as_tensor(self.conv(x))
+
+    model = Drawing()
+    eq = Equivariance(model, "C4", X9)
+    eq.error(X9)
+    assert float(torch.rand(1, generator=model.torch)) == float(
+        torch.rand(1, generator=torch.Generator().manual_seed(0))
+    )
+    assert model.numpy[0].random() == np.random.default_rng(0).random()
+    assert model.numpy[1].rand() == np.random.RandomState(0).rand()
+    assert model.python["one"].random() == random.Random(0).random()
+
+
 # S14: statistics of single channels
 
 
@@ -324,6 +396,30 @@ def test_s14_batch_normalization_over_regular_channels() -> None:
     assert said(network(equireg.FieldBatchNorm(8, 4)), X9, {"0": (None, "regular")}) == ""
     assert said(network(nn.GroupNorm(2, 8)), X9, {"0": (None, "regular")}) == ""
     assert said(network(nn.BatchNorm2d(8)), X9) == ""
+
+
+class Own(nn.Module):
+    """Batch normalization by the function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("variance", torch.ones(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.mean, self.variance, training=self.training)  # type: ignore
+
+
+def test_s14_statistics_wherever_they_are_taken() -> None:
+    """By the function, or of pixels that move after flattening."""
+    own = head(8, nn.Conv2d(3, 8, 3), Own(), nn.ReLU())
+    assert "'1' (FieldBatchNorm(8, 4))" in said(own, X9, {"0": (None, "regular")})
+    assert said(own, X9) == ""
+    flat = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.BatchNorm1d(98), nn.Linear(98, 3))
+    assert "layer '2' (FieldBatchNorm(" in said(flat, X9)
+    rho = trivial(C4, 2) * grid(C4, 7)
+    flat[2] = equireg.FieldBatchNorm(rho)
+    assert said(flat, X9) == ""
 
 
 # M1: memory and time
@@ -347,6 +443,41 @@ def test_m1_many_copies_cost_no_more_than_the_weights() -> None:
         weights = 4 * size * model.out_features / 1024
         assert time.process_time() - start < 30
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 12 * weights + 3e5
+
+
+# C1: raw errors; more of them in tests/test_library_choices.py
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"representations": [("0", None)]},
+            r"representations is \[.*; accepted: 'regular', or a",
+        ),
+        ({"representations": regular(C4)}, "representations is .*; accepted: 'regular', or a dict"),
+        ({"representations": {0: None}}, "representations is {0: None}; accepted: 'regular', or a"),
+        ({"example": X9.to_sparse()}, "example is nested or of layout torch.sparse_coo; accepted"),
+        ({"example": X9.numpy()}, "example is a ndarray; accepted: a tensor"),
+        ({"model": lambda x: x}, "model is <function .*; accepted: an nn.Module"),
+        ({"group": 4}, "group is 4; accepted: the name of a point group, or a Group"),
+    ],
+)
+def test_c1_what_is_given_wrongly(options: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"model": head(8, nn.Conv2d(3, 8, 3)), "group": "C4", "example": X9}
+    given |= options
+    with pytest.raises(ValueError, match=message):
+        Equivariance(**given)
+
+
+def test_c1_weights_that_are_sparse_and_single_entries() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(243, 3))
+    linear = model.get_submodule("1")
+    linear.weight = nn.Parameter(model.get_parameter("1.weight").detach().to_sparse())
+    with pytest.raises(ValueError, match=r"'1.weight' is of layout torch.sparse_coo; accepted: de"):
+        Equivariance(model, "C4", X9)
+    corner = Called(lambda x: x * (1 if x[0, 0, 0, 0] < 9 else 2))
+    assert "to no pixels is not symm" in said(head(8, nn.Conv2d(3, 8, 3), corner), X9)
 
 
 # C1, C2, F1, F2, F4: tests/test_library_choices.py, _actions.py, _weights.py, _trial.py

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 
 import numpy as np
 import pytest
@@ -183,6 +185,32 @@ def test_a_point_of_many_orbits_costs_no_more_than_its_entries() -> None:
     held = [block.inside for block in space.blocks]
     assert sum(x.equivariant.size + x.complement.size for x in held if isinstance(x, Dense)) < 100
     assert space.dims == (64 * 501, 64 * 5)
+
+
+def drawn_spaces() -> dict[str, Space]:
+    """Kinds of blocks: bases, orbits of many entries, a mean over the group, several in one."""
+    from equireg.symmetry.groups import symmetric
+    from equireg.symmetry.representations import defining, from_generators
+
+    s5, turn = symmetric(5), from_generators(C4, [[[0, -1], [1, 0]]], "turn")
+    pair = defining(s5) * defining(s5)
+    return {
+        "filters": Space(2 * regular(C4), trivial(C4, 3), grid(C4, 3), shape=(8, 3, 3, 3)),
+        "orbits": hom(pair, pair),
+        "matrices": hom(3 * turn + trivial(C4, 2), 2 * turn),
+        "a mean": hom(functools.reduce(operator.mul, [turn] * 5), grid(C4, 6)),
+    }
+
+
+@pytest.mark.parametrize("name", ["filters", "orbits", "matrices", "a mean"])
+def test_weights_drawn_in_e(name: str) -> None:
+    """Normal ones, projected: they are in E, and of its dimension."""
+    space, generator = drawn_spaces()[name], torch.Generator().manual_seed(0)
+    drawn = [space.draw(generator) for _ in range(40)]
+    assert all(x.shape == space.shape for x in drawn)
+    assert all(torch.allclose(space.project(x), x, atol=1e-9) for x in drawn)
+    squares = sum(float(x.square().sum()) for x in drawn) / len(drawn)
+    assert squares == pytest.approx(space.dims[0], rel=4 * (2 / space.dims[0] / len(drawn)) ** 0.5)
 
 
 def test_dimensions_of_the_papers_complement() -> None:

@@ -23,6 +23,7 @@ from equireg.library.features import Action, Features, Unknown
 from equireg.library.pixels import Pixels
 from equireg.library.tracing import Trace, trace
 from equireg.library.trees import leaves, mapped
+from equireg.symmetry.compact import rotations
 from equireg.symmetry.groups import Group, cyclic, point_group, symmetric
 from equireg.symmetry.representations import defining, from_generators, grid, regular, trivial
 
@@ -567,8 +568,8 @@ def test_what_does_not_commute_is_said(name: str) -> None:
     assert any(why in line for line in found.asymmetric.values()), found.asymmetric
 
 
-def test_pixels_that_a_layer_leaves_are_not_added_to_those_that_move() -> None:
-    """As in an MLP over pixels: it is the user who says that it makes pixels again."""
+def test_outputs_that_are_added_to_pixels_are_taken_for_pixels() -> None:
+    """As in an MLP over pixels: only so can they be added; the user may say it, too."""
 
     class Mixer(nn.Module):
         def __init__(self) -> None:
@@ -578,11 +579,11 @@ def test_pixels_that_a_layer_leaves_are_not_added_to_those_that_move() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.as_tensor(x.flatten(2) + self.mix(x.flatten(2)))
 
-    with pytest.raises(ValueError, match=r"add puts .*pass the same output representation"):
-        follow(Mixer(), images())
-    found = follow(model := Mixer(), images(), {"mix": (None, grid(C4, 8))})
-    assert not found.asymmetric
-    assert error(model, images(), found) < 1e-9
+    for said, taken in (({}, ["mix"]), ({"mix": (None, grid(C4, 8))}, [])):
+        found = follow(model := Mixer(), images(), said)
+        assert not found.asymmetric
+        assert list(found.taken) == taken
+        assert error(model, images(), found) < 1e-9
 
 
 def test_what_cuts_through_pixels_is_refused() -> None:
@@ -719,3 +720,115 @@ def test_windows_that_are_shifted_by_half_their_side() -> None:
             assert error(model, known, found) < 1e-9
         else:
             assert any("any size of the images" in why for why in found.asymmetric.values())
+
+
+LENGTHS: dict[str, Callable[[Tensor], Tensor]] = {
+    "squares": lambda d: (d**2).sum(-1, keepdim=True),
+    "a square": lambda d: d.square().sum(dim=-1).unsqueeze(-1),
+    "a norm": lambda d: d.norm(dim=-1, keepdim=True),
+    "by einsum": lambda d: torch.einsum("bijk,bijk->bij", d, d)[..., None],
+}
+
+
+class Lengths(nn.Module):
+    """A function of the distances of points."""
+
+    def __init__(self, length: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weigh, self.mix, self.length = nn.Linear(1, 4), nn.Linear(3, 3), length
+
+    def forward(self, x: Tensor) -> Tensor:
+        shift = self.mix(x)[:, :, None] - x[:, None]
+        return torch.as_tensor(self.weigh(self.length(shift)).tanh().sum((1, 2)))
+
+
+@pytest.mark.parametrize("name", ["squares", "a square", "a norm", "by einsum"])
+def test_squares_of_vectors_that_are_summed(name: str) -> None:
+    octahedral = point_group("O", 3)
+    vectors = defining(octahedral)
+    known = Action.on(octahedral, (2, 5, 3), {-1: vectors})
+    found = follow(model := Lengths(LENGTHS[name]), known, {"mix": (None, vectors)})
+    assert not found.asymmetric
+    assert error(model, known, found) < 1e-9
+
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        lambda d: d.square()[..., :1],
+        lambda d: (d**3).sum(-1, keepdim=True),
+        lambda d: d.abs().sum(-1, keepdim=True),
+        lambda d: d.square().amax(-1, keepdim=True),
+        lambda d: (d.square() * torch.arange(3)).sum(-1, keepdim=True),
+    ],
+)
+def test_squares_of_vectors_that_are_not_summed_are_said(
+    length: Callable[[Tensor], Tensor],
+) -> None:
+    space = rotations(3)
+    known = Action.on(space, (2, 5, 3), {-1: defining(space)})
+    given = {"mix": (None, defining(space)), "weigh": ("trivial", None)}
+    found = follow(Lengths(length), known, given)
+    assert any("permutes nothing" in why for why in found.asymmetric.values())
+
+
+def test_distances_of_points_that_come_in() -> None:
+    class Apart(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.last = nn.Linear(3, 3), nn.Linear(1, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            apart = torch.cdist(self.mix(x), x)
+            return torch.as_tensor(self.last(apart.unsqueeze(-1)).tanh().sum((1, 2)))
+
+    octahedral = point_group("O", 3)
+    vectors = defining(octahedral)
+    known = Action.on(octahedral, (2, 5, 3), {-1: vectors})
+    found = follow(model := Apart(), known, {"mix": (None, vectors)})
+    assert error(model, known, found) < 1e-9
+
+
+def test_constants_that_are_filled_in_place() -> None:
+    """Classes of pixels written into zeros: run again on zeros, and not on what came of them."""
+    known: dict[str, Known] = {"image": images(), "classes": Pixels(C4, 2)}
+
+    class Classes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(8, 2, 3)
+
+        def forward(self, image: Tensor, classes: Tensor) -> Tensor:
+            one_hot = torch.zeros(len(image), 5, 8, 8).double().scatter_(1, classes[:, None], 1.0)
+            return torch.as_tensor(self.conv(torch.cat([image, one_hot], 1)))
+
+    batch = {"image": example(images()), "classes": torch.randint(5, (2, 8, 8))}
+    found = trace(Classes().double(), batch, known, {})
+    assert not found.broken
+    assert not found.asymmetric
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (nn.Linear(5, 5), "its bias is added alike to all entries"),
+        (nn.Linear(5, 5, bias=False), ""),
+        (nn.LayerNorm(5), "works entry by entry"),
+        (nn.RMSNorm(5), "works entry by entry"),
+        (nn.GroupNorm(1, 3, affine=False), "works entry by entry"),
+        (nn.Sequential(Called(lambda x: x.mT), nn.BatchNorm1d(5)), "works entry by entry"),
+        (nn.Sequential(Called(lambda x: x.mT), nn.RMSNorm(3, elementwise_affine=False)), ""),
+    ],
+)
+def test_layers_along_what_does_not_move_of_vectors(layer: nn.Module, says: str) -> None:
+    """Channels of vectors (samples, 3, channels): biases and statistics are no vectors."""
+    octahedral = point_group("O", 3)
+    known = Action.on(octahedral, (2, 3, 5), {1: defining(octahedral)})
+    model = nn.Sequential(nn.Linear(5, 5, bias=False), layer)
+    if "bias" in says:
+        with pytest.raises(ValueError, match=says):
+            follow(model, known)
+        return
+    found = follow(model, known)
+    assert says in "; ".join(found.asymmetric.values())
+    assert says or error(model, known, found) < 1e-9

@@ -16,10 +16,14 @@ class Lost(ValueError):  # noqa: N818
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Atoms of these sizes that move together by rho; a single one if rho is None: it stays."""
+    """Atoms of these sizes that move together by rho; a single one if rho is None: it stays.
+
+    layer: the linear layer whose outputs these are, where nobody said how they move.
+    """
 
     rho: Representation | None
     shape: tuple[int, ...]
+    layer: str = ""
 
 
 Atom = tuple[Block, int]  # and its place in the block

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from equireg.library.arguments import swapped, tensors
-from equireg.library.atoms import Axis, Lost
 from equireg.library.features import Action, Unknown
 from equireg.library.given import chosen
-from equireg.library.joining import Apart, differ_in_pixels, join, restricted
 from equireg.library.parameters import Derived, Held, required
-from equireg.library.pieces import Piece
-from equireg.library.protocol import Broken, Following
+from equireg.library.pieces import Loose, Piece, Square
+from equireg.library.protocol import Following
 from equireg.library.sizes import sides_near
 from equireg.library.trials import Run, commutes, invariant
 from equireg.symmetry import spaces as symmetry
@@ -32,6 +30,7 @@ ACCEPTED = (
 )
 HALF = (torch.float16, torch.bfloat16)
 JOINS = ("cat", "concat", "concatenate", "stack")  # what may make pieces whole again
+ADDS_UP = ("sum", "mean")  # or squares of entries numbers
 
 
 class Call:
@@ -59,10 +58,10 @@ class Call:
         self.results = list(tensors(out))
         inside = {id(x): x for x in tensors((self.args, self.kwargs))}
         tags = {key: follower.tag_of(x) for key, x in inside.items()}
-        self._pieces = {key: tag for key, tag in tags.items() if isinstance(tag, Piece)}
-        self._tags = tags | {key: piece.alone for key, piece in self._pieces.items()}
+        self._loose = {key: tag for key, tag in tags.items() if isinstance(tag, Loose)}
+        self._tags = tags | {key: loose.alone for key, loose in self._loose.items()}
         self._deferred: list[str] | None = None
-        if name not in JOINS:
+        if name not in JOINS + ADDS_UP:
             self.part()
         kept = [x for key, x in inside.items() if isinstance(self._tags[key], (Action, Unknown))]
         self.data: list[Tensor] = kept
@@ -92,14 +91,19 @@ class Call:
 
     def pieces(self, parts: Sequence[Tensor]) -> list[Piece]:
         """These tensors as pieces of one; none if they are not."""
-        found = [self._pieces[id(x)] for x in parts if id(x) in self._pieces]
+        tags = [self._loose.get(id(x)) for x in parts]
+        found = [tag for tag in tags if isinstance(tag, Piece)]
         whole = {(id(piece.base), id(piece.whole)) for piece in found}
         return found if len(found) == len(parts) and len(whole) == 1 else []
 
+    def is_square(self, tensor: Tensor) -> bool:
+        """Whether this is a product of vectors that matrices move, entry by entry."""
+        return isinstance(self._loose.get(id(tensor)), Square)
+
     def part(self) -> None:
-        """Note that pieces of a tensor are used alone, or that they do not make up a whole."""
-        for piece in self._pieces.values():
-            self._follower.breaks(piece.where, piece.why)
+        """Note that what breaks the symmetry alone is used so."""
+        for loose in self._loose.values():
+            self._follower.breaks(loose)
 
     @property
     def unknown(self) -> Unknown | None:
@@ -129,6 +133,11 @@ class Call:
         """Whether the user said what acts on a layer's input."""
         pair = self._follower.given.get(layer)
         return pair is not None and pair[0] is not None
+
+    def says_output(self, layer: str) -> bool:
+        """Whether the user said what acts on a layer's output."""
+        pair = self._follower.given.get(layer)
+        return pair is not None and pair[1] is not None
 
     def chosen(
         self, layer: str, end: int, size: int, found: Representation | None = None
@@ -237,14 +246,12 @@ class Call:
 
     def asymmetric(self, why: str) -> None:
         """Note that this function does not commute with the group."""
-        self._follower.asymmetric.setdefault(self.where, why)
-        if self._follower.stop:
-            raise Broken(f"{self.where}: {why}")
+        self._follower.note(self._follower.asymmetric, self.where, why)
 
     def broken(self, why: str) -> None:
         """Note that this function breaks the symmetry of the grid."""
         if self._deferred is None:
-            self._follower.breaks(self.where, why)
+            self._follower.note(self._follower.broken, self.where, why)
         else:
             self._deferred.append(why)
 
@@ -262,6 +269,24 @@ class Call:
             yield said
         finally:
             self._deferred = None
+
+    @property
+    def is_asymmetric(self) -> bool:
+        """Whether a function was found that breaks the symmetry."""
+        return bool(self._follower.broken or self._follower.asymmetric)
+
+    def assumes(self, unknown: Unknown) -> bool:
+        """Note that the rest would do, and say whether it is to be gone on with."""
+        self._follower.assumed[self.where] = unknown.function
+        return self._follower.lenient
+
+    def take(self, outputs: Mapping[str, Representation]) -> None:
+        """Note what must act on outputs of layers, where nobody said so."""
+        self._follower.taken.update(outputs)
+
+    def narrow(self, layer: str, kernel: tuple[int, ...]) -> None:
+        """Note that the group does not map this layer's kernel to itself."""
+        self._follower.narrow[layer] = kernel
 
     def run(self, values: Mapping[int, Tensor], result: int = 0) -> Tensor:
         """One of the results for other values of the arguments, by their ids."""
@@ -302,78 +327,6 @@ class Call:
             except Exception:  # such as too small for the filter
                 continue
         return sorted(found)
-
-    # Labelled axes
-
-    def contract(
-        self, operands: Sequence[tuple[Tensor, Sequence[Hashable]]], out: Sequence[Hashable]
-    ) -> Action | Unknown:
-        """What acts on a product of tensors whose axes are labelled, as in einsum.
-
-        Parameters get the action of their labels; constants are checked to be invariant. Raises
-        ValueError where tensors that are moved otherwise meet.
-        """
-        known = self.joined([(x, labels) for x, labels in operands])
-        if isinstance(known, Unknown):
-            return known
-        for x, labels in operands:
-            tag = self.of(x)
-            if isinstance(tag, Action) or x.numel() == 1:
-                continue
-            if isinstance(tag, Derived):
-                try:
-                    needed = restricted(self.group, known, labels, x.shape)
-                except Lost:
-                    raise self.refusal(x) from None
-                self.place(x, needed, lenient=True)
-            else:
-                self._constant(x, labels, known)
-        sizes = {
-            label: n for x, ls in operands for label, n in zip(ls, x.shape, strict=True) if n > 1
-        }
-        shape = [sizes.get(label, 1) for label in out]
-        return restricted(self.group, known, out, shape)
-
-    def joined(
-        self, operands: Sequence[tuple[Tensor, Sequence[Hashable]]]
-    ) -> dict[Hashable, Axis] | Unknown:
-        """What acts along each label. Raises ValueError where data meet that do not move alike."""
-        pairs = list[tuple[Action, Sequence[Hashable]]]()
-        for x, labels in operands:
-            tag = self.of(x)
-            if isinstance(tag, Unknown):
-                return tag
-            if isinstance(tag, Action):
-                pairs.append((tag, labels))
-        pairs.sort(key=lambda pair: -sum(map(len, pair[0].axes)))
-        try:
-            return join(pairs)
-        except Apart as apart:
-            if differ_in_pixels(pairs):
-                self.asymmetric("puts pixels together that the group moves otherwise")
-                return join(pairs[:1])
-            raise ValueError(
-                f"{self.where} puts {apart.args[1]} and {apart.args[0]} together; pass the same "
-                "output representation for the layers before it"
-            ) from None
-
-    def _constant(
-        self, x: Tensor, labels: Sequence[Hashable], known: Mapping[Hashable, Axis]
-    ) -> None:
-        """Check that the group leaves a constant as it is, spread over whole blocks."""
-        mine = [label for label, n in zip(labels, x.shape, strict=True) if n > 1]
-        blocks = {block for label in mine for block, _ in known.get(label, ())}
-        more = [
-            label
-            for label, axis in known.items()
-            if label not in mine and any(block in blocks for block, _ in axis)
-        ]
-        kept = x.detach().reshape([n for n in x.shape if n > 1])
-        sizes = [Action(self.group, (known[label],)).shape[0] for label in more]
-        kept = kept.expand(*sizes, *kept.shape)
-        action = restricted(self.group, known, [*more, *mine], kept.shape)
-        if not invariant(kept, action):
-            self.asymmetric("with constants that the group moves")
 
 
 def _in_single(run: Run) -> Run:

@@ -38,9 +38,10 @@ def choose(
     if not (choice is None or isinstance(choice, Mapping)) or not all(
         isinstance(key, str) for key in choice or ()
     ):
+        shown = choice.name if isinstance(choice, Representation) else repr(choice)
         raise ValueError(
-            f"representations is {choice!r}; accepted: 'regular', or a dict of pairs (input, "
-            "output) by layers' names"
+            f"representations is {shown}; accepted: 'regular', or a dict of pairs (input, output) "
+            "by layers' names"
         )
     modules = dict(model.named_modules(remove_duplicate=False))
     first = {module: name for name, module in model.named_modules()}

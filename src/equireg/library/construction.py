@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from equireg.library.choices import all_refusals
+from equireg.library.features import Action
 from equireg.library.inputs import main_grid, resized, samples
+from equireg.library.layers.kernels import middle
 from equireg.library.outputs import Wanted, candidates, known_outputs
 from equireg.library.protocol import Broken
 from equireg.library.sizes import working_size
@@ -21,6 +24,8 @@ from equireg.library.trial import CONSTANT, Subject, Verdict, trial
 from equireg.library.untouched import untouched
 from equireg.symmetry.groups import Elements, Group
 from equireg.symmetry.representations import Representation
+
+SHOWN = 4  # layers that a warning names, where it may be all of them
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,10 @@ class Construction:
     @property
     def advice(self) -> str:
         """What to pass where it is not known what acts on the output."""
-        names = [name for name in self._tensors if name]
+        tensors = self._tensors
+        names = [name for name in tensors if name]
+        if not any(tensor.ndim for tensor in tensors.values()):
+            return "have it return a row for each sample"
         if not names:
             return (
                 'pass it as representations={"": (None, ...)} or output=, a Representation or '
@@ -87,10 +95,11 @@ class Construction:
         for what, names in (("layers", layers), ("parameters", single)):
             if names:
                 said.append(
-                    f"{what} that did not run on the example are left out: {', '.join(names)}"
+                    f"{what} that did not run on the example are left out: "
+                    + ", ".join(name or "the model itself" for name in names)
                 )
         constants = self._constants()
-        said += constants + self._statistics()
+        said += constants + self._statistics() + self._taken() + self._narrow()
         if found.broken:
             said.append(self._broken())
         if found.asymmetric:
@@ -107,7 +116,7 @@ class Construction:
                 "symmetric weights do not make this model symmetric: with random weights in E it "
                 f"has {verdict.failure}; check for functions that do not commute with the "
                 "group (positions added or shifted, parts cut out, entry by entry on other than "
-                "permutations), and what representations= and input= say"
+                "permutations), and what representations= and input= say" + self._assumed()
             )
         elif (verdict.untried or reason) and not (constants and verdict.untried == CONSTANT):
             said.append(
@@ -124,7 +133,8 @@ class Construction:
         )
 
     def _subject(self, found: Trace, outputs: Mapping[str, Known]) -> Subject:
-        unknown = self._unknown(outputs)
+        unknown, tensors = self._unknown(outputs), dict(leaves(found.returned))
+        count = samples(self.inputs, self.example)
         return Subject(
             self.model,
             found.spaces,
@@ -134,6 +144,7 @@ class Construction:
             found.outputs,
             self._tried,
             found.gradients,
+            all(tensors[path].shape[:1] == (count,) for path in outputs),
         )
 
     @property
@@ -143,13 +154,20 @@ class Construction:
         return [*group.witnesses] if len(elements) == group.order else [*elements[1:]]
 
     def _unknown(self, outputs: Mapping[str, Known]) -> str:
-        """Why it is not known what acts on the outputs; "" if it is of all of them."""
+        """Why it is not known what acts on the outputs; "" if it is of all of them.
+
+        Single numbers beside them, such as a loss, are followed alone.
+        """
         tensors = self._tensors
-        lost = [path for path in tensors if path not in outputs]
+        numbers = {p for p, one in self.found.leaves.items() if isinstance(one, Action)}
+        numbers = {path for path in numbers if not tensors[path].ndim} if outputs else set()
+        lost = [path for path in tensors if path not in outputs and path not in numbers]
         if not lost and tensors:
             return ""
         if not tensors:
             return f"the model returns a {type(self.found.returned).__name__} without tensors"
+        if lost == [""] and not tensors[""].ndim:
+            return "the model returns one number for all samples"
         if lost == [""] and isinstance(self.found.output, Unknown):
             return (
                 "it is not known what acts on the model's output after "
@@ -203,6 +221,35 @@ class Construction:
         return [
             f"no weights but zero are equivariant (dim E = 0) in layer {', '.join(zero)}: "
             "projected, it makes a constant; pass another representation for its output or input"
+        ]
+
+    def _assumed(self) -> str:
+        """Where it was assumed that what is not known does not matter."""
+        each = {f"{where} (after {after})" for where, after in self.found.assumed.items()}
+        return f"; it is not known what acts on parts of {', '.join(sorted(each))}" if each else ""
+
+    def _taken(self) -> list[str]:
+        """Layers whose outputs are moved like the pixels that they are put together with."""
+        if not self.found.taken:
+            return []
+        each = [f"{name!r} ({rho.name})" for name, rho in self.found.taken.items()]
+        return [
+            "outputs of layers are taken to be moved like the pixels that they are put together "
+            f"with: {_some(each)}; pass representations= to say so, or otherwise"
+        ]
+
+    def _narrow(self) -> list[str]:
+        """Kernels of which E leaves the middle alone."""
+        if not self.found.narrow:
+            return []
+        each = [
+            f"{name!r} ({' x '.join(map(str, kernel))}: {middle(self.group, kernel)} of "
+            f"{math.prod(kernel)} pixels)"
+            for name, kernel in self.found.narrow.items()
+        ]
+        return [
+            "the group does not map kernels to themselves, so that equivariant ones are zero but "
+            f"on what it does: layer {_some(each)}; pass None for a layer to leave it out"
         ]
 
     def _statistics(self) -> list[str]:
@@ -274,6 +321,12 @@ def _traced(
             f"the model cannot be followed: on the example, in evaluation mode, it "
             f"raised {type(error).__name__}: {text}; accepted: models that run so"
         ) from error
+
+
+def _some(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _fields(channels: Representation) -> str:

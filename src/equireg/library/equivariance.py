@@ -115,7 +115,7 @@ class Equivariance:
                 f"{self.group.name} acts trivially on every layer, so that all weights are "
                 "equivariant; pass what acts on the channels: input= or representations="
             )
-        self.distance()  # makes the constants, which torch.compile could not
+        self._weights.prepare()
         findings, self._subject = made.findings()
         self._strict, self._made = strict, made
         self._report(findings)

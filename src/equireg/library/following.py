@@ -15,12 +15,12 @@ from equireg.library.arguments import swapped, tensors
 from equireg.library.atoms import Lost
 from equireg.library.call import Call
 from equireg.library.features import Action, Features, Unknown
-from equireg.library.functions import defaults
+from equireg.library.functions import defaults, scattered
 from equireg.library.functions.derived import derive
 from equireg.library.given import Pair, chosen
 from equireg.library.joining import Apart
 from equireg.library.parameters import Derived, Held, Owner, Space, holders
-from equireg.library.pieces import Piece
+from equireg.library.pieces import Loose, Piece
 from equireg.library.protocol import Broken
 from equireg.library.registry import FUNCTIONS, name_of, of_module
 from equireg.symmetry import spaces as symmetry
@@ -42,10 +42,14 @@ class Follower(TorchFunctionMode):
     """Follows actions through the functions and modules that run while it is entered.
 
     spaces: the action on each parameter. broken, asymmetric: per layer, how its function breaks
-    the symmetry of the grid, or otherwise does not commute with the group. outputs: what acts on
-    the outputs of modules, where it is the same at every call. statistics: layers that take
-    statistics of each channel, and what moves these. sizes: whether to look for sizes that work;
-    stop: whether to raise ``Broken`` at the first function of broken or asymmetric.
+    the symmetry of the grid, or otherwise does not commute with the group. narrow: kernels that the
+    group does not map to themselves. taken: what must act on outputs of layers, where nobody said
+    so, to be put together with pixels. assumed: where something meets what it is not known what
+    acts on, and would be followed if it does not matter. outputs: what acts on the outputs of
+    modules, where it is the same at every call. statistics: layers that take statistics of each
+    channel, and what moves these. sizes: whether to look for sizes that work; stop: whether to
+    raise ``Broken`` at the first function of broken or asymmetric; lenient: whether to assume that
+    it does not matter.
     """
 
     def __init__(
@@ -56,12 +60,17 @@ class Follower(TorchFunctionMode):
         *,
         sizes: bool = True,
         stop: bool = False,
+        lenient: bool = False,
     ) -> None:
         super().__init__()
         self.group, self.given, self.sizes, self.stop = group, given, sizes, stop
+        self.lenient = lenient
         self.spaces: dict[tuple[int, str], Space] = {}
         self.broken: dict[str, str] = {}
         self.asymmetric: dict[str, str] = {}
+        self.narrow: dict[str, tuple[int, ...]] = {}
+        self.taken: dict[str, Representation] = {}
+        self.assumed: dict[str, str] = {}
         self.outputs: dict[str, Features] = {}
         self.statistics: dict[str, Representation] = {}
         self.seen: set[int] = set()
@@ -129,17 +138,24 @@ class Follower(TorchFunctionMode):
             "or untie them"
         )
 
-    def breaks(self, where: str, why: str) -> None:
-        """Note that a function breaks the symmetry of the grid."""
-        self.broken.setdefault(where, why)
+    def breaks(self, loose: Loose) -> None:
+        """Note that this is used alone."""
+        kept = self.broken if isinstance(loose, Piece) else self.asymmetric
+        self.note(kept, loose.where, loose.why)
+
+    def note(self, kept: dict[str, str], where: str, why: str) -> None:
+        """Keep where and why the symmetry is broken, in ``broken`` or ``asymmetric``."""
+        kept.setdefault(where, why)
         if self.stop:
             raise Broken(f"{where}: {why}")
 
     def finished(self, tensor: Tensor) -> Tag | None:
-        """What acts on an output; a piece of a tensor is one for good."""
-        tag = self.tag_of(tensor)
-        if isinstance(tag, Piece):
-            self.breaks(tag.where, tag.why)
+        """What acts on an output, which nothing comes after."""
+        return self._alone(self.tag_of(tensor))
+
+    def _alone(self, tag: Tag | None) -> Tag | None:
+        if isinstance(tag, Loose):
+            self.breaks(tag)
             return tag.alone
         return tag
 
@@ -149,6 +165,8 @@ class Follower(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        filled = not self._whole and self._fills_a_constant(func, args)
+        before = args[0].clone() if filled else None  # as it was, for running it again
         out = func(*args, **kwargs)
         if self._whole:
             return out
@@ -159,7 +177,8 @@ class Follower(TorchFunctionMode):
             return out
         if name in LIKE:
             args, kwargs = self._first(args, kwargs)
-        call = Call(self, name, func, args, kwargs, out)
+        again = args if before is None else (before, *args[1:])
+        call = Call(self, name, func, again, kwargs, out)
         made = not (call.data or call.parameters) and name not in HIDING
         if made and all(self._is_constant(x) for x in tensors((args, kwargs))):
             self._constants |= {id(x): x for x in call.results}
@@ -173,6 +192,12 @@ class Follower(TorchFunctionMode):
             if call.data and args and call.results[0] is args[0]:
                 self._filled(args[0])
         return out
+
+    def _fills_a_constant(self, func: Any, args: Any) -> bool:
+        """Whether it works in place, on what does not come from the inputs."""
+        name = str(getattr(func, "__name__", ""))
+        constant = bool(args) and isinstance(args[0], Tensor) and self.tag_of(args[0]) is None
+        return constant and name.endswith("_") and not name.startswith("__")
 
     def _first(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """The arguments with constants in place of all tensors but the first."""
@@ -199,15 +224,31 @@ class Follower(TorchFunctionMode):
         return tag.opaque if isinstance(tag, Derived) else tag is None and self._is_constant(x)
 
     def _assigned(self, args: Any) -> None:
-        """Parts of a tensor were set: nothing is known of what shares its memory."""
+        """Parts of a tensor were set: nothing is known of what shares its memory.
+
+        Unless they are moved like those that they replace.
+        """
         value = args[2]
-        if any(isinstance(self.tag_of(x), (Action, Unknown)) for x in (args[0], *tensors(value))):
+        both = (args[0], *tensors(value))
+        moved = any(isinstance(self.tag_of(x), (Action, Unknown)) for x in both)
+        if moved and not self._keeps(*args[:3]):
             where = args[0].untyped_storage().data_ptr()
             lost = Unknown("assigning to a part of a tensor")
             self.tag(args[0], lost)
             for tensor, _ in list(self._tags.values()):
                 if tensor.untyped_storage().data_ptr() == where:
                     self.tag(tensor, lost)
+
+    def _keeps(self, target: Tensor, index: Any, value: Any) -> bool:
+        """Whether what acts on ``target[index]`` acts on ``value``."""
+        new = self.tag_of(value) if isinstance(value, Tensor) else None
+        known = isinstance(self.tag_of(target), Action) and isinstance(new, Action)
+        if not known or any(self.tag_of(x) is not None for x in tensors(index)):
+            return False
+        part = target[index]
+        found = self._follow(Call(self, "getitem", Tensor.__getitem__, (target, index), {}, part))
+        one, new = map(self._alone, (found[0] if isinstance(found, list) else found, new))
+        return isinstance(one, Action) and isinstance(new, Action) and one.equals(new)
 
     def _filled(self, part: Tensor) -> None:
         """Data was written in place: constants that it is a part of are none any more."""
@@ -218,6 +259,8 @@ class Follower(TorchFunctionMode):
 
     def _follow(self, call: Call) -> Any:
         rule = FUNCTIONS.get(call.name)
+        if (onwards := scattered.onwards(call)) is not None:
+            return onwards
         try:
             settles = getattr(rule, "settles", False)
             if not call.data and (not settles or self._on_constants(call)):
@@ -226,7 +269,7 @@ class Follower(TorchFunctionMode):
             if found is None:
                 found = defaults.follow(call)
         except Lost:
-            return Unknown(call.name)
+            return scattered.scattered(call)
         except Apart as apart:
             raise ValueError(f"{call.where} puts {' and '.join(apart.args)} together") from None
         return found
@@ -273,7 +316,7 @@ class Follower(TorchFunctionMode):
             self._say(name, results[0])
         tag = self.tag_of(out) if isinstance(out, Tensor) else None
         features = None
-        if isinstance(tag, Action) and not isinstance(tag, Piece):
+        if isinstance(tag, Action) and not isinstance(tag, Loose):
             features = tag.features()
         known = self.outputs.pop(name, None)
         if features and (name not in self._returned or (known and _alike(known, features))):

@@ -49,18 +49,18 @@ def compare(
     """
     squared, norm, deviation, largest, changed, predictions = 0.0, 0.0, 0.0, 0.0, 0, 0
     plain = _known(outputs, function(batch))
-    for x in plain.values():
-        norm += float(x.double().square().sum())
-        deviation += float((x.double() - x.double().mean(0)).square().sum())
+    for x in map(_precise, plain.values()):
+        norm += float(x.abs().square().sum())
+        deviation += float((x - x.mean(0)).abs().square().sum())
     for element in elements:
         moved = function(act(inputs, element, batch))
         for path, x in _known(outputs, moved).items():
-            expected = move(outputs[path], element, plain[path])
-            difference = x.double() - expected.double()
-            squared += float(difference.square().sum())
+            expected = _precise(move(outputs[path], element, plain[path]))
+            difference = _precise(x) - expected
+            squared += float(difference.abs().square().sum())
             if difference.numel():
                 largest = max(largest, float(difference.abs().max()))
-            changed += int((x.argmax(1) != expected.argmax(1)).sum())
+            changed += int((_precise(x).real.argmax(1) != expected.real.argmax(1)).sum())
             predictions += expected[:, 0].numel()
     total, spread = len(elements) * norm, len(elements) * deviation
     return Error(
@@ -69,6 +69,11 @@ def compare(
         changed / max(predictions, 1),
         math.sqrt(squared / spread) if deviation > BLIND**2 * norm else math.nan,
     )
+
+
+def _precise(x: Tensor) -> Tensor:
+    """In double precision."""
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
 
 
 def _known(outputs: Mapping[str, Known], output: Any) -> dict[str, Tensor]:

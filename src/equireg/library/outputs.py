@@ -25,7 +25,7 @@ def known_outputs(found: Trace, wanted: Wanted, group: Group) -> dict[str, Known
     for path, one in found.leaves.items():
         if isinstance(one, Action) and len(one.axes) == 1:  # a number per sample
             one = Features(trivial(group), ())
-        if not isinstance(one, Unknown):
+        if not isinstance(one, Unknown) and tensors[path].ndim:
             known[path] = one
     said = wanted if isinstance(wanted, Mapping) else {} if wanted is None else {"": wanted}
     for path, rho in said.items():

@@ -8,7 +8,7 @@ on the result is carried back to the parameter; whether it then does is tried on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,6 +52,24 @@ class Held:
     owners: list[Owner]
 
 
+class _Numbers(Mapping[Held, "np.ndarray | None"]):
+    """The entries of a parameter, each itself; numbered when they are asked for."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+
+    def __getitem__(self, held: Held) -> np.ndarray:
+        if held is not self._held:
+            raise KeyError(held)
+        return np.arange(held.tensor.numel()).reshape(held.tensor.shape)
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter((self._held,))
+
+    def __len__(self) -> int:
+        return 1
+
+
 @dataclass(frozen=True, eq=False)
 class Derived:
     """A tensor computed from parameters.
@@ -69,8 +87,7 @@ class Derived:
     @classmethod
     def direct(cls, held: Held) -> Derived:
         """The parameter itself."""
-        numbers = np.arange(held.tensor.numel()).reshape(held.tensor.shape)
-        return cls({held: numbers}, lambda values: values[held], True)
+        return cls(_Numbers(held), lambda values: values[held], True)
 
 
 def holders(model: nn.Module) -> dict[int, Held]:

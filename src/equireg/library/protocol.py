@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from equireg.library.features import Action, Unknown
 from equireg.library.given import Pair
 from equireg.library.parameters import Derived, Held
+from equireg.library.pieces import Loose
 from equireg.symmetry import spaces as symmetry
 from equireg.symmetry.groups import Group
 from equireg.symmetry.representations import Representation
@@ -28,6 +29,10 @@ class Following(Protocol):
     stop: bool
     broken: dict[str, str]
     asymmetric: dict[str, str]
+    narrow: dict[str, tuple[int, ...]]
+    taken: dict[str, Representation]
+    assumed: dict[str, str]
+    lenient: bool
     statistics: dict[str, Representation]
     memory: dict[str, dict[Any, Any]]
 
@@ -46,5 +51,8 @@ class Following(Protocol):
     def put(self, held: Held, action: symmetry.Space, layer: str) -> None:
         """Keep what acts on a parameter."""
 
-    def breaks(self, where: str, why: str) -> None:
-        """Note that a function breaks the symmetry of the grid."""
+    def note(self, kept: dict[str, str], where: str, why: str) -> None:
+        """Keep where and why the symmetry is broken, in ``broken`` or ``asymmetric``."""
+
+    def breaks(self, loose: Loose) -> None:
+        """Note that this is used alone."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
+from equireg.library.layers.kernels import on_kernel
 from equireg.library.tracing import Trace
 from equireg.symmetry import spaces as symmetry
 from equireg.symmetry.groups import Group, point_group
@@ -64,14 +65,18 @@ def restricted(found: Trace, group: Group, subgroups: Mapping[str, Group]) -> Tr
     for pattern in subgroups:
         if not any(fnmatchcase(layer, pattern) for layer in layers):
             raise ValueError(f"subgroups: no layer {pattern!r}; accepted: {', '.join(layers)}")
-    spaces = []
+    spaces, narrow = [], dict(found.narrow)
     for space in found.spaces:
         matching = [g for pattern, g in subgroups.items() if fnmatchcase(space.layer, pattern)]
         if matching:
             axes = [_restrict(axis, group, matching[-1]) for axis in space.action.axes]
+            if space.layer in narrow and space.action.axes[-1].permutations is None:
+                axes[-1] = on_kernel(matching[-1], narrow[space.layer])
+                if axes[-1].permutations is not None:
+                    del narrow[space.layer]
             space = replace(space, action=symmetry.Space(*axes))
         spaces.append(space)
-    return replace(found, spaces=spaces)
+    return replace(found, spaces=spaces, narrow=narrow)
 
 
 def _restrict(rho: Representation, group: Group, subgroup: Group) -> Representation:

@@ -47,11 +47,14 @@ class Trace:
 
     spaces: the action on each parameter. output: what acts on the output; leaves: on each of its
     tensors, by the names of ``trees.leaves``. broken: per layer, the grids before and after, and
-    sizes; asymmetric: per layer, why its function does not commute with the group. unused: layers
-    that did not run, and parameters that were not seen. outputs: what acts on the outputs of
-    modules, in the order in which they returned. returned: what the model returned. gradients:
-    whether it differentiates in forward, and so does not run without gradients. statistics: layers
-    that take statistics of each channel, where these move.
+    sizes; asymmetric: per layer, why its function does not commute with the group. narrow: the
+    kernels, per layer, that the group does not map to themselves; taken: what was taken to act on
+    outputs of layers, to be put together with pixels; assumed: where, after which function, it was
+    assumed that what is not known does not matter. unused: layers that did not run, and parameters
+    that were not seen. outputs: what acts on the outputs of modules, in the order in which they
+    returned. returned: what the model returned. gradients: whether it differentiates in forward,
+    and so does not run without gradients. statistics: layers that take statistics of each channel,
+    where these move.
     """
 
     spaces: list[Space]
@@ -60,6 +63,9 @@ class Trace:
     unused: list[str]
     outputs: dict[str, Features]
     asymmetric: dict[str, str] = field(default_factory=dict)
+    narrow: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    assumed: dict[str, str] = field(default_factory=dict)
+    taken: dict[str, Representation] = field(default_factory=dict)
     leaves: dict[str, Known | Unknown] = field(default_factory=dict)
     returned: Any = None
     gradients: bool = False
@@ -89,19 +95,34 @@ def trace(
     group = next(iter(known.values())).group
 
     def run(gradients: bool) -> Trace:
-        follower = Follower(model, group, given, sizes=sizes, stop=stop)
-        return _run(model, follower, copied(example, gradients=gradients), known, gradients)
+        taken, refused = dict[str, Representation](), None
+        while True:  # until no layer has to be taken otherwise than so far
+            said = given | {name: (_first(given, name), rho) for name, rho in taken.items()}
+            lenient = refused is not None
+            follower = Follower(model, group, said, sizes=sizes, stop=stop, lenient=lenient)
+            try:
+                output = _run(model, copied(example, gradients=gradients), known, follower)
+            except ValueError as error:
+                if follower.taken.keys() <= taken.keys():
+                    if refused or not follower.assumed:
+                        raise (refused or error) from None
+                    refused = error
+                    continue
+            if follower.taken.keys() <= taken.keys():
+                follower.taken = taken
+                return _found(model, follower, output, gradients)
+            taken |= follower.taken
 
     return differentiating(run)
 
 
-def _run(
-    model: nn.Module,
-    follower: Follower,
-    example: Any,
-    known: Mapping[str, Known],
-    gradients: bool,
-) -> Trace:
+def _first(given: Mapping[str, Pair], name: str) -> Given:
+    """What the user said of a layer's input."""
+    return (given.get(name) or (None, None))[0]
+
+
+def _run(model: nn.Module, example: Any, known: Mapping[str, Known], follower: Follower) -> Any:
+    """What the model returns, while it is followed."""
     devices = [x.device for _, x in leaves(example) if x.device.type == "cuda"]
     with ExitStack() as stack:
         for name, module in model.named_modules():
@@ -114,8 +135,7 @@ def _run(
             if name in known:
                 follower.tag(tensor, _action(known[name], tensor))
         stack.enter_context(follower)
-        output = call(model, example)
-    return _found(model, follower, output, gradients)
+        return call(model, example)
 
 
 def _action(known: Known, tensor: Tensor) -> Action:
@@ -130,7 +150,7 @@ def _found(model: nn.Module, follower: Follower, output: Any, gradients: bool) -
     each = dict[str, Known | Unknown]()
     for path, tensor in leaves(output):
         tag = follower.finished(tensor)
-        if isinstance(tag, Action) and _has_samples(tag):
+        if isinstance(tag, Action) and (_has_samples(tag) or not tag.axes):
             each[path] = tag.features() or tag
         else:
             each[path] = tag if isinstance(tag, Unknown) else Unknown(follower.made_by(tensor))
@@ -145,6 +165,9 @@ def _found(model: nn.Module, follower: Follower, output: Any, gradients: bool) -
         _unused(model, follower),
         follower.outputs,
         follower.asymmetric,
+        follower.narrow,
+        follower.assumed if follower.lenient else {},
+        follower.taken,
         each,
         mapped(lambda _, x: x.detach(), output),
         gradients,

@@ -55,7 +55,8 @@ class Subject:
     outputs: by their names; modules: by theirs, in order; elements: those to try, which imply the
     others.
     unknown: outputs of which it is not known what acts on them, and why; "" if there are none.
-    gradients: whether the model differentiates in forward.
+    gradients: whether the model differentiates in forward. apart: whether outputs have a row per
+    sample, so that each can be moved by its own element.
     """
 
     model: nn.Module
@@ -66,6 +67,7 @@ class Subject:
     modules: Mapping[str, Known]
     elements: Sequence[int | Elements]
     gradients: bool = False
+    apart: bool = True
 
 
 def trial(subject: Subject, example: Any, *, own: bool = False, batch: Any = None) -> Verdict:
@@ -147,7 +149,7 @@ def _attempt(subject: Subject, batch: Any, dtype: torch.dtype, own: bool) -> Ver
                 stack.callback(module.register_forward_hook(scales).remove)
 
         def run(x: Any, seed: int = 0) -> Any:
-            torch.manual_seed(seed)  # dropout that is always on
+            _seed(seed)  # dropout that is always on
             x = copied(x, gradients=subject.gradients)
             return call(lambda *a, **k: torch.func.functional_call(model, state, a, k), x)
 
@@ -157,7 +159,7 @@ def _attempt(subject: Subject, batch: Any, dtype: torch.dtype, own: bool) -> Ver
         error = math.nan
         if subject.outputs:
             apart = _every_other(elements[-1], samples(subject.inputs, batch))
-            error = error_of([*elements, apart])
+            error = error_of([*elements, apart] if subject.apart else elements)
             if error <= bound and not subject.unknown:
                 return Verdict("", "")
             if error > bound and _vanish(run(batch), subject.outputs):
@@ -199,18 +201,25 @@ def _every_other(element: int | Elements, count: int) -> Moving:
     return torch.from_numpy(element * kept)
 
 
+def _seed(seed: int) -> None:
+    """``torch.manual_seed``, which keeps a trace of the stack for a GPU that is not in use."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 def _weights(subject: Subject, dtype: torch.dtype, own: bool) -> dict[str, Tensor]:
     """Parameters and buffers by name, those on which the group acts in E."""
     named = (*subject.model.named_parameters(), *subject.model.named_buffers())
-    names = {id(tensor): name for name, tensor in named}
-    state = {name: _cast(tensor, dtype) for name, tensor in named}
+    names, tensors = {id(tensor): name for name, tensor in named}, dict(named)
+    state = dict[str, Tensor]()
     random = torch.Generator().manual_seed(1)
     for space in subject.spaces:
         held = vars(space.module)["_parameters"] | vars(space.module)["_buffers"]
         name = names.get(id(held.get(space.parameter)))  # shared ones have several names
         if name is not None:
-            state[name] = _placed(space, state[name], random, own)
-    return state
+            state[name] = _placed(space, state.get(name, tensors[name]), dtype, random, own)
+    return state | {name: _cast(tensor, dtype) for name, tensor in named if name not in state}
 
 
 def _computed(
@@ -221,8 +230,8 @@ def _computed(
     for space in subject.spaces:
         computed = getattr(space.module, "parametrizations", {})
         if space.parameter in computed:
-            held = getattr(space.module, space.parameter).detach().to(dtype)
-            yield computed[space.parameter], _placed(space, held, random, own)
+            held = getattr(space.module, space.parameter)
+            yield computed[space.parameter], _placed(space, held, dtype, random, own)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -230,11 +239,13 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
-def _placed(space: Space, held: Tensor, random: torch.Generator, own: bool) -> Tensor:
+def _placed(
+    space: Space, held: Tensor, dtype: torch.dtype, random: torch.Generator, own: bool
+) -> Tensor:
     """A parameter in E: its own projected, or a random one of a size that keeps signals alive."""
     buffer = space.parameter in space.module._buffers
     if own or (buffer and space.parameter not in STATISTICS):  # such as a variance
-        tensor = held
+        tensor = _cast(held, dtype)
     else:
         draw = functools.partial(torch.randn, held.shape, generator=random)
         name = space.parameter
@@ -248,10 +259,14 @@ def _placed(space: Space, held: Tensor, random: torch.Generator, own: bool) -> T
         elif normalizes:
             tensor = 1 + 0.3 * draw()
         elif name.endswith("weight"):
-            tensor = draw() / math.sqrt(max(held.numel() // max(len(held), 1), 1))
+            scale = 1 / math.sqrt(max(held.numel() // max(len(held), 1), 1))
+            if not space.action.is_trivial:  # the projection of a normal one, with less to draw
+                drawn = space.action.draw(random).mul_(scale)
+                return drawn.reshape(held.shape).to(held.device, dtype)
+            tensor = draw() * scale
         else:  # scales, positions, tokens
             tensor = draw()
-        tensor = tensor.to(held)
+        tensor = tensor.to(held.device, dtype)
     if space.action.is_trivial:
         return tensor
     return space.action.project(tensor.reshape(space.action.shape)).reshape(held.shape)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, TypeVar
 
 import numpy as np
@@ -67,11 +69,18 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 def _containers(model: nn.Module) -> Callable[[], None]:
-    """How to restore the attributes of all modules, and lists, dicts and sets in them."""
+    """How to restore the attributes of all modules, and lists, dicts and sets in them.
+
+    Random generators in them, too, which are drawn from.
+    """
     held: dict[int, tuple[Any, Any]] = {}
+    drawn = dict[int, Callable[[], object]]()
 
     def hold(value: Any, depth: int) -> None:
         if id(value) in held or isinstance(value, (Tensor, nn.Module, type)):
+            return
+        if again := _state_of(value):
+            drawn.setdefault(id(value), again)
             return
         if isinstance(value, (dict, list, set, deque)):
             held[id(value)] = value, value.copy()
@@ -87,6 +96,8 @@ def _containers(model: nn.Module) -> Callable[[], None]:
         hold(vars(module), 1)
 
     def restore() -> None:
+        for again in drawn.values():
+            again()
         for value, copy in held.values():
             if isinstance(value, dict):
                 if list(map(_identity, value.items())) != list(map(_identity, copy.items())):
@@ -101,6 +112,20 @@ def _containers(model: nn.Module) -> Callable[[], None]:
                 value.extend(copy)
 
     return restore
+
+
+def _state_of(value: Any) -> Callable[[], object] | None:
+    """How to set a random generator to where it is now; None for what is none."""
+    if isinstance(value, torch.Generator):
+        return functools.partial(value.set_state, value.get_state())
+    if isinstance(value, np.random.RandomState):
+        return functools.partial(value.set_state, value.get_state())
+    if isinstance(value, random.Random):
+        return functools.partial(value.setstate, value.getstate())
+    if isinstance(value, np.random.Generator):
+        bits: Any = value.bit_generator
+        return functools.partial(setattr, bits, "state", deepcopy(bits.state))
+    return None
 
 
 def _identity(item: tuple[Any, Any]) -> tuple[Any, int]:

@@ -49,6 +49,13 @@ class Weights:
         return torch.stack([term.to(terms[0].device) for term in terms]).sum()
 
     @torch.no_grad()
+    def prepare(self) -> None:
+        """Make the constants, which torch.compile could not."""
+        for space, tensor in self._current():
+            none = tensor.new_zeros(0, *space.action.shape)
+            space.action.squared_distance(_precise(none))
+
+    @torch.no_grad()
     def distance(self) -> Distance:
         """The distance to E."""
         layers: dict[str, float] = {}
@@ -90,6 +97,8 @@ class Weights:
                 f"optimizer, a {type(optimizer).__name__}, trains none of the weights; accepted: "
                 "the one that trains this model"
             )
+        for space, tensor in pairs:
+            _check_moments(space, tensor, optimizer)
         for space, tensor in pairs:
             for one in (tensor, *_moments(space, tensor, optimizer)):
                 projected = _projected(space, one)
@@ -246,6 +255,19 @@ def _moments(space: Space, tensor: Tensor, optimizer: Optimizer | None) -> list[
         and value.is_floating_point()
         and (permuted or bool((value < 0).any()))
     ]
+
+
+def _check_moments(space: Space, tensor: Tensor, optimizer: Optimizer | None) -> None:
+    """Raise ValueError for what an optimizer holds of a weight in another shape, or of several."""
+    for name, value in ({} if optimizer is None else optimizer.state.get(tensor, {})).items():
+        several = isinstance(value, (list, tuple)) and any(isinstance(x, Tensor) for x in value)
+        other = isinstance(value, Tensor) and value.numel() > 1 and value.shape != tensor.shape
+        if several or other:
+            raise ValueError(
+                f"optimizer, a {type(optimizer).__name__}, holds {name} of layer {space.layer!r}, "
+                "which is not of the weights' shape and cannot be projected; accepted: a new "
+                "optimizer, made after project_()"
+            )
 
 
 def _add_complement_(action: symmetry.Space, total: Tensor, weights: Tensor, scale: float) -> None:

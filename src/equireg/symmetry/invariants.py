@@ -43,6 +43,9 @@ class Invariants(Protocol):
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         """The vector with these coordinates: the inverse of ``coordinates`` on TL."""
 
+    def draw(self, copies: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Random vectors of E, (*copies, d), of normal coordinates, in double precision."""
+
     def project(self, x: Tensor) -> Tensor:
         """Pi_E x."""
 
@@ -208,6 +211,10 @@ class Dense(_Held):
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ self.held("equivariant", a).mT + b @ self.held("complement", b).mT
 
+    def draw(self, copies: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        a = torch.randn(*copies, self.dims[0], generator=generator, dtype=torch.float64)
+        return a @ self.held("equivariant", a).mT
+
     def project(self, x: Tensor) -> Tensor:
         return x @ self.held("inside", x)
 
@@ -267,6 +274,13 @@ class Orbitwise(_Held):
             entries = both @ self.held(f"contrasts{length}", both)
             x = x.index_copy(-1, members.flatten(), entries.flatten(-2))
         return x.index_copy(-1, self.held("cut", a), b)
+
+    def draw(self, copies: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        a, b = (
+            torch.randn(*copies, self.dims[0], generator=generator, dtype=torch.float64),
+            torch.zeros(*copies, self.dims[1], dtype=torch.float64),
+        )
+        return self.combine(a, b)
 
     def project(self, x: Tensor) -> Tensor:
         mean = torch.zeros_like(x)

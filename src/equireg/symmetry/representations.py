@@ -69,6 +69,8 @@ class Representation:
     @functools.cached_property
     def is_trivial(self) -> bool:
         """Whether every element acts as the identity."""
+        if self.parts:
+            return all(part.is_trivial for part in {id(part): part for part in self.parts}.values())
         return (
             self.algebra is None
             and self.permutations is not None
@@ -176,12 +178,12 @@ class Representation:
         return np.asarray(turned @ matrices)
 
     def tensor(self, like: Tensor) -> Tensor:
-        """The permutations as int64, or the matrices in the type of ``like``, on its device.
+        """The permutations as they are, or the matrices in the type of ``like``, on its device.
 
         Raises ValueError for matrices and integers, which they would truncate.
         """
         if self.permutations is not None:
-            return self._held("permutations", like.device, torch.int64)
+            return self._held("permutations", like.device, None)
         if not (like.is_floating_point() or like.is_complex()):
             raise ValueError(
                 f"{self.name} acts by matrices, on a tensor of {like.dtype}; accepted: "
@@ -189,14 +191,15 @@ class Representation:
             )
         return self._held("matrices", like.device, like.dtype)
 
-    def _held(self, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    def _held(self, name: str, device: torch.device, dtype: torch.dtype | None) -> Tensor:
         """An attribute as a tensor, kept for the next call."""
         key = (name, device, dtype)
         held = self._tensors.get(key)
         if held is None:
             array = np.ascontiguousarray(getattr(self, name))
             with torch.inference_mode(False):  # what is kept must serve training, too
-                held = self._tensors[key] = torch.from_numpy(array).to(device, dtype)
+                tensor = torch.from_numpy(array)
+                held = self._tensors[key] = tensor.to(device, dtype or tensor.dtype)
         return held
 
     def act(self, element: int | Elements, x: Tensor, axis: int = -1) -> Tensor:
@@ -243,7 +246,7 @@ class Representation:
             each = self.tensor(x)[index.to(x.device)]
         each = each.view(len(x), *(1,) * (x.ndim - 2), *each.shape[1:])
         if self.permutations is not None:
-            return x.gather(-1, each.expand_as(x))
+            return x.gather(-1, each.expand_as(x).long())
         return (each @ x.unsqueeze(-1)).squeeze(-1)
 
     @functools.cached_property
@@ -471,7 +474,7 @@ def direct_sum(*parts: Representation, name: str = "") -> Representation:
     every = tuple(summand for part in parts for summand in part.summands)
     if all(part.permutations is not None for part in parts):
         moved = [p.permutations + start for p, start in zip(parts, starts, strict=False)]
-        return Representation(group, name, np.hstack(moved), parts=every)
+        return Representation(group, name, np.hstack(moved).astype(np.int32), parts=every)
     degree, algebra = max(part.degree for part in parts), None
     if any(part.algebra is not None for part in parts):
         k = len(group.algebra)

@@ -170,6 +170,12 @@ class Space:
         each = zip(self.blocks, self._rows(weight), strict=True)
         return self._joined([block.inside.project(rows) for block, rows in each])
 
+    def draw(self, generator: torch.Generator, runs: tuple[int, ...] = ()) -> Tensor:
+        """Random weights in E, (*runs, *shape), of normal coordinates, in double precision."""
+        return self._joined(
+            [block.inside.draw((*runs, *block.copies), generator) for block in self.blocks]
+        )
+
     def project_complement(self, weight: Tensor) -> Tensor:
         """Pi_{E-perp} of ``weight``: onto the complement of TE in TL."""
         kept = weight
@@ -308,6 +314,9 @@ class Schur:
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return self._turned(self.space.weight(a, b), back=True).flatten(-len(self.bases))
+
+    def draw(self, copies: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return self._turned(self.space.draw(generator, copies), back=True).flatten(-len(self.bases))
 
     def project(self, x: Tensor) -> Tensor:
         turned = self._turned(x.unflatten(-1, self.space.sizes), back=False)

@@ -9,6 +9,7 @@ from torch import Tensor
 from equireg.library.atoms import Lost
 from equireg.library.call import Call
 from equireg.library.features import Action, Unknown
+from equireg.library.meeting import contract
 from equireg.library.registry import follows
 
 
@@ -36,16 +37,29 @@ def added_product(call: Call) -> Action | Unknown:
     return found
 
 
-def _matrices(call: Call, one: Tensor, two: Tensor) -> Action | Unknown:
+def _matrices(
+    call: Call, one: Tensor, two: Tensor, *, rows_of_both: bool = False
+) -> Action | Unknown:
     rows: list[Hashable] = ["row"] if one.ndim > 1 else []
     columns: list[Hashable] = ["column"] if two.ndim > 1 else []
+    second = [*columns, "inner"] if rows_of_both else ["inner", *columns]
     labels = [
         [*(("batch", i) for i in range(2 - x.ndim, 0)), *last]
-        for x, last in ((one, [*rows, "inner"]), (two, ["inner", *columns]))
+        for x, last in ((one, [*rows, "inner"]), (two, second))
     ]
     batch = max(one.ndim - 2, two.ndim - 2, 0)
     out = [*(("batch", i) for i in range(-batch, 0)), *rows, *columns]
-    return call.contract([(one, labels[0]), (two, labels[1])], out)
+    return contract(call, [(one, labels[0]), (two, labels[1])], out)
+
+
+@follows("cdist")
+def distances(call: Call) -> Action | Unknown | None:
+    """|x_i - y_j|, of points that come from the inputs."""
+    one, two = call.argument(0, "x1"), call.argument(1, "x2")
+    power = call.argument(2, "p", default=2.0)
+    if power != 2 or not all(isinstance(call.of(x), Action) for x in (one, two)):
+        return None
+    return _matrices(call, one, two, rows_of_both=True)
 
 
 @follows("einsum")
@@ -69,7 +83,7 @@ def summed(call: Call) -> Action | Unknown:
             *dict.fromkeys(x for x in every if isinstance(x, int)),
             *(x for x in once if isinstance(x, str)),
         ]
-    return call.contract(list(zip(operands, labels, strict=True)), out)
+    return contract(call, list(zip(operands, labels, strict=True)), out)
 
 
 def _labels(term: str, ndim: int) -> list[Hashable]:
@@ -92,7 +106,7 @@ def attention(call: Call) -> Action | Unknown:
     if isinstance(mask, Tensor):
         last = [*batch, "query", "key"]
         operands.append((mask, last[len(last) - mask.ndim :]))
-    found = call.contract(operands, [*batch, "query", "value"])
+    found = contract(call, operands, [*batch, "query", "value"])
     causal = call.argument(5, "is_causal", default=False)
     if causal and isinstance(found, Action) and not found.take([-2]).is_trivial:
         call.asymmetric("is causal: tokens have an order that the group does not keep")

@@ -42,7 +42,7 @@ def follow(call: Call) -> list[Action | Unknown]:
 
 def _result(call: Call, number: int, result: Tensor) -> Action | Unknown:
     inputs = [tag for x in call.data if isinstance(tag := call.of(x), Action)]
-    if all(tag.is_trivial for tag in inputs):
+    if not result.numel() or all(tag.is_trivial for tag in inputs):
         return call.trivial(result)
     pools = call.name in POOLS and len(inputs) == 1
     if len(inputs) == 1 and not call.parameters and not pools:
@@ -74,7 +74,7 @@ def _cut_out(call: Call, whole: Action, source: np.ndarray) -> Action:
         found = numbered.follow(call, whole, source)
     if not said:
         return found
-    return Piece(found.group, found.axes, whole, call.data[0], source, call.where, said[0])
+    return Piece(found.group, found.axes, call.where, said[0], whole, call.data[0], source)
 
 
 def _guess(call: Call, inputs: Sequence[Action], result: Tensor) -> Action | None:

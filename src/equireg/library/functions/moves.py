@@ -18,6 +18,7 @@ from equireg.library.atoms import Axis, Lost, moving, still
 from equireg.library.call import Call
 from equireg.library.features import Action, Unknown
 from equireg.library.functions import numbered
+from equireg.library.meeting import contract, joined
 from equireg.library.registry import follows
 from equireg.symmetry.representations import Representation, direct_sum
 
@@ -72,7 +73,7 @@ def _probed(call: Call, probe: Tensor) -> Tensor:
 
 
 @follows("cat", "concat", "concatenate")
-def joined(call: Call) -> Found | None:
+def side_by_side(call: Call) -> Found | None:
     """Side by side along one axis: the direct sum there, the same on the other axes."""
     parts = list(call.argument(0, "tensors"))
     axis = call.argument(1, "dim", "axis", default=0) % call.results[0].ndim
@@ -81,7 +82,7 @@ def joined(call: Call) -> Found | None:
     if call.unknown:
         return call.unknown
     parts = [x for x in parts if x.ndim == call.results[0].ndim and x.shape[axis]]
-    others = call.joined([(x, _labels(x, axis, k)) for k, x in enumerate(parts)])
+    others = joined(call, [(x, _labels(x, axis, k)) for k, x in enumerate(parts)])
     if isinstance(others, Unknown):
         return others
     shape = call.results[0].shape
@@ -148,7 +149,7 @@ def stacked(call: Call) -> Found:
     axis = call.argument(1, "dim", default=0) % call.results[0].ndim
     if whole := _whole(call, parts, lambda sources: np.stack(sources, axis)):
         return whole
-    found = call.contract([(x, range(x.ndim)) for x in parts], range(parts[0].ndim))
+    found = contract(call, [(x, range(x.ndim)) for x in parts], range(parts[0].ndim))
     if isinstance(found, Unknown):
         return found
     return Action(call.group, (*found.axes[:axis], still(len(parts)), *found.axes[axis:]))

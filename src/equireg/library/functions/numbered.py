@@ -53,9 +53,12 @@ def sources(call: Call, tensor: Tensor, result: int) -> np.ndarray | None:
     return torch.where(moved, inside, -1).cpu().numpy()
 
 
-def follow(call: Call, action: Action, source: np.ndarray) -> Action:
-    """What acts on a result that moves the entries of the one tensor in ``data``. Raises Lost."""
-    for lines in (LINES, max(source.shape, default=1)):
+def follow(call: Call, action: Action, source: np.ndarray, *, few: bool = False) -> Action:
+    """What acts on a result that moves the entries of the one tensor in ``data``. Raises Lost.
+
+    few: whether to give up where few lines of entries do not show it.
+    """
+    for lines in (LINES,) if few else (LINES, max(source.shape, default=1)):
         found = _by_blocks(call, action, source, lines)
         if found is not None:
             return found
@@ -237,7 +240,15 @@ def _moved(call: Call, part: Action, numbers: np.ndarray) -> list[Axis]:
 
 
 def _guesses(group: Group, shape: Sequence[int]) -> list[Representation]:
-    """Grids in axes that have the sizes of squares, such as overlapping patches of an image."""
+    """Two grids: in axes of the sizes of squares, or in pairs of axes, such as windows of an image.
+
+    Those of an image that overlap, which are no windows of a grid as it is.
+    """
+    if len(shape) == 4:
+        pairs = [tuple(shape[:2]), tuple(shape[2:])]
+        if not all(a == b and acts_on_grids(group, (a, b)) for a, b in pairs):
+            return []
+        return [on_grid(group, pairs[0]) * on_grid(group, pairs[1])]
     sides = [math.isqrt(n) for n in shape]
     if len(shape) != 2 or any(a * a != n for a, n in zip(sides, shape, strict=True)):
         return []

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from equireg.library.call import Call
 from equireg.library.features import Action, Unknown
+from equireg.library.meeting import contract
 from equireg.library.parameters import Derived
+from equireg.library.pieces import Square
 from equireg.library.registry import follows
 
 COPIES = {
@@ -45,14 +47,14 @@ def entries(call: Call) -> Action | Unknown:
     """Broadcast as torch does."""
     result = call.results[0]
     operands = _operands(call)
-    if call.unknown:
+    if call.unknown and len(call.data) == 1:
         if call.parameters and not call.left_out(call.layer_of(call.parameters[0])):
             raise call.refusal(call.parameters[0])
         return call.unknown
     labels = [(x, range(result.ndim - x.ndim, result.ndim)) for x in operands]
-    found = call.contract(labels, range(result.ndim))
+    found = contract(call, labels, range(result.ndim))
     if isinstance(found, Action) and call.name not in COPIES | SUMS and not found.permutes:
-        _check_vectors(call, found, operands)
+        return _of_vectors(call, found, operands)
     return found
 
 
@@ -71,8 +73,8 @@ def _operands(call: Call) -> list[Tensor]:
     ]
 
 
-def _check_vectors(call: Call, found: Action, operands: list[Tensor]) -> None:
-    """Entries that matrices mix may be scaled together, and no more."""
+def _of_vectors(call: Call, found: Action, operands: list[Tensor]) -> Action:
+    """Entries that matrices mix may be scaled together; or squared, if they are then summed."""
     mixed = [
         axis - len(found.axes)
         for axis, atoms in enumerate(found.axes)
@@ -80,7 +82,7 @@ def _check_vectors(call: Call, found: Action, operands: list[Tensor]) -> None:
     ]
     full = [x for x in operands if any(x.ndim >= -axis and x.shape[axis] > 1 for axis in mixed)]
     if call.name in PRODUCTS and len(full) == 1:
-        return
+        return found
     names = {
         block.rho.name
         for atoms in found.axes
@@ -93,4 +95,19 @@ def _check_vectors(call: Call, found: Action, operands: list[Tensor]) -> None:
                 f"layer {call.layer!r}: {type(call.module).__name__} works entry by entry, which "
                 f"only permutations commute with; its input is {', '.join(sorted(names))}"
             )
-    call.asymmetric(f"works entry by entry, on {', '.join(sorted(names))}, which permutes nothing")
+    why = f"works entry by entry, on {', '.join(sorted(names))}, which permutes nothing"
+    if _squares(call, full):
+        return Square(found.group, found.axes, call.where, why)
+    call.asymmetric(why)
+    return found
+
+
+def _squares(call: Call, full: list[Tensor]) -> bool:
+    """Whether these are multiplied by one another, or by themselves."""
+    if call.name == "pow":
+        exponent = call.argument(1, "exponent")
+        return len(full) == 1 and isinstance(exponent, (int, float)) and exponent == 2
+    if call.name == "square":
+        return True
+    both = len(full) == 2 and all(isinstance(call.of(x), Action) for x in full)
+    return both and call.name in ("mul", "multiply")

@@ -31,11 +31,15 @@ def reduced(call: Call) -> Action | Unknown | list[Action | Unknown]:
         return found if isinstance(found, Unknown) else Unknown(call.name)
     axes = _axes(call, found, SECOND.get(call.name, 1))
     if not found.closed(axes):
+        call.part()
         raise Lost
     inside = found.take(axes)
-    if not inside.permutes and call.name not in EUCLIDEAN:
-        raise Lost
     rest = [axis for axis in range(len(found.axes)) if axis not in axes]
+    whole = call.is_square(call.data[0]) and found.take(rest).permutes
+    if not whole:
+        call.part()
+    if not (inside.permutes or whole or call.name in EUCLIDEAN):
+        raise Lost
     kept = call.results[0].ndim == len(found.axes)
     result = found.replaced(dict.fromkeys(axes, ())) if kept else found.take(rest)
     if call.name in BY_NUMBER and not inside.is_trivial:

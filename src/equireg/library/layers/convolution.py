@@ -17,6 +17,7 @@ from equireg.library.blocks import Turn, acts_on_grids, on_grid, turn_of, turned
 from equireg.library.call import Call
 from equireg.library.features import Action, Unknown
 from equireg.library.functions.grids import not_symmetric, times
+from equireg.library.layers.kernels import on_kernel
 from equireg.library.parameters import Derived, pieces_of
 from equireg.library.registry import follows
 from equireg.library.trials import commutes
@@ -61,7 +62,8 @@ def convolution(call: Call) -> Action | Unknown | None:
         if rho_found is None and not call.says_input(layer):
             raise call.lost(shape[1], found, layer)
         rho_out = call.chosen(layer, 1, after_shape[1])
-    pixels = _pixels(call, layer, kernel, shape[2:], turn, left_out or single)
+    still_ends = rho_in.is_trivial and rho_out.is_trivial
+    pixels = _pixels(call, layer, kernel, shape[2:], turn, still_ends, left_out or single)
     if not left_out:
         rows, columns = (rho_in, rho_out) if transposed else (rho_out, rho_in)
         pieces = _pieces(call, layer, rows, columns, pixels, groups)
@@ -124,19 +126,24 @@ def _pixels(
     kernel: tuple[int, ...],
     space: tuple[int, ...],
     turn: Turn | None,
+    still_ends: bool,
     left_out: bool,
 ) -> Representation:
-    """What acts on the kernel's pixels."""
+    """What acts on the kernel's pixels; still_ends: whether channels do not move."""
     if left_out:
         return trivial(call.group, int(np.prod(kernel)))
     try:
         turned(call.group, space, turn)
-        return turned(call.group, kernel, turn)
+        on = on_kernel if still_ends else turned
+        found = on(call.group, kernel, turn)
     except ValueError as error:
         raise ValueError(
             f"layer {layer!r}: {error}; take another group, or pass "
             f"representations={{{layer!r}: None}} to leave it out"
         ) from None
+    if found.permutations is None:
+        call.narrow(layer, kernel)
+    return found
 
 
 def _pieces(
@@ -227,7 +234,7 @@ def _commutes(
     x, weight = call.argument(0, "input"), call.argument(1, "weight")
     group, generator = call.group, torch.Generator().manual_seed(1)
     if plain:
-        pixels = turned(group, tuple(weight.shape[2:]), turn)
+        pixels = on_kernel(group, tuple(weight.shape[2:]), turn)
         product = symmetry.Space(*pieces_of(pixels, tuple(weight.shape[2:])))
         ends = (trivial(group, 1), trivial(group, 1))
     count, single = ends[0].size, torch.float32

@@ -103,9 +103,19 @@ def _scaled(call: Call, axes: list[int], held: list[Tensor | None]) -> Action | 
             f"layer {layer!r}: {type(call.module).__name__} works entry by entry, which only "
             f"permutations commute with; its input is {pieces[0].name}"
         )
+    if isinstance(found, Action) and not found.permutes:
+        _check_vectors(call, found, axes)
     for parameter in parameters:
         call.place(parameter, pieces, layer=layer)
     return found if isinstance(found, Action) else Unknown(call.name)
+
+
+def _check_vectors(call: Call, found: Action, axes: list[int]) -> None:
+    """Note that entries of vectors are normalized one by one, but for lengths of whole vectors."""
+    normalized = {axis % len(found.axes) for axis in axes}
+    rest = [axis for axis in range(len(found.axes)) if axis not in normalized]
+    if call.name != "rms_norm" or not found.closed(rest) or not found.take(rest).permutes:
+        call.asymmetric(f"works entry by entry, on {found}, which permutes not all of them")
 
 
 def _check_groups(call: Call, found: Action, groups: int, weight: Tensor | None) -> None:
