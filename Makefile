@@ -35,14 +35,14 @@ help: ## list the targets
 setup: $(INSTALLED) ## make the environment .venv/ with every package pinned (PYTHON=python3.12 picks another)
 
 figures: setup ## run config.yaml, or CONFIG=mine.yaml laid over it; the paper takes under twenty minutes, into results/paper/
-	$(ENTER) name=$(NAME) && snakemake $(PRESET) --cores all && \
+	$(ENTER) name=$(NAME) && snakemake $(PRESET) --quiet reason --cores all && \
 	$(TELL) "made: the runs, tables, figures and claims of $$name, in results/$$name/" \
 	"look: open results/$$name/overview.html in a browser" \
 	"next: make report$(AGAIN)    # or an experiment of your own: README.md"
 
 quick: setup ## the same at reduced scale, about a minute, into results/quick/ (CONFIG=mine.yaml: results/mine-quick/)
 	$(ENTER) name=$(if $(CONFIG),$(NAME)-quick,quick) && \
-	snakemake --configfile $(if $(CONFIG),$(QUOTED)) workflow/presets/quick.yaml --config experiment=$$name --cores all && \
+	snakemake --configfile $(if $(CONFIG),$(QUOTED)) workflow/presets/quick.yaml --config experiment=$$name --quiet reason --cores all && \
 	$(TELL) "made: the whole pipeline at reduced scale, in results/$$name/" \
 	"look: open results/$$name/overview.html in a browser" \
 	"next: make figures$(AGAIN)    # at full scale; how far it is: make status$(AGAIN)"
@@ -72,11 +72,11 @@ study: setup ## answer the paper's open question: docs/study.md; into results/st
 	--experiment $$2 --seeds $$3 --test-images 10000 --images 10000=12000 \
 	--output workflow/presets/$$2.yaml --choices workflow/presets/$$2.json; }; \
 	judge() { python -m equireg verdict --table results/$$1/sweep.parquet \
-	--choices workflow/presets/$$1.json --output results/$$1/verdict.md \
+	--choices workflow/presets/$$1.json $$2 --output results/$$1/verdict.md \
 	--figure results/$$1/figures/verdict.pdf --figure results/$$1/figures/verdict.png; }; \
 	run study-1; choose study-1 study-2 100-129; run study-2; judge study-2; \
 	run study-confirm-1; choose study-confirm-1 study-confirm-2 100-109; \
-	run study-confirm-2; judge study-confirm-2; run study-escape; run study-asymmetry; \
+	run study-confirm-2; judge study-confirm-2 --gate=0.04; run study-escape; run study-asymmetry; \
 	$(TELL) "made: the study's stages, in results/study-*/" \
 	"look: results/study-2/verdict.md, and figures/verdict.png beside it" \
 	"next: docs/study.md, which says what was found"
@@ -146,6 +146,7 @@ $(INSTALLED): envs/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("equireg: needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || { echo "equireg: $(PYTHON) cannot make environments: install its venv module (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@mkdir -p "$$(readlink -m '$(VENV)')" # where it is a link, too
+	@echo 'equireg: putting every package, pinned, into $(VENV)/: a minute or two, 6 GB'
 	$(PYTHON) -m venv $(MOVED) $(VENV)
 	PIP_USER=0 $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement envs/requirements.lock \
 		|| { echo "equireg: not every package could be installed, for the reason above; they need a way to a package index and 6 GB here; then the same command again goes on" >&2; exit 1; }

@@ -196,6 +196,15 @@ def test_a_table_or_page_of_something_else_is_outdated_and_no_other(
     assert take(CHOSEN, tmp_path).outdated == []
 
 
+def test_penalties_of_equivariant_runs_alone_make_no_difference(tmp_path: Path) -> None:
+    grid = GridSettings(("equivariant",), (1.0,), "0-2", seeds_per_job=2)
+    finish(tmp_path, dataclasses.replace(CHOSEN, grid=grid))
+    chosen = dataclasses.replace(CHOSEN, grid=dataclasses.replace(grid, gammas=()))
+    found = take(chosen, tmp_path)
+    assert "evaluation.parquet" not in names(found, tmp_path / "mine")
+    assert found.trained == set(blocks(grid))
+
+
 def test_a_renamed_experiment_gets_pages_of_its_name(tmp_path: Path) -> None:
     finish(tmp_path).rename(tmp_path / "other")
     found = take(dataclasses.replace(CHOSEN, experiment="other"), tmp_path)

@@ -90,6 +90,9 @@ def test_one_data_set_is_not_enough() -> None:
     assert found.gains
     assert verdict([found]) == "undecided"
     assert verdict([]) == "undecided"
+    runs, choices = table(0.02)
+    few = compare(runs[runs["seed"] < 9], choices, FAMILIES["same hypothesis class"])
+    assert verdict(few) == "undecided"
     assert verdict([found, replace(found, cell=(DATA[1], 500), arm="rising")]) == "undecided"
 
 
@@ -184,6 +187,11 @@ def test_the_verdict_is_written_and_drawn(tmp_path: Path) -> None:
         line for line in text.splitlines() if line.startswith("| mnist | 500 | augmented |")
     )
     assert line.endswith("| better |")
+    judge(file, chosen, outputs[0], outputs[1:], gate=0.05)
+    assert "**No verdict**: networks in E err on 10.00 % on mnist, 10.00 % on fash" in (
+        outputs[0].read_text()
+    )
+    judge(file, chosen, outputs[0], outputs[1:], gate=0.1 + 1e-9)
     before = [output.read_bytes() for output in outputs]
     judge(file, chosen, outputs[0], outputs[1:])
     assert [output.read_bytes() for output in outputs] == before

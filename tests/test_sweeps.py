@@ -277,7 +277,9 @@ def test_an_evaluation_of_another_combination_is_not_mixed_in(tmp_path: Path) ->
 
 
 def test_tables_have_their_modes_and_gammas_in_an_order_of_their_own(tmp_path: Path) -> None:
-    over = [{"grid.modes": [["nominal", "augmented"]], "grid.gammas": [[1.0, 0.1], [3.0]]}]
+    over: list[dict[str, list[Any]]] = [
+        {"grid.modes": [["nominal", "augmented"]], "grid.gammas": [[1.0, 0.1], [3.0]]}
+    ]
     for combination, gammas in zip(combinations(over), ([0.1, 1.0], [3.0]), strict=True):
         file = tmp_path / path(combination) / "evaluation.parquet"
         file.parent.mkdir(parents=True)

@@ -168,6 +168,19 @@ def test_without_the_equivariant_mode_there_is_no_twin(untouched: Path) -> None:
     assert "--twins" not in done.stdout
 
 
+def test_equivariant_runs_alone_have_tables_and_no_figures(untouched: Path) -> None:
+    """They are at distance 0, which no logarithmic axis shows."""
+    jobs = planned("--config", "grid={'modes': [equivariant], 'gammas': []}", cwd=untouched)
+    assert jobs == {
+        "fetch": 1,
+        "initialize": 3,
+        "train": 3,
+        "evaluate": 1,
+        **PREDICT,
+        **dict.fromkeys(("aggregate", "check", "score"), 1),
+    }
+
+
 def test_the_default_profile_shows_commands(untouched: Path) -> None:
     """Without an option: so that they can be pasted."""
     said = snakemake("--dry-run", cwd=untouched).stdout

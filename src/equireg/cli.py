@@ -369,13 +369,17 @@ def verdict(
     *,
     table: Annotated[Path, typer.Option(help="Table over the sweep of the second stage.")],
     choices: Annotated[Path, typer.Option(help="JSON that choose wrote.")],
+    gate: Annotated[
+        float | None,
+        typer.Option(help="Error on validation images that networks in E are to reach."),
+    ] = None,
     output: Output,
     figure: Annotated[list[Path], typer.Option(help="Figure to write, once per format.")],
 ) -> None:
     """Judge the study's second stage by the rule that was fixed before it ran."""
     from equireg.jobs.verdict import judge
 
-    judge(table, choices, output, figure)
+    judge(table, choices, output, figure, gate)
 
 
 @app.command()

@@ -26,10 +26,10 @@ def tables(
     """
     folder, grid = results / configuration.experiment, configuration.grid
     seeds = spell_seeds(parse_seeds(grid.seeds))
-    of_grid = {"modes": sorted(grid.modes), "gammas": sorted(grid.gammas), "seeds": seeds}
     free = [mode for mode in sorted(grid.modes) if mode != "equivariant"]
-    few = {"modes": free, "gammas": sorted(grid.gammas)}
-    few["seeds"] = spell_seeds(list(predicted_seeds(grid)))
+    gammas = {"gammas": sorted(grid.gammas)} if free else {}  # of none, whatever they are
+    of_grid = {"modes": sorted(grid.modes), "seeds": seeds, **gammas}
+    few = {"modes": free, "seeds": spell_seeds(list(predicted_seeds(grid))), **gammas}
     of_network = binding.options(network=configuration.network)
     own = of_network.pop("source", {})
     common: Binding = {

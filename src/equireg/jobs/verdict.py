@@ -15,17 +15,29 @@ from equireg.figures.style import check_outputs, save, styled
 from equireg.files import parse_json
 from equireg.markdown import rows_of
 from equireg.study import verdicts
-from equireg.study.arms import FAMILIES
+from equireg.study.arms import FAMILIES, REFERENCE
 from equireg.study.choosing import Choice
-from equireg.study.verdicts import DATA_SETS, LEVEL, POINTS, SHARE, Comparison, compare, verdict
+from equireg.study.verdicts import (
+    DATA_SETS,
+    LEAST_SEEDS,
+    LEVEL,
+    POINTS,
+    SHARE,
+    Comparison,
+    compare,
+    verdict,
+)
 from equireg.tables import open_parquet
 
 
-def judge(table: Path, choices: Path, output: Path, figures: list[Path]) -> None:
+def judge(
+    table: Path, choices: Path, output: Path, figures: list[Path], gate: float | None = None
+) -> None:
     """Write the verdicts on both families, with every comparison, and the figure of them.
 
-    table: over the sweep of the second stage; choices: what ``choose`` wrote. Raises ValueError
-    where they do not belong together.
+    table: over the sweep of the second stage; choices: what ``choose`` wrote; gate: the error on
+    validation images that networks in E are to reach in every cell, or there is no verdict. Raises
+    ValueError where table and choices do not belong together.
     """
     check_outputs(figures)
     made = with_source(binding.read(table), "verdict", job_digest("verdict"))
@@ -33,24 +45,36 @@ def judge(table: Path, choices: Path, output: Path, figures: list[Path]) -> None
     with open_parquet(table, ["mode", "gamma", "seed"]) as file:
         runs: pd.DataFrame = file.read().to_pandas().astype({"mode": str})
     found = {name: compare(runs, chosen, arms) for name, arms in FAMILIES.items()}
-    write_document(output, text(found), made)
+    inside = [choice for choice in chosen if choice.arm == REFERENCE.name]
+    closed = [c for c in inside if gate is not None and 1 - c.accuracy > gate]
+    write_document(output, text(found, gate, closed), made)
     with styled():
         figure = arms_figure({name: every for name, every in found.items() if every})
         for file in figures:
             save(figure, file, made)
 
 
-def text(found: dict[str, list[Comparison]]) -> str:
-    """The verdicts, and a table of comparisons for each family."""
+def text(
+    found: dict[str, list[Comparison]], gate: float | None = None, closed: Sequence[Choice] = ()
+) -> str:
+    """The verdicts, and a table of comparisons for each family; closed: cells below the gate."""
+    said = [f"- **{name}: {verdict(comparisons)}**" for name, comparisons in found.items()]
+    if closed and gate is not None:
+        errors = ", ".join(f"{100 * (1 - c.accuracy):.2f} % on {c.data}" for c in closed)
+        said = [
+            f"**No verdict**: networks in E err on {errors} of the validation images; the gate is "
+            f"{100 * gate:g} %."
+        ]
     lines = [
         "Is there a way to train that gives lower test error than manifest equivariance?",
         "",
-        *(f"- **{name}: {verdict(comparisons)}**" for name, comparisons in found.items()),
+        *said,
         "",
         f"Yes: an arm gains, in {DATA_SETS} data sets or more, at least the margin, which is "
         f"{100 * POINTS:g} points of error or {100 * SHARE:g} % of the error in E, with an "
         f"adjusted p below {verdicts.SIGNIFICANT:g}. No: every {100 * LEVEL:g} % interval lies "
-        "below the margin. Undecided: anything else. Gains are paired by seed; in brackets their "
+        f"below the margin. Undecided: anything else, or fewer than {LEAST_SEEDS} seeds. "
+        "Gains are paired by seed; in brackets their "
         f"{100 * LEVEL:g} % bootstrap intervals over seeds; p by Wilcoxon's signed ranks, adjusted "
         "by Holm over the family. All in points of error on test images.",
         "",

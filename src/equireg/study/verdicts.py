@@ -9,7 +9,7 @@ gain: 0.2 points of error, or a tenth of the median error in E, whichever is mor
 - yes: one arm has, in two data sets or more, an adjusted p below 0.05 and a median gain of at least
   the margin;
 - no: every interval of the family lies below the margin in every cell: no arm gains as much;
-- undecided: anything else.
+- undecided: anything else, and whatever fewer than ten seeds say.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ SIGNIFICANT = 0.05
 LEVEL = 0.9
 RESAMPLES = 9999
 DATA_SETS = 2  # in which an arm has to gain
+LEAST_SEEDS = 10  # of fewer, intervals and ranks say little
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ def holm(values: Sequence[float]) -> list[float]:
 
 def verdict(comparisons: Sequence[Comparison]) -> str:
     """``yes``, ``no`` or ``undecided``, for a family."""
+    if any(comparison.seeds < LEAST_SEEDS for comparison in comparisons):
+        return "undecided"
     gained = {
         arm: {c.cell[0] for c in comparisons if c.arm == arm and c.gains}
         for arm in {c.arm for c in comparisons}
