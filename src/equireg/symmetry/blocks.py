@@ -60,3 +60,15 @@ class Block:
             for copies, summand in zip(self.copies, self.summands, strict=True)
         ]
         return x.reshape(*x.shape[:lead], *sizes)
+
+    def place_(self, whole: Tensor, part: Tensor) -> None:
+        """Write the entries of this block into a tensor of the layer's size, in place."""
+        index: list[Tensor | slice] = []
+        axes = len(self.places)
+        for i, places in enumerate(self.places):
+            size = whole.shape[i - axes]
+            flat = np.arange(size) if places is None else places.reshape(-1)
+            shape = [1] * axes
+            shape[i] = len(flat)
+            index.append(torch.from_numpy(flat).view(shape).to(whole.device))
+        whole[(..., *index)] = part

@@ -35,6 +35,8 @@ from equireg.symmetry.invariants import (
 from equireg.symmetry.irreducible import irreducible
 from equireg.symmetry.representations import Representation, check_one_group
 
+FEW = 8  # kinds of blocks that are taken one by one; the index of more is larger than the weights
+
 
 class Space:
     """TL = TE + TE-perp of one tensor of weights, in orthonormal coordinates.
@@ -271,8 +273,8 @@ class Space:
     def _rows(self, weight: Tensor) -> list[Tensor]:
         """The rows of every block, (..., *copies, d) each."""
         x = self._axes(weight)
-        if len(self.blocks) == 1:
-            return [self.blocks[0].rows(x)]
+        if len(self.blocks) <= FEW:
+            return [block.rows(x) for block in self.blocks]
         flat = x.flatten(-len(self.sizes)).index_select(-1, self._index(x.device))
         shapes = [(*b.copies, math.prod(s.size for s in b.summands)) for b in self.blocks]
         parts = flat.split([math.prod(shape) for shape in shapes], -1)
@@ -284,6 +286,11 @@ class Space:
         lead = rows[0].shape[: rows[0].ndim - axes - 1]
         if len(rows) == 1:
             return self.blocks[0].tensor(rows[0]).reshape(*lead, *self.shape)
+        if len(rows) <= FEW:
+            whole = rows[0].new_zeros(*lead, *self.sizes)
+            for block, part in zip(self.blocks, rows, strict=True):
+                block.place_(whole, block.tensor(part))
+            return whole.reshape(*lead, *self.shape)
         flat = torch.cat([part.flatten(-axes - 1) for part in rows], -1)
         return flat.index_select(-1, self._index(flat.device, back=True)).view(*lead, *self.shape)
 
