@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from equireg.jobs.evaluate import Measures
 from equireg.settings import NetworkSettings
 from equireg.spelling import parse_seeds
 from equireg.training.network import Network
@@ -291,6 +293,20 @@ def test_projected_averaged_and_ensembles(jobs: Jobs) -> None:
     other = jobs.train("c", "augmented", "1e-2", "0-1")
     with pytest.raises(RuntimeError, match="accepted: of one mode and gamma"):
         jobs.run("evaluate", *words, "--block", other, "--data", jobs.data, *NETWORK)
+
+
+def test_an_ensemble_is_of_seeds_one_after_the_other() -> None:
+    """As its row says; those left over are in none of that size."""
+
+    class Kept:
+        def add(self, outputs: torch.Tensor, _: torch.Tensor) -> None:
+            self.outputs = outputs
+
+    measures: Any = object.__new__(Measures)
+    measures.seeds, measures.ensembles = [0, 1, 2, 3, 4], {2: Kept(), 5: Kept()}
+    measures._join(torch.arange(5.0)[None, :, None, None], torch.zeros(1))
+    assert measures.ensembles[2].outputs.flatten().tolist() == [0.5, 2.5]
+    assert measures.ensembles[5].outputs.flatten().tolist() == [2.0]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,17 @@ def test_looks(jobs: Jobs) -> None:
     assert inside["gamma"].isna().all()
 
 
+def test_images_are_taken_evenly_from_all() -> None:
+    """Test sets are often sorted by class, or by who wrote the digits."""
+    network = Network.of(NetworkSettings(group="C4"))
+    every = torch.arange(1000)
+    seen = watch.Watch(network, every, every, epoch=10, steps=10, batch=1)
+    assert len(seen.images) == watch.IMAGES // 4
+    assert (int(seen.images[0]), int(seen.images[-1])) == (0, 999)
+    assert {*seen.images.diff().tolist()} == {3, 4}
+    assert torch.equal(seen.images, seen.targets)
+
+
 def test_a_training_that_was_cut_off_keeps_what_was_seen(jobs: Jobs) -> None:
     """And a look changes no trajectory."""
     whole = jobs.train("whole", "nominal", "1e-2", "0-1")
