@@ -94,6 +94,16 @@ def test_what_only_one_file_says_is_said_by_both() -> None:
     assert some == {k: v for k, v in {**MADE, "network": {"group": "C4"}}.items() if k != "runs"}
 
 
+def test_a_picture_that_was_cut_off_says_nothing(tmp_path: Path) -> None:
+    """Also where only its pixels are missing, which come last."""
+    file = tmp_path / "a.png"
+    save(Figure(figsize=(1, 1)), file, MADE)
+    assert read(file)["training"] == MADE["training"]
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"a.png does not say what made it"):
+        read(file)
+
+
 def test_where_the_file_of_a_network_lies_makes_no_difference() -> None:
     """What is in it does, by its digest; so does which function of it."""
     here, there = ({"network": {"build": f"{at}mine.py:net"}} for at in ("", "/home/me/nets/"))

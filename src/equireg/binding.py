@@ -24,6 +24,7 @@ Binding = Mapping[str, Any]
 
 ENTRY = "equireg"  # of a parquet file's and a picture's metadata
 OWN = "runs"  # the section that files which are read together need not share
+PNG_END = b"IEND\xaeB`\x82"
 HEADER = 100_000_000  # bytes; no safetensors file has a longer one
 
 REMEDY = "delete it and run the workflow again"
@@ -188,6 +189,8 @@ def header(path: Path) -> Any:
 def _of_picture(path: Path) -> Any:
     from PIL import Image
 
+    if not path.read_bytes().endswith(PNG_END):  # which its reader does not look for
+        raise ValueError("cut off")
     with Image.open(path) as picture:
         return parse_json(picture.info[ENTRY])
 
