@@ -9,15 +9,10 @@ import pyarrow as pa
 import pytest
 from matplotlib.colors import to_hex
 
+from equireg.figures.gammas import gamma_figure, gamma_places
 from equireg.figures.quantities import median_interval, read
 from equireg.figures.style import COLOURS, SERIES
-from equireg.jobs.compare import (
-    compare,
-    gamma_figure,
-    gamma_places,
-    read_critical,
-    report,
-)
+from equireg.jobs.compare import compare, read_critical, report
 from equireg.tables import RUN_FIELDS, run_columns, write_table
 
 GAMMAS = (0.0, 1e-4, 1e0)

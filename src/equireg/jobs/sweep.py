@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from equireg import binding
 from equireg.binding import write_document
 from equireg.digest import job_digest
+from equireg.figures.gammas import gamma_figure
 from equireg.figures.keys import Runs, groups, sweep_figure
 from equireg.figures.quantities import (
     LEVEL,
@@ -23,7 +24,6 @@ from equireg.figures.quantities import (
     spell_interval,
 )
 from equireg.figures.style import SERIES, check_outputs, save, styled
-from equireg.jobs.compare import gamma_figure
 from equireg.markdown import rows_of
 from equireg.spelling import spell_gamma
 from equireg.sweeps import Combination, Sweep, cell, combinations, label, path, spell_value
