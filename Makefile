@@ -21,7 +21,7 @@ TELL = printf '\n%s\n%s\n%s\n'
 # Each is compared with some before it.
 STUDY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided fashion-mnist \
 	start-1e-4 start-1e-2 start-1e-1 start-1e0
-SWEEPS := inertia inertia-axis
+SWEEPS := inertia-plain inertia inertia-axis-plain inertia-axis
 
 .DEFAULT_GOAL := help
 .PHONY: help setup figures quick report theory study status schema live test bench lint format docs mutants clean
