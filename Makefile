@@ -24,7 +24,7 @@ NAME = $$(python -m equireg status $(PRESET) --name)
 TELL = printf '\n%s\n%s\n%s\n'
 # Each is compared with some before it.
 NEARBY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided fashion-mnist
-INERTIA := inertia inertia-axis
+INERTIA := inertia-plain inertia inertia-axis-plain inertia-axis
 
 .DEFAULT_GOAL := help
 .PHONY: help setup figures quick report theory study nearby status schema live test bench lint format docs mutants clean

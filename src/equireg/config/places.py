@@ -44,7 +44,8 @@ def wrong_places(
     if data.file is not None and not (_is_file(data.file) or there.is_file()):
         yield Mistake(("data", "file"), data.file, "accepted: a file that exists")
     for name in compare:
-        if not Path("results", name, "evaluation.parquet").exists():
+        run = [Path("results", name, file) for file in ("evaluation.parquet", "sweep.parquet")]
+        if not any(file.exists() for file in run):
             yield Mistake(
                 ("compare",), name, f"accepted: experiments that have been run, in results/{name}/"
             )

@@ -1,4 +1,4 @@
-"""Trained networks against gamma: the comparison's figure, of one experiment or of several."""
+"""What the penalty does to trained networks: a figure of their quantities against gamma."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from equireg.figures.quantities import QUANTITIES, Quantity, median_interval, qu
 from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH, SERIES
 from equireg.spelling import spell_gamma
 
-Critical = Mapping[tuple[str, str], float]  # by mode and weights (start, trained)
 LEGEND = 110  # characters that a row of a legend has place for
+
+Critical = Mapping[tuple[str, str], float]  # by mode and weights (start, trained)
 
 
 def conditions(runs: pd.DataFrame) -> Iterator[tuple[str, str, float | None, pd.DataFrame]]:

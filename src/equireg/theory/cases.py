@@ -38,7 +38,7 @@ LONGEST, LONGEST_SMALL = 600, 4000
 FACTS = 2  # times as many for the statements at single points
 STIFFNESS = 10.0  # of the anchor that holds the part in E of the paper's network
 NODES, CHANNELS, GRAPHS, DECAY = 5, (2, 2), 64, 1e-2  # the perceptron's
-IMAGES, PAIRS, LONGEST_WIDER = 8, 12, 300  # data of the wider cases, steps of their flows
+IMAGES, PAIRS, LONGEST_WIDER = 8, 8, 300  # data of the wider cases, steps of their flows
 SUPPORTS: tuple[Support, ...] = ("full", "cross", "lopsided")
 
 
