@@ -29,8 +29,7 @@ from equireg.symmetry.representations import (
     regular,
     trivial,
 )
-from equireg.symmetry.schur import Schur
-from equireg.symmetry.spaces import Space, hom
+from equireg.symmetry.spaces import Schur, Space, hom
 from equireg.training.network import Network
 
 SO2, O2, SO3, O3, SU2 = rotations(2), orthogonal(2), rotations(3), orthogonal(3), unitary()

@@ -32,6 +32,7 @@ from equireg.symmetry.invariants import (
     null_space,
     whole_and_cut,
 )
+from equireg.symmetry.irreducible import irreducible
 from equireg.symmetry.representations import Representation, check_one_group
 
 FEW = 8  # kinds of blocks that are taken one by one; the index of more is larger than the weights
@@ -294,6 +295,47 @@ class Space:
         return flat.index_select(-1, self._index(flat.device, back=True)).view(*lead, *self.shape)
 
 
+class Schur:
+    """E and its complement among the entries of one long block: see ``Invariants`` for its calls.
+
+    By the irreducible parts of each axis: in their bases the block falls into blocks of its own,
+    short enough for dense bases (Schur's lemma).
+    """
+
+    def __init__(self, summands: Sequence[Representation]) -> None:
+        pairs = [irreducible(summand) for summand in summands]
+        self.space = Space(*(parts for parts, _ in pairs))
+        self.space.reduced = True
+        self.bases = [torch.from_numpy(basis.copy()) for _, basis in pairs]
+        self.dims = self.space.dims
+
+    def _turned(self, x: Tensor, *, back: bool) -> Tensor:
+        """A tensor (..., *sizes) in the bases of the parts, or from them."""
+        for i, basis in enumerate(self.bases):
+            axis, turn = i - len(self.bases), basis.to(x)
+            x = (x.movedim(axis, -1) @ (turn.mT if back else turn)).movedim(-1, axis)
+        return x
+
+    def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.space.coordinates(self._turned(x.unflatten(-1, self.space.sizes), back=False))
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return self._turned(self.space.weight(a, b), back=True).flatten(-len(self.bases))
+
+    def draw(self, copies: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        return self._turned(self.space.draw(generator, copies), back=True).flatten(-len(self.bases))
+
+    def project(self, x: Tensor) -> Tensor:
+        turned = self._turned(x.unflatten(-1, self.space.sizes), back=False)
+        return self._turned(self.space.project(turned), back=True).flatten(-len(self.bases))
+
+    def squared_distance(self, x: Tensor) -> Tensor:
+        return (x - self.project(x)).square().sum()
+
+    def add_complement_(self, total: Tensor, x: Tensor, scale: float) -> None:
+        total.add_(x - self.project(x), alpha=scale)
+
+
 @functools.lru_cache(maxsize=256)
 def _shared(summands: tuple[Representation, ...], mask: bytes | None, reduced: bool) -> Invariants:
     """E among the entries of one block: equal blocks of all layers share it.
@@ -303,8 +345,6 @@ def _shared(summands: tuple[Representation, ...], mask: bytes | None, reduced: b
     size = math.prod(summand.size for summand in summands)
     permuted = all(summand.permutations is not None for summand in summands)
     if size > LONGEST and not permuted and mask is None and not reduced:
-        from equireg.symmetry.schur import Schur  # which is made of spaces
-
         return Schur(summands)
     joint = functools.reduce(Representation.__mul__, summands)
     return invariants(joint, None if mask is None else np.frombuffer(mask, bool))
