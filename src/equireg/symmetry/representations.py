@@ -172,10 +172,12 @@ class Representation:
         matrices: np.ndarray = self.matrices[elements.index]
         if self.algebra is None:
             return matrices
-        # Row by row, so that a row's bits do not depend on the others.
+        import scipy.linalg
+
+        # Row by row, so that a row's bits do not depend on the others. Not by torch, whose
+        # exponentials of small matrices are off by up to 2e-10.
         exponents = np.einsum("nk,kij->nij", elements.algebra, self.algebra)
-        turned = torch.linalg.matrix_exp(torch.from_numpy(exponents)).numpy()
-        return np.asarray(turned @ matrices)
+        return np.asarray(scipy.linalg.expm(exponents) @ matrices)
 
     def tensor(self, like: Tensor) -> Tensor:
         """The permutations as they are, or the matrices in the type of ``like``, on its device.
