@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from equireg.figures.gammas import gamma_figure, gamma_places
-from equireg.figures.quantities import median_interval, read
+from equireg.figures.quantities import Interval, median_interval, read, spell_interval
 from equireg.figures.style import COLOURS, SERIES
 from equireg.jobs.compare import compare, read_critical, report
 from equireg.tables import RUN_FIELDS, run_columns, write_table
@@ -48,6 +48,11 @@ def test_the_interval_is_that_of_the_median() -> None:
     assert (found.high - found.low) / (2 * 1.96 * 1.2533 / 20) == pytest.approx(1, abs=0.3)
     assert median_interval(values, "test") == found
     assert median_interval(np.array([2.0]), "test").low == 2.0
+
+
+def test_nothing_is_spelled_as_less_than_nothing() -> None:
+    assert spell_interval(Interval(-1e-6, -0.02, 1e-6), "+.4f") == "+0.0000 [-0.0200, +0.0000]"
+    assert spell_interval(Interval(-1e-6, -0.02, 0.5), ".3f") == "0.000 [-0.020, 0.500]"
 
 
 def test_a_regression_shows_its_loss_in_place_of_accuracies(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from equireg.runtime import configured
 from equireg.settings import JobSettings
@@ -38,3 +39,25 @@ def test_threads_that_wait_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
         with configured(JobSettings(2, "cpu")):
             assert os.environ["OMP_WAIT_POLICY"] == within
         assert os.environ.get("OMP_WAIT_POLICY") == before
+
+
+def test_what_a_job_sets_is_undone() -> None:
+    """A job in the process of a test, or of a user, leaves torch's arithmetic as it was."""
+    tiny = torch.tensor([1e-40])  # no normal number of float32
+
+    def state() -> tuple[object, ...]:
+        return (
+            torch.get_num_threads(),
+            bool((tiny * 0.5).item()),  # 0 where such numbers are flushed
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cuda.matmul.allow_tf32,
+            {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG")},
+        )
+
+    before = state()
+    with configured(JobSettings(before[0] % 2 + 1, "cpu")):  # type: ignore[operator]
+        assert all(inside != outside for inside, outside in zip(state()[:3], before, strict=False))
+    assert state() == before
+    with pytest.raises(RuntimeError, match="a fault"), configured(JobSettings(1, "cpu")):
+        raise RuntimeError("a fault")
+    assert state() == before

@@ -113,7 +113,8 @@ def headline(examined: Sequence[Examined], agreements: Mapping[Condition, Agreem
     applied = sum(e.verdict != "not applicable" for e in examined)
     if not applied:
         return "**None of the paper's sentences is about gammas and modes of this experiment.**"
-    some = f"our {applied}" if applied == len(examined) else f"the {applied} that apply of our"
+    every = len(examined)
+    some = f"our {every}" if applied == every else f"the {applied} that apply of our {every}"
     readings = f"{held} of {some} readings of its sentences held"
     if few:
         readings += f", {few} more on the medians of too few seeds"
