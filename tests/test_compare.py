@@ -10,8 +10,9 @@ import pytest
 from matplotlib.colors import to_hex
 
 from equireg.figures.gammas import gamma_figure, gamma_places
-from equireg.figures.quantities import Interval, median_interval, read, spell_interval
+from equireg.figures.quantities import read
 from equireg.figures.style import COLOURS, SERIES
+from equireg.intervals import Interval, median_interval, spell_interval
 from equireg.jobs.compare import compare, read_critical, report
 from equireg.tables import RUN_FIELDS, run_columns, write_table
 

@@ -65,9 +65,10 @@ def test_presets_are_accepted(preset: Path) -> None:
         Path(made).parent.mkdir(parents=True)
         Path(made).touch()
     for other in PRESETS:  # those that a preset may compare with have been run
-        evaluation = Path("results", other.stem, "evaluation.parquet")
-        evaluation.parent.mkdir(parents=True)
-        evaluation.touch()
+        swept = "sweep" in yaml.safe_load(other.read_text(encoding="utf-8"))
+        table = Path("results", other.stem, f"{'sweep' if swept else 'evaluation'}.parquet")
+        table.parent.mkdir(parents=True)
+        table.touch()
     assert load([ROOT / "config.yaml", preset]).experiment == preset.stem
 
 
@@ -513,11 +514,20 @@ def test_a_comparison_needs_what_it_compares_with(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     said = refused("compare: [other]")
-    assert "compare is 'other'; accepted: experiments that have been run, in results/other/" in said
+    assert (
+        "compare is 'other'; accepted: experiments that have been run, with evaluation.parquet in "
+        "results/other/"
+    ) in said
     assert "names of experiments" in refused("compare: ['../x']")
     Path("results/other").mkdir(parents=True)
     Path("results/other/evaluation.parquet").touch()
     assert load([], {"compare": ["other"]}).compare == ("other",)
+    sweep = "experiment: s, sweep: {training.epochs: [1, 2]}"
+    said = refused(f"{{{sweep}, compare: [other]}}")
+    assert "accepted: sweeps that have been run, with sweep.parquet in results/other/" in said
+    Path("results/other/sweep.parquet").touch()
+    swept = {"experiment": "s", "sweep": {"training.epochs": [1, 2]}, "compare": ["other"]}
+    assert load([], swept).compare == ("other",)
     assert "each once; other is repeated" in refused("compare: [other, other]")
     assert "other than this one" in refused("{experiment: other, compare: [other]}")
 

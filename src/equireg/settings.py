@@ -188,6 +188,13 @@ class SourceSettings(Section):
             yield Mistake("name", self.name, f"accepted without data.folder and data.file: {known}")
 
 
+SOME_IMAGES = Accepted(
+    lambda count: count is None or (isinstance(count, int) and 1 <= count <= MOST_IMAGES),
+    f"1 to {MOST_IMAGES}",
+    {"minimum": 1, "maximum": MOST_IMAGES},
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SelectionSettings(Section):
     """Which of the images are trained and tested on."""
@@ -195,11 +202,7 @@ class SelectionSettings(Section):
     train_images: int | None = _option(
         None,
         "Training images of a run, drawn anew for each seed; none: all.",
-        Accepted(
-            lambda count: count is None or (isinstance(count, int) and 1 <= count <= MOST_IMAGES),
-            f"1 to {MOST_IMAGES}",
-            {"minimum": 1, "maximum": MOST_IMAGES},
-        ),
+        SOME_IMAGES,
     )
     validation: float = _option(
         0.0,
@@ -210,15 +213,8 @@ class SelectionSettings(Section):
             {"minimum": 0, "maximum": MOST_IMAGES},
         ),
     )
-
     test_images: int | None = _option(
-        None,
-        "Test images that runs are tested on, the first so many; none: all.",
-        Accepted(
-            lambda count: count is None or (isinstance(count, int) and 1 <= count <= MOST_IMAGES),
-            f"1 to {MOST_IMAGES}",
-            {"minimum": 1, "maximum": MOST_IMAGES},
-        ),
+        None, "Test images that runs are tested on, the first so many; none: all.", SOME_IMAGES
     )
 
 

@@ -181,8 +181,13 @@ def _canonical(configuration: Configuration) -> Configuration:
     return dataclasses.replace(configuration, network=network)
 
 
-def _examine(merged: Mapping[str, Any]) -> tuple[Configuration | None, list[Mistake]]:
-    """The configuration that plain values make, or all that is wrong with them."""
+def _examine(
+    merged: Mapping[str, Any], compared: str = "evaluation.parquet"
+) -> tuple[Configuration | None, list[Mistake]]:
+    """The configuration that plain values make, or all that is wrong with them.
+
+    compared: the table of other experiments that stands beside this one's.
+    """
     try:
         values = values_of(_MODEL.model_validate(merged))
     except ValidationError as error:
@@ -194,7 +199,7 @@ def _examine(merged: Mapping[str, Any]) -> tuple[Configuration | None, list[Mist
         return None, mistakes
     places = wrong_places(
         configuration.experiment,
-        configuration.compare,
+        [Path("results", name, compared) for name in configuration.compare],
         configuration.data,
         configuration.network.build,
     )
@@ -215,7 +220,9 @@ def _examine_sweep(
     sweep: Sweep = merged["sweep"]
     rest = {name: section for name, section in merged.items() if name != "sweep"}
     every = combinations(sweep)
-    examined = [_examine(merge(rest, nested(combination))) for combination in every]
+    examined = [
+        _examine(merge(rest, nested(combination)), "sweep.parquet") for combination in every
+    ]
     found: dict[str, list[tuple[Mistake, dict[str, Any]]]] = {}
     for combination, (_, mistakes) in zip(every, examined, strict=True):
         for mistake in mistakes:

@@ -27,11 +27,11 @@ def _is_file(path: str) -> bool:
 
 
 def wrong_places(
-    experiment: str, compare: Iterable[str], data: SourceSettings, build: str | None
+    experiment: str, compare: Iterable[Path], data: SourceSettings, build: str | None
 ) -> Iterator[Mistake]:
     """Data and results that could not be read or written. Paths are relative to the repository.
 
-    compare: names of other experiments; build: a network of the user's own.
+    compare: tables of other experiments; build: a network of the user's own.
     """
     if file := build_file(build):
         try:
@@ -43,12 +43,11 @@ def wrong_places(
         yield Mistake(("data", "folder"), data.folder, "accepted: a folder that exists")
     if data.file is not None and not (_is_file(data.file) or there.is_file()):
         yield Mistake(("data", "file"), data.file, "accepted: a file that exists")
-    for name in compare:
-        run = [Path("results", name, file) for file in ("evaluation.parquet", "sweep.parquet")]
-        if not any(file.exists() for file in run):
-            yield Mistake(
-                ("compare",), name, f"accepted: experiments that have been run, in results/{name}/"
-            )
+    for table in compare:
+        if not table.exists():
+            folder, of = table.parent, "sweeps" if table.stem == "sweep" else "experiments"
+            remedy = f"accepted: {of} that have been run, with {table.name} in {folder}/"
+            yield Mistake(("compare",), folder.name, remedy)
     for folder in (Path("results"), Path("results", experiment)):
         there = folder if os.path.lexists(folder) else folder.parent
         if os.path.lexists(there) and not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):

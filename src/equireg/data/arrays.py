@@ -52,6 +52,8 @@ def _loaded(file: Path) -> Arrays:
             return dict(loaded) if several else {file.stem: loaded}
     except PermissionError:
         raise
+    # All that the readers raise for files that others bring: zipfile a NotImplementedError for a
+    # compression that it does not know, NumPy an AttributeError or TypeError for a broken header.
     except (
         *(SafetensorError, zipfile.BadZipFile, zlib.error, EOFError, OSError),
         *(ValueError, KeyError, TypeError, AttributeError, NotImplementedError),

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from equireg.figures.quantities import QUANTITIES, Quantity, median_interval, quantities_of
+from equireg.figures.quantities import QUANTITIES, Quantity, quantities_of
 from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH, SERIES
+from equireg.intervals import median_interval
 from equireg.spelling import spell_gamma
 
 LEGEND = 110  # characters that a row of a legend has place for

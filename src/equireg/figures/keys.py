@@ -11,8 +11,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from equireg.figures.quantities import QUANTITIES, Quantity, median_interval, quantities_of
+from equireg.figures.quantities import QUANTITIES, Quantity, quantities_of
 from equireg.figures.style import COLOURS, DASHES, PAGE_WIDTH
+from equireg.intervals import median_interval
 from equireg.spelling import spell_gamma
 from equireg.sweeps import Combination, Sweep, combinations, keys, label, spell_value
 

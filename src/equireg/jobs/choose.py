@@ -12,6 +12,7 @@ import yaml
 
 from equireg import binding
 from equireg.binding import REMEDY, with_source
+from equireg.config.reading import read as read_yaml
 from equireg.digest import job_digest
 from equireg.files import write_json, write_text
 from equireg.markdown import rows_of
@@ -42,7 +43,7 @@ def choose(
     ``tested`` test images are looked at. Raises ValueError for a sweep of other keys.
     """
     table = read(first / "sweep.parquet")
-    configuration = yaml.safe_load((first / "configuration.yaml").read_text(encoding="utf-8"))
+    configuration = read_yaml(first / "configuration.yaml")
     swept = keys(configuration["sweep"])
     if missing := [key for key in OWN if key not in swept]:
         raise ValueError(

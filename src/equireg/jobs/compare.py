@@ -17,14 +17,9 @@ from equireg import binding
 from equireg.binding import together, with_source, write_document
 from equireg.digest import job_digest
 from equireg.figures.gammas import Critical, conditions, gamma_figure
-from equireg.figures.quantities import (
-    LEVEL,
-    median_interval,
-    quantities_of,
-    read,
-    spell_interval,
-)
+from equireg.figures.quantities import quantities_of, read
 from equireg.figures.style import check_outputs, save, styled
+from equireg.intervals import LEVEL, median_interval, spell_interval
 from equireg.markdown import rows_of
 from equireg.spelling import spell_gamma
 from equireg.tables import open_parquet

@@ -75,7 +75,7 @@ def made(data: SourceSettings, output: Path, sums: Path | None) -> bytes:
     try:
         check_sums({f"{data.name}.safetensors": content}, expected)
     except ValueError as error:
-        raise ValueError(f"{error}; this machine's SciPy turns images otherwise") from None
+        raise ValueError(f"{error}; this machine's NumPy and SciPy make others") from None
     return content
 
 

@@ -16,14 +16,9 @@ from equireg.binding import write_document
 from equireg.digest import job_digest
 from equireg.figures.gammas import gamma_figure
 from equireg.figures.keys import Runs, groups, sweep_figure
-from equireg.figures.quantities import (
-    LEVEL,
-    median_interval,
-    quantities_of,
-    read,
-    spell_interval,
-)
+from equireg.figures.quantities import quantities_of, read
 from equireg.figures.style import SERIES, check_outputs, save, styled
+from equireg.intervals import LEVEL, median_interval, spell_interval
 from equireg.markdown import rows_of
 from equireg.spelling import spell_gamma
 from equireg.sweeps import Combination, Sweep, cell, combinations, keys, label, path, spell_value

@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap, wilcoxon
+from scipy.stats import wilcoxon
 
-from equireg.randomness import generator
+from equireg.intervals import median_interval
 from equireg.study.arms import ARMS, REFERENCE, Arm
 from equireg.study.choosing import Choice
 
@@ -29,7 +29,6 @@ POINTS = 0.002  # of error
 SHARE = 0.1  # of the error in E
 SIGNIFICANT = 0.05
 LEVEL = 0.9
-RESAMPLES = 9999
 DATA_SETS = 2  # in which an arm has to gain
 LEAST_SEEDS = 10  # of fewer, intervals and ranks say little
 
@@ -82,12 +81,12 @@ def compare(
                     f"{REFERENCE.name}; accepted: the same, so that runs are paired"
                 )
             gains = (inside - own.loc[inside.index]).to_numpy()
-            low, high = interval(gains, choice.arm, *map(str, place))
+            role = ("verdict", choice.arm, *map(str, place))
+            gained = median_interval(gains, *role, level=LEVEL)
             p = float(wilcoxon(gains).pvalue) if gains.any() else 1.0
-            numbers = (float(own.median()), float(inside.median()), float(np.median(gains)))
-            found.append(
-                Comparison(place, choice.arm, len(gains), *numbers, low, high, margin, p, p)
-            )
+            both = float(own.median()), float(inside.median())
+            gain = gained.median, gained.low, gained.high
+            found.append(Comparison(place, choice.arm, len(gains), *both, *gain, margin, p, p))
     adjusted = holm([comparison.p for comparison in found])
     return [replace(c, adjusted=p) for c, p in zip(found, adjusted, strict=True)]
 
@@ -101,21 +100,6 @@ def errors(choice: Choice, table: pd.DataFrame) -> pd.Series:
             f"{runs.index.nunique()} seeds; accepted: one of each"
         )
     return 1 - runs[ARMS[choice.arm].column("test")]
-
-
-def interval(gains: np.ndarray, *role: str) -> tuple[float, float]:
-    """The percentile bootstrap interval of the median, over seeds."""
-    if len(gains) < 2 or not np.ptp(gains) > 0:
-        return float(np.median(gains)), float(np.median(gains))
-    found = bootstrap(
-        (gains,),
-        np.median,
-        confidence_level=LEVEL,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=generator(0, "bootstrap", "verdict", *role),
-    ).confidence_interval
-    return float(found.low), float(found.high)
 
 
 def holm(values: Sequence[float]) -> list[float]:

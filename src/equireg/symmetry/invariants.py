@@ -203,9 +203,8 @@ class Dense(_Held):
         return np.asarray(self.complement @ self.complement.T)
 
     def coordinates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = (
-            x.contiguous()
-        )  # one product of matrices; of a gradient that lies otherwise it were many
+        # One product of matrices; of a gradient that lies otherwise there were many.
+        x = x.contiguous()
         return x @ self.held("equivariant", x), x @ self.held("complement", x)
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
