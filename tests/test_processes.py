@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from equireg.processes import Stop, locked, started, stopping
+from equireg.processes import Stop, ending_at_once, locked, started, stopping
 
 HOLD = """
 import sys, time
@@ -212,3 +212,35 @@ def test_a_lock_that_is_a_link_overwrites_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"), locked(tmp_path / "block.lock", Stop()):
         pass
     assert (tmp_path / "precious").read_text() == "kept"
+
+
+THREADS = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from equireg.processes import ending_at_once
+
+with ending_at_once(), ThreadPoolExecutor(2) as pool:
+    pool.submit(time.sleep, 60)
+    print("there", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_threads_do_not_keep_a_process(
+    number: signal.Signals, holders: list[subprocess.Popen[str]]
+) -> None:
+    command = [sys.executable, "-c", THREADS]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    holders.append(process)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    process.send_signal(number)
+    assert process.wait(10) == -number
+
+
+def test_what_signals_did_before_is_undone() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with ending_at_once():
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -314,8 +314,11 @@ def test_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_weights(block.with_suffix(".safetensors"), [0], weights, {})
 
     figures = [tmp_path / f"theory_{name}.png" for name in ("rates", "plateau", "spectrum")]
-    theory(SMALL, data, [block], tmp_path / "theory.parquet", tmp_path / "theory.md", figures)
-    rows = pq.read_table(tmp_path / "theory.parquet").to_pylist()
+    output = tmp_path / "theory.parquet"
+    theory(SMALL, data, [block], output, tmp_path / "theory.md", figures, threads=2)
+    rows = pq.read_table(output).to_pylist()
+    assert rows[0]["statement"] == "Representations"  # in the cases' order, whatever ends first
+    assert rows[-1]["network"] == "tensors"
     assert {row["support"] for row in rows} == {"full", "cross", "lopsided"}
     assert {row["network"] for row in rows} == {
         "convolutional",

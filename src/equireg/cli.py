@@ -414,10 +414,10 @@ def theory(
     ] = None,
 ) -> None:
     """Measure every statement of the paper: facts, theorems, remarks."""
-    with configured(JobSettings(threads, "cpu")):
+    with configured(JobSettings(1, "cpu")):
         from equireg.jobs.theory import theory
 
-        theory(network, data, block or [], output, report, figure or [])
+        theory(network, data, block or [], output, report, figure or [], threads)
 
 
 @app.command()

@@ -78,6 +78,25 @@ def stopping(parent: int | None = None) -> Iterator[Stop]:
 
 
 @contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Have signals end this process where it stands, for a job of threads with nothing to save.
+
+    An exception would wait until each thread has done its part.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def locked(path: Path, stop: Stop) -> Iterator[None]:
     """Hold the lock ``path``, a file that is there while it is held.
 

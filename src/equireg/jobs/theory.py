@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from equireg.binding import joined, options, read, with_source
@@ -11,6 +13,7 @@ from equireg.dataset import load_dataset
 from equireg.digest import job_digest
 from equireg.figures.style import check_outputs
 from equireg.files import sha256
+from equireg.processes import ending_at_once
 from equireg.runtime import say
 from equireg.settings import ON_GRID, NetworkSettings
 from equireg.tables import write_table
@@ -37,6 +40,8 @@ from equireg.theory.theorems import (
 )
 from equireg.theory.tube import assumptions, at_a_distance
 
+Found = tuple[list[Measurement], Landscape | None]
+Part = Callable[[], Found]
 FLOWING = 2  # points from which Theorem 1's thousand steps start; the spectrum is taken there
 
 
@@ -47,12 +52,14 @@ def theory(
     output: Path,
     report: Path,
     figures: Sequence[Path],
+    threads: int = 1,
 ) -> None:
     """Write the table of all measurements, the report and the figures.
 
     blocks: trajectories' parquets of trained runs, their weights beside them; the first seed of
     each is used. figures: files named ``theory_rates``, ``theory_plateau`` or ``theory_spectrum``.
-    Raises ValueError if the files do not belong together, or for other names.
+    threads: so many parts are measured at once, each by one thread: more are no gain for products
+    this small. Raises ValueError if the files do not belong together, or for other names.
     """
     check_outputs(list(figures))
     if settings.build:
@@ -70,67 +77,80 @@ def theory(
     made = joined({**{file: read(file) for file in files}, "the command": chosen})
     made = with_source(made, "theory", job_digest("theory"))
     dataset = load_dataset(data, settings)
-    measured: list[Measurement] = []
-    landscapes: list[Landscape] = []
-    for case in (
+    every = [
         *convolutional_cases(settings, dataset, blocks),
         perceptron_case(),
         *wider_cases(settings, dataset),
-    ):
-        measured += at_points(case)
-        if case.wider:
-            measured += in_short(case)
-        elif case.flow is not None:
-            found, landscape = along_flows(case)
+    ]
+    measured: list[Measurement] = []
+    landscapes: list[Landscape] = []
+    with ending_at_once(), ThreadPoolExecutor(threads) as pool:
+        for found, landscape in pool.map(lambda part: part(), parts(every)):
             measured += found
-            landscapes.append(landscape)
+            landscapes += [landscape] if landscape else []
     write_table(output, table(measured), made)
     write_report(report, measured, made)
     draw_figures(landscapes, figures, made)
 
 
-def at_points(case: Case) -> Iterator[Measurement]:
+def parts(cases: Sequence[Case]) -> Iterator[Part]:
+    """What is measured of each case: at points, and along flows where it has them."""
+    for case in cases:
+        yield functools.partial(at_points, case)
+        if case.flow is not None:
+            yield functools.partial(in_short if case.wider else along_flows, case)
+
+
+def at_points(case: Case) -> Found:
     """The statements that need no flow."""
     model = case.facts.model
-    broken = f", {model.breach.what}" if model.breach else f", {model.support} support"
-    say(f"{model.network} network, {model.group.name}{broken}: facts")
+    say(f"{title(case)}: facts")
+    measured: list[Measurement] = []
     if model.breach in (None, LOPSIDED):
-        yield from representations(model)
-        yield from projections(model)
-    yield from all_facts(case.facts, case.points)
+        measured += [*representations(model), *projections(model)]
+    return [*measured, *all_facts(case.facts, case.points)], None
 
 
-def in_short(case: Case) -> Iterator[Measurement]:
+def title(case: Case) -> str:
+    """What the log calls it."""
+    model = case.facts.model
+    broken = model.breach.what if model.breach else f"{model.support} support"
+    return f"{model.network} network, {model.group.name}, {broken}"
+
+
+def in_short(case: Case) -> Found:
     """Theorems 1 to 3 for a wider case; where an assumption is broken, that Theorem 1 fails."""
     assert case.flow is not None
     assert case.start is not None
-    yield from theorem_1(case.flow, case.start, "random")
+    say(f"{title(case)}: Theorems 1 to 3")
+    measured = [*theorem_1(case.flow, case.start, "random")]
     if case.flow.model.breach is None:
         settled = Settled.at(case.flow, "settled in E", settle(case.flow, case.start), case.longest)
-        yield from (stationary(settled), *theorem_2(settled))
-        yield from theorem_3(settled, [follow(settled, gamma) for gamma in settled.gammas])
-        yield from at_a_distance(settled)
+        measured += [stationary(settled), *theorem_2(settled)]
+        measured += theorem_3(settled, [follow(settled, gamma) for gamma in settled.gammas])
+        measured += at_a_distance(settled)
+    return measured, None
 
 
-def along_flows(case: Case) -> tuple[list[Measurement], Landscape]:
+def along_flows(case: Case) -> Found:
     """Theorems 1 to 3 and the remarks, and what the figures show of them."""
     assert case.flow is not None
     assert case.start is not None
-    flow = case.flow
+    flow, called = case.flow, title(case)
     measured: list[Measurement] = []
     few = dict(itertools.islice(case.points.items(), FLOWING))
     for name, point in few.items():
-        say(f"Theorem 1 from {name}")
+        say(f"{called}: Theorem 1 from {name}")
         measured += theorem_1(flow, point, name)
 
-    say("the spectrum")
+    say(f"{called}: the spectrum")
     spectra = [spectrum(flow.plain(), name, point) for name, point in few.items()]
     measured += [unstable(flow, found) for found in spectra]
     settled = Settled.at(flow, "settled in E", settle(flow, case.start), case.longest)
     measured += [stationary(settled), *theorem_2(settled)]
     spectra.append(spectrum(flow, settled.name, settled.point))
 
-    say("Theorem 3")
+    say(f"{called}: Theorem 3")
     rates = [follow(settled, gamma) for gamma in settled.gammas]
     measured += theorem_3(settled, rates)
 
@@ -139,7 +159,7 @@ def along_flows(case: Case) -> tuple[list[Measurement], Landscape]:
     if case.small:
         measured += at_a_distance(settled)
 
-    say("Remarks 1 and 2")
+    say(f"{called}: Remarks 1 and 2")
     mu, levels = plateaus(settled)
     measured += remark_1(settled, mu, levels)
     measured += remark_2(settled)
