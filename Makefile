@@ -24,6 +24,8 @@ NAME = $$(python -m equireg status $(PRESET) --name)
 TELL = printf '\n%s\n%s\n%s\n'
 # Each is compared with some before it.
 NEARBY := gamma-sweep exact-augmentation group-d4 support-cross support-lopsided fashion-mnist
+# In E for as long as networks of study-escape are before their release.
+RELEASED := results/study-escape/training.epochs=24/training.gamma_schedule=constant/grid.modes=equivariant/grid.gammas=0
 INERTIA := inertia-plain inertia inertia-axis-plain inertia-axis
 
 .DEFAULT_GOAL := help
@@ -76,7 +78,16 @@ study: setup ## answer the paper's open question: docs/study.md; into results/st
 	--figure results/$$1/figures/verdict.pdf --figure results/$$1/figures/verdict.png; }; \
 	run study-1; choose study-1 study-2 100-129; run study-2; judge study-2; \
 	run study-confirm-1; choose study-confirm-1 study-confirm-2 100-109; \
-	run study-confirm-2; judge study-confirm-2 --gate=0.04; run study-escape; run study-asymmetry; \
+	run study-confirm-2; judge study-confirm-2 --gate=0.04; run study-escape; \
+	at='$(RELEASED)'; python -m equireg critical --mode augmented --seeds 200-204 --threads 2 \
+	--data results/data/rotated-mnist.safetensors --initial "$$at/initial/seeds-200-209.safetensors" \
+	--trained "$$at/runs/equivariant/gamma-none/seeds-200-209.safetensors" \
+	--representation regular --channels 32 --channels 32 --risk-scale mean \
+	--output results/study-escape/critical.parquet; \
+	python -m equireg escape --experiment results/study-escape \
+	--critical results/study-escape/critical.parquet --output results/study-escape/escape.md \
+	--figure results/study-escape/figures/escape.pdf --figure results/study-escape/figures/escape.png; \
+	run study-asymmetry; \
 	$(TELL) "made: the study's stages, in results/study-*/" \
 	"look: results/study-2/verdict.md, and figures/verdict.png beside it" \
 	"next: docs/study.md, which says what was found"

@@ -17,15 +17,20 @@ from matplotlib.figure import Figure
 from equireg.config import load
 from equireg.figures.arms import arms_figure
 from equireg.jobs.choose import choose
+from equireg.jobs.escape import escape
 from equireg.jobs.verdict import judge
 from equireg.randomness import generator
+from equireg.settings import Mode
 from equireg.study.arms import ARMS, FAMILIES
 from equireg.study.choosing import Choice
 from equireg.study.choosing import choose as choose_of
+from equireg.study.escape import TEST, TRAINING, by_epoch
+from equireg.study.escape import compare as compare_released
+from equireg.study.escape import verdict as verdict_released
 from equireg.study.toy import TILT, critical, descend, minima, risk
 from equireg.study.verdicts import Comparison, compare, holm, verdict
-from equireg.sweeps import combinations
-from equireg.tables import write_table
+from equireg.sweeps import combinations, path
+from equireg.tables import trajectory_table, write_table
 
 SEEDS = range(10)
 DATA = ("mnist", "fashion-mnist")
@@ -230,3 +235,69 @@ def test_a_bad_minimum_on_e_is_left_below_the_critical_gamma_alone() -> None:
     assert risk(good, 0) < risk(bad, 0) - 0.9
     with pytest.raises(ValueError, match="tilt is 2; accepted"):
         minima(2.0)
+
+
+RELEASE = "0.0:inf,0.5:0.0,0.75:inf"
+
+
+def released(folder: Path, gain: float) -> Path:
+    """A sweep: in E for 2 epochs and for 4; released, with so much less training risk and error."""
+    sweep: list[dict[str, list[Any]]] = [
+        {"training.epochs": [2, 4], "training.gamma_schedule": ["constant"]},
+        {"training.epochs": [4], "training.gamma_schedule": [RELEASE]},
+    ]
+    rows = []
+    for one in combinations(sweep):
+        out = one["training.gamma_schedule"] != "constant"
+        random = generator(0, "test", "released" if out else "in E")
+        steps = 3 * one["training.epochs"]
+        # the last epoch alone counts: before it a released network is worse
+        losses = 1 + random.normal(0, 0.01, (len(SEEDS), steps))
+        losses[:, :-3] += 5 * out
+        losses[:, -3:] -= gain * out
+        distances = np.zeros_like(losses)
+        distances[:, 7:9] = 2.0 * out
+        values = {"loss": losses, "distance": distances}
+        values |= {f"distance_{name}": distances for name in ("conv1", "conv2", "linear")}
+        mode: Mode = "augmented" if out else "equivariant"
+        file = folder / path(one) / "runs" / mode / "gamma-0" / "seeds-000-009.parquet"
+        file.parent.mkdir(parents=True)
+        write_table(file, trajectory_table(mode, 0.0 if out else None, SEEDS, values), {})
+        file.with_suffix(".evaluation.parquet").write_text("no trajectories")
+        accuracies = 0.9 + gain * out + random.normal(0, 0.001, len(SEEDS))
+        rows.append(pd.DataFrame({**one, "seed": SEEDS, "test_accuracy": accuracies}))
+    table = pa.Table.from_pandas(pd.concat(rows), preserve_index=False)
+    write_table(folder / "sweep.parquet", table, {"runs": {"sweep": sweep}})
+    return folder
+
+
+@pytest.mark.parametrize(("gain", "said"), [(0.2, "yes"), (0.0, "no"), (-0.2, "no")])
+def test_networks_that_were_released_are_judged(tmp_path: Path, gain: float, said: str) -> None:
+    folder = released(tmp_path / "study-escape", gain)
+    critical = tmp_path / "critical.parquet"
+    gammas = {"weights": ["start", "trained", "trained"], "critical_gamma": [9.0, 1.0, 3.0]}
+    write_table(critical, pa.table(gammas), {})
+    outputs = [tmp_path / name for name in ("escape.md", "escape.png")]
+    escape(folder, outputs[0], outputs[1:], critical)
+    text = outputs[0].read_text()
+    assert f"- **{TEST}: {said}**" in text
+    assert f"- **{TRAINING}: {said}**" in text
+    assert "above gamma = 2 (median of 2 seeds, 1 to 3)" in text
+    lines = [line for line in text.splitlines() if line.startswith("| released at 50 %")]
+    assert len(lines) == 2
+    word = {0.2: "better", 0.0: "", -0.2: "worse"}[gain]
+    assert all([c.strip() for c in line.split("|")][-2] == word for line in lines)
+    assert f"| {100 * (0.1 - gain):.0f}" in lines[0].replace("| 29.9", "| 30")
+    assert outputs[1].stat().st_size > 10_000
+
+
+def test_released_networks_need_others_and_seeds() -> None:
+    ten = pd.Series(np.linspace(0.1, 0.2, 10))
+    for every in ({"in E": ten}, {"released at 40 %": ten}):
+        with pytest.raises(ValueError, match="accepted: constant and others, as many epochs"):
+            compare_released(("x", 0), every, every)
+    few = {"in E": ten[:9], "released at 40 %": ten[:9] / 2}
+    found = compare_released(("x", 0), few, few)
+    assert [verdict_released(some) for some in found.values()] == ["undecided"] * 2
+    with pytest.raises(ValueError, match="steps are 7; accepted: a multiple of the 2 epochs"):
+        by_epoch(np.zeros((1, 7)), 2)

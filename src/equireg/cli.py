@@ -383,6 +383,22 @@ def verdict(
 
 
 @app.command()
+def escape(
+    *,
+    experiment: Annotated[Path, typer.Option(help="Folder of a sweep over gamma's schedule.")],
+    critical: Annotated[
+        Path | None, typer.Option(help="Table of critical gammas at the release.")
+    ] = None,
+    output: Output,
+    figure: Annotated[list[Path], typer.Option(help="Figure to write, once per format.")],
+) -> None:
+    """Judge whether networks that leave E come back to a better place on it."""
+    from equireg.jobs.escape import escape
+
+    escape(experiment, output, figure, critical)
+
+
+@app.command()
 def overview(
     *,
     experiment: Annotated[str, typer.Option(help="Name of the experiment.")],

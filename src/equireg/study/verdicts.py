@@ -75,20 +75,29 @@ def compare(
         margin = max(POINTS, SHARE * float(inside.median()))
         for choice in (c for arm in arms for c in chosen if c.arm == arm.name):
             own = errors(choice, table)
-            if set(own.index) != set(inside.index):
-                raise ValueError(
-                    f"{choice.arm} on {place[0]}, {place[1]} images, has other seeds than "
-                    f"{REFERENCE.name}; accepted: the same, so that runs are paired"
-                )
-            gains = (inside - own.loc[inside.index]).to_numpy()
-            role = ("verdict", choice.arm, *map(str, place))
-            gained = median_interval(gains, *role, level=LEVEL)
-            p = float(wilcoxon(gains).pvalue) if gains.any() else 1.0
-            both = float(own.median()), float(inside.median())
-            gain = gained.median, gained.low, gained.high
-            found.append(Comparison(place, choice.arm, len(gains), *both, *gain, margin, p, p))
+            found.append(paired(place, choice.arm, own, inside, margin))
     adjusted = holm([comparison.p for comparison in found])
     return [replace(c, adjusted=p) for c, p in zip(found, adjusted, strict=True)]
+
+
+def paired(
+    cell: tuple[str, int], arm: str, own: pd.Series, inside: pd.Series, margin: float
+) -> Comparison:
+    """An arm against networks in E, both by seed; its p-value is not adjusted yet.
+
+    Raises ValueError for other seeds than those of the networks in E.
+    """
+    if set(own.index) != set(inside.index):
+        raise ValueError(
+            f"{arm} on {cell[0]}, {cell[1]} images, has other seeds than {REFERENCE.name}; "
+            "accepted: the same, so that runs are paired"
+        )
+    gains = (inside - own.loc[inside.index]).to_numpy()
+    gained = median_interval(gains, "verdict", arm, *map(str, cell), level=LEVEL)
+    p = float(wilcoxon(gains).pvalue) if gains.any() else 1.0
+    both = float(own.median()), float(inside.median())
+    gain = gained.median, gained.low, gained.high
+    return Comparison(cell, arm, len(gains), *both, *gain, margin, p, p)
 
 
 def errors(choice: Choice, table: pd.DataFrame) -> pd.Series:
