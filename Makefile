@@ -88,6 +88,10 @@ study: setup ## answer the paper's open question: docs/study.md; into results/st
 	--critical results/study-escape/critical.parquet --output results/study-escape/escape.md \
 	--figure results/study-escape/figures/escape.pdf --figure results/study-escape/figures/escape.png; \
 	run study-asymmetry; \
+	python -m equireg asymmetry --experiment results/study-asymmetry --data results/data \
+	--output results/study-asymmetry/asymmetry.md \
+	--figure results/study-asymmetry/figures/asymmetry.pdf \
+	--figure results/study-asymmetry/figures/asymmetry.png; \
 	$(TELL) "made: the study's stages, in results/study-*/" \
 	"look: results/study-2/verdict.md, and figures/verdict.png beside it" \
 	"next: docs/study.md, which says what was found"

@@ -11,17 +11,25 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from matplotlib.figure import Figure
+from safetensors.torch import save_file
 
-from equireg.config import load
+from equireg.built import network_of
+from equireg.config import experiments, load
 from equireg.figures.arms import arms_figure
+from equireg.inventory import file_of
+from equireg.jobs.asymmetry import CONFUSED, PAIR, asymmetry, confusions
 from equireg.jobs.choose import choose
 from equireg.jobs.escape import escape
 from equireg.jobs.verdict import judge
+from equireg.plan import blocks
 from equireg.randomness import generator
 from equireg.settings import Mode
 from equireg.study.arms import ARMS, FAMILIES
+from equireg.study.asymmetry import best_gamma, wins
+from equireg.study.asymmetry import compare as compare_nominal
 from equireg.study.choosing import Choice
 from equireg.study.choosing import choose as choose_of
 from equireg.study.escape import TEST, TRAINING, by_epoch
@@ -31,6 +39,8 @@ from equireg.study.toy import TILT, critical, descend, minima, risk
 from equireg.study.verdicts import Comparison, compare, holm, verdict
 from equireg.sweeps import combinations, path
 from equireg.tables import trajectory_table, write_table
+from equireg.training.function import reference_forward
+from equireg.weights import save_weights
 
 SEEDS = range(10)
 DATA = ("mnist", "fashion-mnist")
@@ -301,3 +311,107 @@ def test_released_networks_need_others_and_seeds() -> None:
     assert [verdict_released(some) for some in found.values()] == ["undecided"] * 2
     with pytest.raises(ValueError, match="steps are 7; accepted: a multiple of the 2 epochs"):
         by_epoch(np.zeros((1, 7)), 2)
+
+
+PARTS = ("turned-mnist-0", "turned-mnist-50")
+ERRORS = {  # of networks in E, augmented ones, nominal ones by gamma
+    PARTS[0]: {"equivariant": 0.1, "augmented": 0.1, 0.0: 0.3, 0.1: 0.2, 1.0: 0.15},
+    PARTS[1]: {"equivariant": 0.1, "augmented": 0.09, 0.0: 0.1, 0.1: 0.05, 1.0: 0.08},
+}
+
+
+def partly() -> pd.DataFrame:
+    """Runs on data of which none and of which half is upright."""
+    rows = []
+    for data, errors in ERRORS.items():
+        for key, error in errors.items():
+            mode, gamma = (key, None) if key == "equivariant" else (key, 0.0)
+            mode, gamma = ("nominal", key) if isinstance(key, float) else (mode, gamma)
+            noise = generator(0, "test", data, str(key)).normal(0, 0.001, len(SEEDS))
+            own = {"data.name": data, "mode": mode, "gamma": gamma, "seed": SEEDS}
+            accuracies = dict.fromkeys(("test_accuracy", "validation_accuracy"), 1 - error + noise)
+            rows.append(pd.DataFrame({**own, **accuracies}).astype({"gamma": float}))
+    return pd.concat(rows)
+
+
+def test_a_soft_symmetry_wins_where_it_beats_both() -> None:
+    runs = partly()
+    found = compare_nominal(runs)
+    assert wins(found) == [50]
+    assert [c.cell[1] for c in found["in E"]] == [0, 50]
+    assert [round(c.gain, 2) for c in found["in E"]] == [-0.05, 0.05]
+    assert [round(c.gain, 2) for c in found["augmented"]] == [-0.05, 0.04]
+    assert found["in E"][1].arm == "nominal, gamma = 1e-1"
+    assert found["in E"][0].adjusted == pytest.approx(4 * 2 / 1024)  # four comparisons, by Holm
+    # not where one of them is as good
+    even = runs.copy()
+    even.loc[(even["mode"] == "augmented") & (even["data.name"] == PARTS[1]), "test_accuracy"] = (
+        0.95
+    )
+    assert wins(compare_nominal(even)) == []
+
+
+def test_the_gamma_is_chosen_on_validation_images() -> None:
+    runs = partly()
+    half = runs[runs["data.name"] == PARTS[1]].copy()
+    half.loc[half["gamma"] == 1.0, "test_accuracy"] = 1.0
+    assert best_gamma(half) == 0.1
+    assert best_gamma(half.assign(validation_accuracy=0.5)) == 0.0  # of equal ones the smaller
+    with pytest.raises(ValueError, match="no nominal mode or no validation images"):
+        best_gamma(half.assign(validation_accuracy=None))
+
+
+def test_confusions_are_counted_and_all_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "study-asymmetry"
+    folder.mkdir()
+    chosen = {
+        "experiment": "study-asymmetry",
+        "sweep": {"data.name": list(PARTS)},
+        "data": {"validation": 5},
+        "network": {"image_size": 12, "channels": [4, 4]},
+        "training": {"batch_size": 5},
+        "grid": {"modes": ["equivariant", "augmented", "nominal"], "gammas": [0], "seeds": 10},
+    }
+    (folder / "configuration.yaml").write_text(yaml.safe_dump(chosen))
+    random = generator(0, "test", "images")
+    labels = torch.arange(60, dtype=torch.uint8) % 10
+    pixels = torch.from_numpy(random.integers(256, size=(60, 1, 12, 12), dtype=np.uint8))
+    arrays = {"images": pixels, "labels": labels}
+    tensors = {f"{s}_{n}": t.clone() for s in ("train", "test") for n, t in arrays.items()}
+    configuration = load([folder / "configuration.yaml"])
+    rows = []
+    for one, at in zip(experiments(configuration), combinations(configuration.sweep), strict=True):
+        save_file(tensors, tmp_path / f"{one.data.name}.safetensors")
+        network = network_of(one.network)
+        here = folder / path(at)
+        for block in blocks(one.grid):
+            draws = {
+                name: torch.from_numpy(random.normal(size=(len(block.seeds), *space.shape))).float()
+                for name, space in network.spaces.items()
+            }
+            file = file_of(here, block, "safetensors")
+            file.parent.mkdir(parents=True)
+            save_weights(file, block.seeds, draws, {})
+            predicted = reference_forward(network, draws)(pixels).argmax(-1)
+            some = torch.isin(labels, torch.tensor(PAIR))
+            expected = (predicted[:, some] == 15 - labels[some].long()).double().mean(1)
+            own = {"data.name": one.data.name, "mode": block.mode, "gamma": block.gamma}
+            accuracies = {n: 0.9 - 0.001 * np.array(block.seeds) for n in ("test_accuracy",)}
+            accuracies["validation_accuracy"] = accuracies["test_accuracy"]
+            rows.append(
+                pd.DataFrame({**own, "seed": block.seeds, **accuracies, "expected": expected})
+            )
+        counted = confusions(one, here, tmp_path)[CONFUSED].to_numpy()
+        wanted = pd.concat(rows[-3:])["expected"].to_numpy()
+        assert counted == pytest.approx(wanted, abs=1 / 12 + 1e-9)  # a tie, rounded otherwise
+        assert 0 < counted.mean() < 0.5
+    table = pa.Table.from_pandas(pd.concat(rows).astype({"gamma": float}), preserve_index=False)
+    write_table(folder / "sweep.parquet", table, {})
+    outputs = [tmp_path / name for name in ("asymmetry.md", "asymmetry.png")]
+    asymmetry(folder, tmp_path, outputs[0], outputs[1:])
+    text = outputs[0].read_text()
+    assert "- **soft equivariance wins nowhere**" in text
+    cells = [[c.strip() for c in line.split("|")] for line in text.splitlines()]
+    assert ["50 %", "nominal, best gamma (0)", "10"] in [row[1:4] for row in cells]
+    assert "6 and 9 confused" in text
+    assert outputs[1].stat().st_size > 10_000

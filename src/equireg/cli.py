@@ -399,6 +399,20 @@ def escape(
 
 
 @app.command()
+def asymmetry(
+    *,
+    experiment: Annotated[Path, typer.Option(help="Folder of a sweep over turned-mnist-...")],
+    data: Annotated[Path, typer.Option(help="Folder of the data sets' files.")],
+    output: Output,
+    figure: Annotated[list[Path], typer.Option(help="Figure to write, once per format.")],
+) -> None:
+    """Judge which way to train is best as less of the data is symmetric."""
+    from equireg.jobs.asymmetry import asymmetry
+
+    asymmetry(experiment, data, output, figure)
+
+
+@app.command()
 def overview(
     *,
     experiment: Annotated[str, typer.Option(help="Name of the experiment.")],
