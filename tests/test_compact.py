@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +16,13 @@ from equireg.symmetry.compact import (
     SPACE,
     angular_momentum,
     frequency,
+    lifted,
     orthogonal,
     product,
     rotations,
     unitary,
 )
-from equireg.symmetry.groups import Group, cyclic, symmetric
+from equireg.symmetry.groups import Elements, Group, cyclic, symmetric
 from equireg.symmetry.irreducible import average, irreducible
 from equireg.symmetry.representations import (
     Representation,
@@ -34,6 +37,7 @@ from equireg.training.network import Network
 
 SO2, O2, SO3, O3, SU2 = rotations(2), orthogonal(2), rotations(3), orthogonal(3), unitary()
 PAIR = product(SO2, O3)
+HALF: Any = 0.5
 GROUPS = [SO2, O2, SO3, O3, SU2, PAIR, product(cyclic(3), SO2)]
 NAMES = [group.name for group in GROUPS]
 
@@ -218,11 +222,59 @@ def test_what_acts_on_grids_and_on_functions_is_finite() -> None:
 
 
 def test_a_group_of_somebody_elses_goes_into_representations() -> None:
-    """It need not say which turns are full; then it is not known what is no representation."""
+    """It need not say which turns are full; then neither is known what is no representation."""
     own = Group("turns", SO2.elements, SO2.generators, algebra=SO2.algebra)
-    assert from_generators(own, [], "turn", 3 * own.algebra).size == 2
+    assert from_generators(own, [], "turn", 3 * own.algebra, degree=3).degree == 3
+    assert defining(own, 1).degree == 1
+    with pytest.raises(ValueError, match=r"turns says no full turns, .*; accepted: with degree"):
+        from_generators(own, [], "turn", own.algebra)
+    with pytest.raises(ValueError, match=r"defining: turns says no full turns"):
+        defining(own)
     with pytest.raises(TypeError, match="group 'turns' is a Group; accepted: Compact"):
         product(SO2, own).sample(1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: angular_momentum(SO3, HALF),
+            r"degree is 0.5; accepted: whole numbers, 0 and more",
+        ),
+        (lambda: angular_momentum(SO3, -1), r"degree is -1; accepted: whole numbers"),
+        (lambda: angular_momentum(O3, 1, 2), r"parity is 2; accepted: 1, -1"),
+        (lambda: angular_momentum(SO3, 1, -1), r"parity is -1, of SO\(3\); accepted: 1"),
+        (lambda: frequency(SO2, HALF), r"k is 0.5; accepted: whole numbers, 0 and more"),
+        (lambda: frequency(SO2, 0, -1), r"mirror is -1, of SO\(2\); accepted: 1"),
+        (lambda: frequency(O2, 3, -1), r"mirror is -1, of a k above 0; accepted: 1"),
+        (lambda: SO2.quadrature(-1), r"degree is -1; accepted: 0 or more"),
+        (lambda: lifted(defining(SO2), SO3, 0), r"matrix for|not skew|no representation|bracket"),
+        (lambda: lifted(defining(SO3), SO2, 0), r"group is SO\(2\); accepted: a product with SO"),
+        (lambda: lifted(defining(SO3), product(SO3, SO2), 2), r"place is 2; accepted: 0, 1"),
+    ],
+)
+def test_bad_input_gets_a_line(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("other", [SO3, cyclic(3)], ids=["SO(3)", "C3"])
+@pytest.mark.parametrize("one", [O2, symmetric(3)], ids=["O(2)", "S3"])
+def test_a_factor_s_representation_in_the_product(one: Group, other: Group, place: int) -> None:
+    """Its own elements move it as before, the other factor's leave it: characters say how much."""
+    both = product(one, other) if place == 0 else product(other, one)
+    rho = lifted(defining(one), both, place)
+    assert rho.size == defining(one).size
+    elements, shares = both.quadrature(2 * rho.degree)
+    moved = rho.matrices_of(elements)
+    alone, weights = one.quadrature(2 * rho.degree)
+    for power in (1, 2):
+        own = np.trace(defining(one).matrices_of(alone), axis1=1, axis2=2) ** power
+        assert shares @ np.trace(moved, axis1=1, axis2=2) ** power == pytest.approx(weights @ own)
+    assert hom(rho, lifted(defining(other), both, 1 - place)).dims[0] == (
+        hom(defining(one), trivial(one)).dims[0] * hom(trivial(other), defining(other)).dims[0]
+    )
 
 
 def test_a_frequency_of_zero_is_trivial() -> None:
@@ -277,3 +329,12 @@ def test_spaces_too_long_for_dense_bases() -> None:
     third = functools.reduce(Representation.__mul__, [defining(SO3)] * 3)
     assert Space(third, third, defining(SO3)).dimension == 36
     assert hom(third, fourth).dimension == 36
+
+
+@pytest.mark.parametrize("k", [1, 4, 8])
+def test_turns_are_exact_to_rounding(k: int) -> None:
+    angles = np.random.default_rng(0).uniform(0, 2 * np.pi, 500)
+    found = frequency(SO2, k).matrices_of(Elements(np.zeros(500, np.int64), angles[:, None]))
+    cos, sin = np.cos(k * angles), np.sin(k * angles)
+    expected = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+    assert np.abs(found - expected).max() < 5e-15

@@ -87,7 +87,8 @@ def test_augmented_gradient_on_e_is_the_projected_one(model: nn.Module) -> None:
         return torch.as_tensor((model(x) - y).square().mean())
 
     mean = torch.autograd.grad(eq.group_mean(loss, points(), targets), weights)
-    coarse = Equivariance(model, O3, points(), LAYERS, input=2 * VECTOR, degree=1)
+    with pytest.warns(UserWarning, match=r"degree is 1: gradients .* accepted: 4 or more"):
+        coarse = Equivariance(model, O3, points(), LAYERS, input=2 * VECTOR, degree=1)
     rough = torch.autograd.grad(coarse.group_mean(loss, points(), targets), weights)
     loss(points(), targets).backward()
     eq.project_gradients_()
@@ -98,6 +99,28 @@ def test_augmented_gradient_on_e_is_the_projected_one(model: nn.Module) -> None:
             if two.grad is not None
         )
         assert worst < bound if bound else worst > 1e-3
+
+
+def test_means_are_of_the_degree_that_the_layers_need() -> None:
+    """A product of angular momenta 4 has 8 in it, and a layer from there to 4 needs 12."""
+    group = groups.rotations(3)
+    four = angular_momentum(group, 4)
+    x, y = points(8, 9).chunk(2)
+    layers = [nn.Linear(9, 9, bias=False), Products(four, four), nn.Linear(81, 9, bias=False)]
+    model = nn.Sequential(*layers).double()
+    eq = Equivariance(model, group, x, {"0": (None, four), "2": (None, four)}, input=four)
+    eq.project_()
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return torch.as_tensor((model(x) - y).square().mean())
+
+    weights = list(model.parameters())
+    mean = torch.autograd.grad(eq.group_mean(loss, x, y), weights)
+    loss(x, y).backward()
+    eq.project_gradients_()
+    for one, two in zip(mean, weights, strict=True):
+        assert two.grad is not None
+        assert torch.allclose(one, two.grad, atol=1e-11)
 
 
 def test_inputs_and_targets_move_alike(model: nn.Module) -> None:

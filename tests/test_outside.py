@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -146,6 +148,13 @@ def test_a_compact_group(rho_in: Representation, rho_out: Representation, dimens
     drawn = SO2.sample(5, np.random.default_rng(0))
     y = torch.randn(5, rho_in.size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(rho_in.act_each(drawn, y) @ a.mT, rho_out.act_each(drawn, y @ a.mT))
+
+
+def test_a_compact_group_in_irreducible_parts() -> None:
+    """Of six vectors' products: maps between them are as many as ways to choose 6 of 12."""
+    six = functools.reduce(operator.mul, [VECTORS] * 6)
+    assert hom(six, six).dims[0] == math.comb(12, 6)
+    assert hom(six, VECTORS).dims[0] == 0
 
 
 def test_a_group_with_an_algebra_has_to_bring_its_mean() -> None:

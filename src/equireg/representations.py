@@ -1,7 +1,7 @@
 """How a group acts on features; see ``equireg.symmetry.representations``."""
 
 from equireg.library.vectors import vectors
-from equireg.symmetry.compact import angular_momentum, frequency
+from equireg.symmetry.compact import angular_momentum, frequency, lifted
 from equireg.symmetry.representations import (
     Representation,
     defining,
@@ -20,6 +20,7 @@ __all__ = [
     "frequency",
     "from_generators",
     "grid",
+    "lifted",
     "regular",
     "trivial",
     "vectors",

@@ -60,7 +60,8 @@ class Equivariance:
     ("heads.0"). subgroups: by patterns of layers' names, the part of the
     group with which they are to commute: {"layer4.*": "C2"}; the network, and what is drawn and
     measured, are then of what all have in common. degree: up to which means over a compact group
-    are exact, see ``group_mean``. strict: whether every warning is an error.
+    are exact, see ``group_mean``; as high as the layers need, unless given. strict: whether every
+    warning is an error.
 
     Raises ValueError where it is not known what acts on a layer, naming it and what to pass. Warns
     of layers whose stride or pooling breaks the symmetry of the grid; of a model that random
@@ -94,7 +95,7 @@ class Equivariance:
         input: SaidOfInputs = None,
         output: Wanted = None,
         subgroups: Mapping[str, str | Group] | None = None,
-        degree: int = 4,
+        degree: int | None = None,
         strict: bool = False,
     ) -> None:
         bare, prefix = unwrapped(model)
@@ -108,7 +109,6 @@ class Equivariance:
         given = choose(bare, self.group, example, axes, representations, prefix)
         made = Construction.of(bare, self.group, example, self.inputs, given, output, parts)
         self._elements = made.elements
-        self._mean, self._compared = _means(self.group, made.elements, degree)
         self._weights = Weights([s for s in made.found.spaces if not s.action.is_trivial])
         if not self._spaces:
             raise ValueError(
@@ -116,7 +116,15 @@ class Equivariance:
                 "equivariant; pass what acts on the channels: input= or representations="
             )
         self._weights.prepare()
+        needed = max(sum(axis.degree for axis in space.action.axes) for space in self._spaces)
+        chosen = max(needed, 1) if degree is None else degree
+        self._mean, self._compared = _means(self.group, made.elements, chosen)
         findings, self._subject = made.findings()
+        if len(self.group.algebra) and chosen < needed:
+            findings.append(
+                f"degree is {degree}: gradients of group_mean are not those of the mean over "
+                f"{self.group.name}, also in E; accepted: {needed} or more"
+            )
         self._strict, self._made = strict, made
         self._report(findings)
 
@@ -306,8 +314,9 @@ class Equivariance:
         """The exact mean of ``loss(rho_in(g) batch)`` over the group: the augmented risk.
 
         Of a compact group a quadrature, exact for the matrix entries of representations up to
-        ``degree``. With weights in E its gradient is that of the true mean once ``degree`` is that
-        of the layers' rho_out * rho_in; elsewhere none is exact, and a higher one is nearer.
+        ``degree``. With weights in E its gradient is that of the true mean where ``degree`` is that
+        of the layers' rho_out * rho_in, as it is unless given; elsewhere none is exact, and a
+        higher one is nearer.
         targets: where they are moved with the batch, ``loss(rho_in(g) batch, rho_out(g) targets)``
         is taken; as for ``act`` with ``of="output"``. Without them a loss that compares outputs
         which the group moves with what stays where it is has no equivariant minimum.

@@ -83,6 +83,8 @@ class Compact(Group):
         >>> (elements.algebra[:, 0] / np.pi).round(6).tolist(), weights.tolist()
         ([0.0, 0.5, 1.0, 1.5], [0.25, 0.25, 0.25, 0.25])
         """
+        if degree < 0:
+            raise ValueError(f"degree is {degree}; accepted: 0 or more")
         points, shares = self.rule(degree)
         count = len(shares)
         index = np.repeat(np.arange(self.order), count)
@@ -125,6 +127,7 @@ def product(first: Group, second: Group) -> Group:
     >>> product(rotations(2), orthogonal(2)).algebra.shape
     (2, 4, 4)
     """
+    one_part, two_part = map(_identity_part, (first, second))
     sizes = first.elements.shape[-1], second.elements.shape[-1]
     zero = np.zeros((sum(sizes), sum(sizes)))
 
@@ -149,15 +152,50 @@ def product(first: Group, second: Group) -> Group:
     turns[len(first.full_turns) :, len(first.algebra) :] = second.full_turns
 
     def draw(count: int, random: np.random.Generator) -> np.ndarray:
-        return np.hstack([_identity_part(group).draw(count, random) for group in (first, second)])
+        return np.hstack([part.draw(count, random) for part in (one_part, two_part)])
 
     def rule(degree: int) -> tuple[np.ndarray, np.ndarray]:
-        (one, share), (two, other) = (_identity_part(g).rule(degree) for g in (first, second))
+        (one, share), (two, other) = (part.rule(degree) for part in (one_part, two_part))
         pairs = list(itertools.product(range(len(share)), range(len(other))))
         points = np.array([np.concatenate([one[i], two[j]]) for i, j in pairs])
         return points, np.array([share[i] * other[j] for i, j in pairs])
 
     return Compact.of(name, components, np.array(algebra), turns, draw, rule)
+
+
+def lifted(rho: Representation, group: Group, place: int) -> Representation:
+    """What acts on one factor's vectors, as a representation of the product: the other leaves it.
+
+    group: ``product(first, second)``; place: 0 if rho is of the first, 1 of the second. Tensor
+    products of lifted ones are what both act on. Raises ValueError for another group.
+
+    A vector for each of three nodes, turned with space and renamed:
+
+    >>> from equireg.symmetry.groups import symmetric
+    >>> from equireg.symmetry.representations import defining
+    >>> both = product(rotations(3), symmetric(3))
+    >>> nodes = lifted(defining(symmetric(3)), both, 1)
+    >>> (nodes * lifted(defining(rotations(3)), both, 0)).size
+    9
+    """
+    if place not in (0, 1):
+        raise ValueError(f"place is {place!r}; accepted: 0, 1")
+    size = rho.size
+    steps, algebra = list(rho.generators), np.zeros((len(rho.group.algebra), size, size))
+    if rho.algebra is not None:
+        algebra = rho.algebra
+    others = len(group.generators) - len(steps), len(group.algebra) - len(algebra)
+    if min(others) < 0:
+        raise ValueError(f"group is {group.name}; accepted: a product with {rho.group.name}")
+    still, flat = [np.eye(size)] * others[0], np.zeros((others[1], size, size))
+    steps = [*steps, *still] if place == 0 else [*still, *steps]
+    if not len(group.algebra):
+        whole = np.array(steps)
+        return from_generators(
+            group, whole.argmax(2) if rho.permutations is not None else whole, rho.name
+        )
+    every = [algebra, flat] if place == 0 else [flat, algebra]
+    return from_generators(group, steps, rho.name, np.concatenate(every), rho.degree)
 
 
 def _identity_part(group: Group) -> Compact:
@@ -265,6 +303,8 @@ def frequency(group: Group, k: int, mirror: int = 1) -> Representation:
     >>> frequency(rotations(2), 3).degree, frequency(orthogonal(2), 0, mirror=-1).size
     (3, 1)
     """
+    _check_whole("k", k)
+    _check_sign("mirror", mirror, group, only=k == 0)
     steps = len(group.generators)
     if k == 0:
         return from_generators(group, [[[mirror]]] * steps, f"frequency 0 ({mirror})", [[[0.0]]])
@@ -280,8 +320,24 @@ def angular_momentum(group: Group, degree: int, parity: int = 1) -> Representati
     >>> [angular_momentum(rotations(3), degree).size for degree in range(4)]
     [1, 3, 5, 7]
     """
+    _check_whole("degree", degree)
+    _check_sign("parity", parity, group)
     steps = [parity * np.eye(2 * degree + 1)] * len(group.generators)
     return from_generators(group, steps, f"angular momentum {degree} ({parity})", _momenta(degree))
+
+
+def _check_whole(name: str, value: object) -> None:
+    if not isinstance(value, (int, np.integer)) or value < 0:
+        raise ValueError(f"{name} is {value!r}; accepted: whole numbers, 0 and more")
+
+
+def _check_sign(name: str, sign: object, group: Group, only: bool = True) -> None:
+    """Raise ValueError for what is no sign, and for -1 where nothing would have it."""
+    if sign not in (1, -1):
+        raise ValueError(f"{name} is {sign!r}; accepted: 1, -1")
+    if sign == -1 and not (only and len(group.generators)):
+        where = f"of {group.name}" if not len(group.generators) else "of a k above 0"
+        raise ValueError(f"{name} is -1, {where}; accepted: 1")
 
 
 def _momenta(degree: int) -> np.ndarray:

@@ -81,4 +81,6 @@ def _restricted(rho: Representation, basis: np.ndarray) -> Representation:
         algebra = (algebra - algebra.swapaxes(1, 2)) / 2
     if not len(steps) and algebra is None:
         return trivial(group, size)
-    return from_generators(group, steps, f"part of {rho.name}", algebra)
+    # where full turns do not say what a part's degree is, that of the whole suffices
+    degree = None if len(group.full_turns) else rho.degree
+    return from_generators(group, steps, f"part of {rho.name}", algebra, degree)

@@ -117,7 +117,14 @@ class Products(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """(..., d), (..., e) -> (..., d e)."""
+        if y is None and not self.rho.equals(self.sigma):
+            raise ValueError(
+                f"one argument, and rho is {self.rho.name}, sigma {self.sigma.name}; accepted: two"
+            )
         y = x if y is None else y
+        for name, given, own in (("x", x, self.rho), ("y", y, self.sigma)):
+            if given.shape[-1] != own.size:
+                raise ValueError(f"{name} has {given.shape[-1]} entries; accepted: {own.size}")
         outer = (x.unsqueeze(-1) * y.unsqueeze(-2)).flatten(-2)
         return outer.index_select(-1, self.get_buffer("order"))
 

@@ -172,12 +172,8 @@ class Representation:
         matrices: np.ndarray = self.matrices[elements.index]
         if self.algebra is None:
             return matrices
-        import scipy.linalg
-
-        # Row by row, so that a row's bits do not depend on the others. Not by torch, whose
-        # exponentials of small matrices are off by up to 2e-10.
         exponents = np.einsum("nk,kij->nij", elements.algebra, self.algebra)
-        return np.asarray(scipy.linalg.expm(exponents) @ matrices)
+        return np.asarray(exponentials(exponents) @ matrices)
 
     def tensor(self, like: Tensor) -> Tensor:
         """The permutations as they are, or the matrices in the type of ``like``, on its device.
@@ -350,10 +346,13 @@ def regular(group: Group) -> Representation:
     return from_generators(group, steps.tolist(), "regular")
 
 
-def defining(group: Group) -> Representation:
-    """The group's own matrices: S_n, C_n and D_n on n entries, the others on coordinates."""
+def defining(group: Group, degree: int | None = None) -> Representation:
+    """The group's own matrices: S_n, C_n and D_n on n entries, the others on coordinates.
+
+    degree: as ``from_generators`` takes it.
+    """
     if len(group.algebra):
-        return from_generators(group, group.generators, "defining", group.algebra)
+        return from_generators(group, group.generators, "defining", group.algebra, degree)
     if not len(group.generators):
         return trivial(group, group.elements.shape[-1])
     return from_generators(group, group.generators.tolist(), "defining")
@@ -387,13 +386,15 @@ def from_generators(
     generators: Sequence[Any] | np.ndarray,
     name: str = "representation",
     algebra: Sequence[Any] | np.ndarray | None = None,
+    degree: int | None = None,
 ) -> Representation:
     """The representation with these images of ``group.generators``, one each.
 
     generators: index arrays p, (any, d), for permutations ``(rho(s) x) = x[p]``, or orthogonal
     matrices, (any, d, d). algebra: of a compact group, the images d rho(X) of its Lie algebra,
-    (k, d, d), skew-symmetric. Raises ValueError if they are not orthogonal or do not satisfy the
-    relations of the generators, so that rho(g h) = rho(g) rho(h) cannot hold.
+    (k, d, d), skew-symmetric; degree: up to which means over it have to be exact, where the group
+    has no full turns that say so. Raises ValueError if they are not orthogonal or do not satisfy
+    the relations of the generators, so that rho(g h) = rho(g) rho(h) cannot hold.
 
     A turn of the plane by twice the angle is a representation of SO(2), by half of it is none:
 
@@ -405,7 +406,7 @@ def from_generators(
     ValueError: frequency 1/2 is no representation of SO(2): a full turn is not the identity
     """
     if len(group.algebra):
-        return _with_algebra(group, generators, name, algebra)
+        return _with_algebra(group, generators, name, algebra, degree)
     if algebra is not None:
         raise ValueError(f"{name}: {group.name} is finite and has no Lie algebra; accepted: None")
     steps = np.asarray(generators)
@@ -430,6 +431,7 @@ def _with_algebra(
     generators: Sequence[Any] | np.ndarray,
     name: str,
     algebra: Sequence[Any] | np.ndarray | None,
+    degree: int | None,
 ) -> Representation:
     """The representation of a compact group, checked: components, brackets, full turns."""
     images = np.zeros(0) if algebra is None else np.asarray(algebra, float)
@@ -452,18 +454,35 @@ def _with_algebra(
     if len(steps):
         dense = from_generators(components, steps, name).matrices
     check_algebra(group, steps, images, name)
-    import scipy.linalg
-
     turns = np.tensordot(group.full_turns, images, 1)
-    if np.abs(scipy.linalg.expm(turns) - np.eye(size)).max(initial=0) > TOLERANCE * size:
+    if np.abs(exponentials(turns) - np.eye(size)).max(initial=0) > TOLERANCE * size:
         raise ValueError(
             f"{name} is no representation of {group.name}: a full turn is not the identity"
         )
     frequencies = np.abs(np.linalg.eigvals(turns)).max(initial=0) / (2 * np.pi)
     moving = images if np.abs(images).max(initial=0) > TOLERANCE else None
+    if moving is not None and not len(turns) and degree is None:
+        raise ValueError(
+            f"{name}: {group.name} says no full turns, of which the degree would be read; "
+            "accepted: with degree, up to which means have to be exact, or a group with turns"
+        )
     if moving is None and np.allclose(dense, np.eye(size), atol=TOLERANCE):
         return Representation(group, name, trivial(group, size).permutations)
-    return Representation(group, name, None, dense, moving, round(float(frequencies)))
+    return Representation(group, name, None, dense, moving, degree or round(float(frequencies)))
+
+
+def exponentials(skew: np.ndarray) -> np.ndarray:
+    """exp(X) of skew-symmetric matrices, (n, d, d): orthogonal ones, exact to rounding.
+
+    By the eigenvectors of i X, one matrix at a time, so that its bits do not depend on the others.
+    General exponentials are off by up to 6e-13 (SciPy's) and 2e-10 (torch's, of small matrices).
+
+    >>> exponentials(np.pi / 2 * np.array([[[0.0, -1.0], [1.0, 0.0]]])).round(15).tolist()
+    [[[0.0, -1.0], [1.0, 0.0]]]
+    """
+    values, vectors = np.linalg.eigh(1j * skew)
+    turned = vectors * np.exp(-1j * values)[..., None, :]
+    return np.ascontiguousarray((turned @ vectors.conj().mT).real)
 
 
 def direct_sum(*parts: Representation, name: str = "") -> Representation:
