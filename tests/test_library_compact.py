@@ -16,6 +16,7 @@ from equireg.representations import (
     defining,
     direct_sum,
     frequency,
+    from_generators,
     trivial,
 )
 from equireg.symmetry.groups import Elements, Group
@@ -142,6 +143,26 @@ def test_the_mean_of_predictions_is_nearly_equivariant(model: nn.Module) -> None
     eq = Equivariance(model, O3, points(), LAYERS, input=2 * VECTOR, degree=8)
     whole = eq.symmetrized()
     assert eq.error(points(), whole).relative < 1e-3 < eq.error(points()).relative
+
+
+@pytest.mark.parametrize("name", ["O(2)", "C2"])
+def test_odd_functions_commute_with_changes_of_sign(name: str) -> None:
+    """Of numbers that a mirror turns into their negatives; even functions do not."""
+    if name == "O(2)":
+        sign = frequency(groups.orthogonal(2), 0, mirror=-1)
+    else:
+        sign = from_generators(groups.cyclic(2), [[[-1.0]]], "sign")
+    layers = {"0": (None, 4 * sign), "2": (None, 2 * sign)}
+    for function, commutes in ((nn.Tanh(), True), (nn.ReLU(), False)):
+        parts = [nn.Linear(3, 4, bias=False), function, nn.Linear(4, 2, bias=False)]
+        model, x = nn.Sequential(*parts).double(), points(5, 3)
+        if not commutes:
+            with pytest.warns(UserWarning, match=r"relu\): works entry by entry"):
+                Equivariance(model, sign.group, x, layers, input=3 * sign)
+            continue
+        eq = Equivariance(model, sign.group, x, layers, input=3 * sign, strict=True)
+        eq.project_()
+        assert eq.error(x).relative < 1e-12
 
 
 def test_what_does_not_commute_is_said() -> None:

@@ -35,10 +35,12 @@ from equireg.theory.theorems import (
     stationary,
     theorem_1,
     theorem_2,
+    theorem_2_fails,
     theorem_3,
+    theorem_3_fails,
     unstable,
 )
-from equireg.theory.tube import assumptions, at_a_distance
+from equireg.theory.tube import assumptions, at_a_distance, leaves
 
 Found = tuple[list[Measurement], Landscape | None]
 Part = Callable[[], Found]
@@ -119,13 +121,15 @@ def title(case: Case) -> str:
 
 
 def in_short(case: Case) -> Found:
-    """Theorems 1 to 3 for a wider case; where an assumption is broken, that Theorem 1 fails."""
+    """Theorems 1 to 3 for a wider case; where an assumption is broken, that they fail."""
     assert case.flow is not None
     assert case.start is not None
     say(f"{title(case)}: Theorems 1 to 3")
     measured = [*theorem_1(case.flow, case.start, "random")]
-    if case.flow.model.breach is None:
-        settled = Settled.at(case.flow, "settled in E", settle(case.flow, case.start), case.longest)
+    settled = Settled.at(case.flow, "settled in E", settle(case.flow, case.start), case.longest)
+    if case.flow.model.breach:
+        measured += [theorem_2_fails(settled), theorem_3_fails(settled), leaves(settled)]
+    else:
         measured += [stationary(settled), *theorem_2(settled)]
         measured += theorem_3(settled, [follow(settled, gamma) for gamma in settled.gammas])
         measured += at_a_distance(settled)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from equireg.theory.facts import unit
+from equireg.theory.facts import named, unit
 from equireg.theory.flows import descend
 from equireg.theory.measurement import Measurement
 from equireg.theory.risks import Risk
@@ -149,6 +149,24 @@ def at_a_distance(settled: Settled) -> Iterator[Measurement]:
     size = float(settled.point.norm())
     for reach in REACHES:
         yield from within(settled, reach * size)
+
+
+def leaves(settled: Settled) -> Measurement:
+    """Where the model breaks an assumption, a start near E leaves, whatever the bound says."""
+    augmented, coordinates = settled.risk.augmented(), settled.risk.coordinates
+    epsilon = REACHES[0] * float(settled.point.norm())
+    tube = Tube.about(augmented, [settled.point], epsilon)
+    start = settled.point + coordinates.join(outside=NEAR * epsilon * tube.lowest)
+    found = flow(settled, start, tube.gamma, tube.rate)
+    return settled.measured(
+        named("Theorem 3 at a finite distance", settled.risk.model.breach),
+        "III, Theorem 3",
+        f"largest distance over that at the start, {NEAR * epsilon:.2g} from E",
+        found.furthest,
+        ">",
+        1 + ROUNDING,
+        gamma=tube.gamma,
+    )
 
 
 def within(settled: Settled, epsilon: float) -> Iterator[Measurement]:

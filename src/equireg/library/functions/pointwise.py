@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor
 
 from equireg.library.call import Call
@@ -10,6 +11,9 @@ from equireg.library.meeting import contract
 from equireg.library.parameters import Derived
 from equireg.library.pieces import Square
 from equireg.library.registry import follows
+from equireg.symmetry.representations import Representation
+
+SMALL = 1e-6  # an entry of an orthogonal matrix that counts as 0
 
 COPIES = {
     *("clone", "contiguous", "detach", "to", "float", "double", "half", "bfloat16", "type"),
@@ -38,6 +42,10 @@ ENTRIES = {
     *("and", "or", "xor", "invert", "bitwise_not", "bool", "int", "long", "addcdiv", "hypot"),
     *("exponential", "xlogy", "sinc", "deg2rad", "special_expit", "special_erf", "isclose"),
     *("logaddexp", "heaviside", "copysign"),
+}
+ODD = {  # f(-x) = -f(x): they commute with what permutes entries and changes signs
+    *("tanh", "sin", "tan", "asin", "atan", "sinh", "erf", "special_erf", "softsign", "sign"),
+    *("softshrink", "hardshrink", "tanhshrink", "sgn"),
 }
 POINTWISE = COPIES | SUMS | PRODUCTS | ENTRIES
 
@@ -83,6 +91,9 @@ def _of_vectors(call: Call, found: Action, operands: list[Tensor]) -> Action:
     full = [x for x in operands if any(x.ndim >= -axis and x.shape[axis] > 1 for axis in mixed)]
     if call.name in PRODUCTS and len(full) == 1:
         return found
+    kinds = [block.rho for atoms in found.axes for block, _ in atoms if block.rho is not None]
+    if call.name in ODD and all(map(_changes_signs, kinds)):
+        return found
     names = {
         block.rho.name
         for atoms in found.axes
@@ -100,6 +111,13 @@ def _of_vectors(call: Call, found: Action, operands: list[Tensor]) -> Action:
         return Square(found.group, found.axes, call.where, why)
     call.asymmetric(why)
     return found
+
+
+def _changes_signs(rho: Representation) -> bool:
+    """Whether it permutes entries, some of which it turns into their negatives."""
+    if rho.permutations is not None:
+        return True
+    return rho.algebra is None and bool(((np.abs(rho.matrices) > SMALL).sum(2) == 1).all())
 
 
 def _squares(call: Call, full: list[Tensor]) -> bool:
