@@ -30,7 +30,7 @@ API = {
         f"equireg.symmetry.compact.{name}"
         for name in (
             *("rotations", "orthogonal", "unitary", "product"),
-            *("frequency", "angular_momentum"),
+            *("frequency", "angular_momentum", "lifted"),
         )
     ],
     "Representations": [
