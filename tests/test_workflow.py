@@ -282,6 +282,35 @@ def test_the_step_is_said_when_trainings_start(tmp_path: Path, compiler: str) ->
     assert "training here" not in again.stdout
 
 
+LIMIT = """
+import sys
+from snakemake import cli
+from snakemake.scheduling.job_scheduler import JobScheduler
+
+def schedule(self):  # in the place of running jobs
+    limiter = self.job_rate_limiter
+    print("limit", limiter and limiter.max_jobs)
+    return True
+
+JobScheduler.schedule = schedule
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("words", "limit"), [([], "None"), (["5/1s"], "5")])
+def test_ready_jobs_are_not_looked_through_again_and_again(
+    tmp_path: Path, words: list[str], limit: str
+) -> None:
+    """Snakemake's default limit does so, once a second for each job that has ended."""
+    tree = copy_repository(tmp_path / "checkout")
+    chosen = ["--max-jobs-per-timespan", *words] if words else []
+    command = [sys.executable, "-c", LIMIT, "--cores", "1", "--quiet", "all", *chosen]
+    done = subprocess.run(
+        command, cwd=tree, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert f"limit {limit}" in done.stdout, done.stderr
+
+
 def test_a_failed_job_shows_what_it_said(tmp_path: Path) -> None:
     folder = copy_repository(tmp_path)
     for file in (folder / "tests/data/digits").iterdir():

@@ -1,5 +1,11 @@
 # What would go slowly, or never, without a word: said where the jobs are about to start.
 onstart:
+    # Snakemake's default limit, 100 jobs a second, has it look through every ready job once a
+    # second for each job that has ended: after some hundreds of a sweep that takes most of a core.
+    # A lower limit that somebody has set stays.
+    limit = getattr(workflow.scheduler, "job_rate_limiter", None)
+    if limit and limit.max_jobs >= 100:
+        workflow.scheduler.job_rate_limiter = None
     remote = [
         job for job in workflow.dag.needrun_jobs() if not (job.is_local or workflow.local_exec)
     ]
