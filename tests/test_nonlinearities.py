@@ -94,3 +94,10 @@ def test_what_does_not_fit_is_refused() -> None:
         Norms(frequency(SO2, 1))(torch.ones(3))
     with pytest.raises(ValueError, match=r"representations of SO\(2\).* meet"):
         Products(frequency(SO2, 1), defining(SO3))
+    vectors, turned = frequency(SO2, 1), frequency(SO2, 2)
+    with pytest.raises(ValueError, match=r"x has 4 entries; accepted: 2"):
+        Products(vectors, vectors)(torch.ones(2, 4))
+    with pytest.raises(ValueError, match=r"y has 3 entries; accepted: 2"):
+        Products(vectors, vectors)(torch.ones(2, 2), torch.ones(2, 3))
+    with pytest.raises(ValueError, match=r"one argument, and rho is frequency 1, sigma frequency 2"):
+        Products(vectors, turned)(torch.ones(2))
