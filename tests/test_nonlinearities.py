@@ -99,5 +99,5 @@ def test_what_does_not_fit_is_refused() -> None:
         Products(vectors, vectors)(torch.ones(2, 4))
     with pytest.raises(ValueError, match=r"y has 3 entries; accepted: 2"):
         Products(vectors, vectors)(torch.ones(2, 2), torch.ones(2, 3))
-    with pytest.raises(ValueError, match=r"one argument, and rho is frequency 1, sigma frequency 2"):
+    with pytest.raises(ValueError, match=r"one argument, and rho is frequency 1, sigma freq"):
         Products(vectors, turned)(torch.ones(2))
