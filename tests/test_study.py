@@ -253,8 +253,8 @@ RELEASE = "0.0:inf,0.5:0.0,0.75:inf"
 def released(folder: Path, gain: float) -> Path:
     """A sweep: in E for 2 epochs and for 4; released, with so much less training risk and error."""
     sweep: list[dict[str, list[Any]]] = [
-        {"training.epochs": [2, 4], "training.gamma_schedule": ["constant"]},
-        {"training.epochs": [4], "training.gamma_schedule": [RELEASE]},
+        {"training.gamma_schedule": ["constant"], "training.epochs": [2, 4]},
+        {"training.gamma_schedule": [RELEASE], "training.epochs": [4]},
     ]
     rows = []
     for one in combinations(sweep):

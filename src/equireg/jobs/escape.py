@@ -35,6 +35,7 @@ def escape(
     table = experiment / "sweep.parquet"
     made = with_source(binding.read(table), "escape", job_digest("escape"))
     with open_parquet(table, NEEDED) as file:
+        names = file.schema_arrow.names  # the keys in the order of the folders; a binding sorts
         runs: pd.DataFrame = file.read(columns=NEEDED).to_pandas()
     epochs = int(runs[EPOCHS].max())
     tests: dict[str, pd.Series] = {}
@@ -44,7 +45,8 @@ def escape(
     for one in combinations(over):
         if one[EPOCHS] != epochs:
             continue
-        losses, distances = trajectories(experiment / path(one))
+        place = path({name: one[name] for name in names if name in one})
+        losses, distances = trajectories(experiment / place)
         name = name_of(one[SCHEDULE])
         own = runs[(runs[EPOCHS] == epochs) & (runs[SCHEDULE].map(name_of) == name)]
         tests[name] = 1 - own.set_index("seed")["test_accuracy"].sort_index()
