@@ -33,14 +33,14 @@ TESTED = {  # below src/equireg/ and tests/
     "inventory/tables": ["test_inventory"],
     "spelling": ["test_settings"],
     "symmetry/groups": ["test_groups", "test_representations", "test_compact"],
-    "symmetry/spaces": ["test_spaces"],
-    "symmetry/invariants": ["test_spaces"],
+    "symmetry/spaces": ["test_spaces", "test_representations", "test_compact", "test_step"],
+    "symmetry/invariants": ["test_spaces", "test_compact", "test_network"],
     "training/batches": ["test_batches", "test_randomness"],
-    "training/schedules": ["test_step", "test_outside"],
-    "training/start": ["test_step", "test_randomness", "test_outside"],
-    "training/step": ["test_step"],
+    "training/schedules": ["test_step", "test_outside", "test_optimizers"],
+    "training/start": ["test_step", "test_randomness", "test_outside", "test_built"],
+    "training/step": ["test_step", "test_optimizers", "test_compiled", "test_built"],
     "jobs/aggregate": ["test_aggregate"],
-    "claims/criteria": ["test_check"],
+    "claims/criteria": ["test_check", "test_agreement"],
 }
 PATIENCE = 300  # seconds; a change that makes tests run for ever is seen
 TWINS: dict[type[ast.AST], type[ast.AST]] = {
@@ -126,6 +126,9 @@ def seen(module: str, changed: str, folder: Path) -> bool:
     before = file.read_text(encoding="utf-8")
     file.write_text(changed, encoding="utf-8")
     files = [f"tests/{name}.py" for name in TESTED[module]]
+    if ">>> " in before:
+        name = f"equireg.{module}".replace("/", ".").removesuffix(".__init__")
+        files.append(f"tests/test_doctests.py::test_examples[{name}]")
     words = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not long", *files]
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     try:

@@ -12,7 +12,7 @@ from equireg.intervals import median_interval
 
 
 def asymmetry_figure(by_share: Mapping[int, Mapping[str, pd.DataFrame]]) -> Figure:
-    """Against the share of upright digits: left the test error, right how often 6 is taken for 9.
+    """Against the share of digits kept upright: left the test error, right 6 taken for 9.
 
     by_share: the runs of each arm, with ``test_accuracy`` and ``confused``.
     """
@@ -36,7 +36,7 @@ def asymmetry_figure(by_share: Mapping[int, Mapping[str, pd.DataFrame]]) -> Figu
                 alpha=0.2,
                 linewidth=0,
             )
-        panel.set_xlabel("digits that are upright, percent")
+        panel.set_xlabel("digits kept upright, percent; a quarter of the others are")
         panel.set_xticks(list(by_share))
         panel.set_ylim(bottom=0)
     panels[0].set_title("test error, percent")

@@ -86,11 +86,13 @@ def text(
 ) -> str:
     """Where soft equivariance wins, the comparisons, and the numbers of every arm."""
     won = wins(dict(compared))
-    said = f"at {', '.join(f'{share} %' for share in won)} upright" if won else "nowhere"
+    shares = ", ".join(f"{share} %" for share in won)
+    said = f"where {shares} are kept upright" if won else "nowhere"
     first, second = PAIR
     lines = [
-        "A share of the digits is upright, in training and in testing alike; the others are "
-        "turned. Nominal networks with a penalty against networks in E and augmented ones.",
+        "A share of the digits is kept upright, in training and in testing alike; the others are "
+        "turned by 0, 90, 180 or 270 degrees. Nominal networks with a penalty against networks in "
+        "E and augmented ones.",
         "",
         f"- **soft equivariance wins {said}**",
         "",
@@ -113,7 +115,8 @@ def text(
         for rival, some in compared.items()
         for c in some
     ]
-    lines += rows_of(["upright", "networks", "against", "gain", "margin", "p", "reading"], body)
+    head = ["kept upright", "networks", "against", "gain", "margin", "p", "reading"]
+    lines += rows_of(head, body)
     lines += ["", "Medians over the seeds, with their 95 % intervals, in percent.", ""]
     body = []
     for share, found in by_share.items():
@@ -129,5 +132,5 @@ def text(
             ]
             shown = f"{name} ({penalty:g})" if name == BEST else name
             body.append([f"{share} %", shown, str(len(own)), *numbers])
-    head = ["upright", "networks", "seeds", "test error", f"{first} and {second} confused"]
+    head = ["kept upright", "networks", "seeds", "test error", f"{first} and {second} confused"]
     return "\n".join([*lines, *rows_of(head, body)])

@@ -1,11 +1,12 @@
 """A symmetry that holds in part: which way to train is best as less of the data has it?
 
-A share of the digits is upright, in training and in testing; the others are turned. Networks in E
-and augmented ones ignore which way a digit stands; nominal ones may learn it, and the penalty says
-how much of that they are let. Of nominal networks each share takes the gamma that does best on
-validation images. Soft equivariance wins at a share if these test better, by the margin of
-``verdicts`` and with a p-value below 0.05, than networks in E and than augmented ones; p-values are
-adjusted by Holm over all shares and both comparisons.
+A share of the digits is kept upright, in training and in testing; the others are turned by 0, 90,
+180 or 270 degrees, so that a quarter of them are upright, too. Networks in E and augmented ones
+ignore which way a digit stands; nominal ones may learn it, and the penalty says how much of that
+they are let. Of nominal networks each share takes the gamma that does best on validation images.
+Soft equivariance wins at a share if these test better, by the margin of ``verdicts`` and with a
+p-value below 0.05, than networks in E and than augmented ones; p-values are adjusted by Holm over
+all shares and both comparisons.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BEST = "nominal, best gamma"
 
 
 def share_of(data: str) -> int:
-    """Percent of the images that are upright beyond chance: of ``turned-mnist-25``, 25.
+    """Percent of the images that are kept upright: of ``turned-mnist-25``, 25.
 
     Raises ValueError for other data.
     """
