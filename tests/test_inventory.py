@@ -326,6 +326,14 @@ def test_other_runs_train_anew_where_the_code_is_another(tmp_path: Path) -> None
     assert found.evaluated == {("equivariant", None), ("nominal", 1.0)}
 
 
+@pytest.mark.parametrize("name", ["seeds-000-001.evaluation.parquet", "ensembles.parquet"])
+def test_an_evaluation_that_is_missing_is_made_anew(tmp_path: Path, name: str) -> None:
+    """That of all its mode and gamma, which one job makes."""
+    folder = finish(tmp_path)
+    (folder / "runs/nominal/gamma-1e-2" / name).unlink()
+    assert take(CHOSEN, tmp_path).evaluated == {("equivariant", None), ("nominal", 1.0)}
+
+
 def test_a_data_set_that_is_not_the_one_that_was_fetched(tmp_path: Path) -> None:
     """Cut off, or another one under its name; and one of which nothing is said."""
     finish(tmp_path)

@@ -19,7 +19,7 @@ from equireg.settings import (
     SelectionSettings,
     TrainingSettings,
 )
-from equireg.spelling import parse_seeds, spell_gamma, spell_seeds
+from equireg.spelling import parse_knots, parse_seeds, spell_gamma, spell_knots, spell_seeds
 from equireg.symmetry.groups import GENERATORS, point_group
 
 
@@ -108,3 +108,12 @@ def test_a_gamma_that_float32_takes_for_infinite_is_unstable() -> None:
 
 def test_the_orders_are_those_of_the_groups() -> None:
     assert {name: point_group(name).order for name in GENERATORS} == ORDERS
+
+
+def test_knots_are_shares_and_factors() -> None:
+    knots = ((0.0, 0.5), (0.5, 0.0), (1.0, 0.01))
+    assert parse_knots("0:0.5,0.5:0,1:1e-2") == knots
+    assert parse_knots(spell_knots(knots)) == knots
+    for wrong in ("0.1:1", "0:1,0:2", "0:1,1.5:1", "0:-1", "0:1,0.5", "often"):
+        with pytest.raises(ValueError, match="accepted: constant, rising"):
+            parse_knots(wrong)

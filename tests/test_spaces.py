@@ -267,3 +267,13 @@ def test_long_orbits_that_the_support_cuts_all() -> None:
     a, b = long.coordinates(x)
     assert (a.shape, b.shape) == ((2, 0), (2, 1))
     assert torch.equal(long.combine(a, b)[:, 7], x[:, 7])
+
+
+def test_spaces_are_equal_by_what_moves_and_how_much() -> None:
+    """A single entry that stays where it is does not matter; two do."""
+    c4 = point_group("C4")
+    one, two, field = trivial(c4, 1), trivial(c4, 2), regular(c4)
+    assert Space(one, field).equals(Space(field))
+    assert not Space(two, field).equals(Space(field))
+    assert not Space(two, field).equals(Space(one, field))
+    assert not Space(field, field).equals(Space(field))

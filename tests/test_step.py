@@ -14,6 +14,7 @@ from equireg.settings import Mode, NetworkSettings, TrainingSettings
 from equireg.training.batches import batches, turned
 from equireg.training.network import Network
 from equireg.training.schedules import piecewise
+from equireg.training.start import perturbations
 from equireg.training.step import Reference, Runs, training_step
 
 IN_E = math.inf
@@ -174,3 +175,20 @@ def test_exact_augmentation_takes_the_mean_gradient_over_the_group() -> None:
             mean[name] += (weight - before[name]) / 4
     for name, weight in exact.weights(network.spaces).items():
         assert torch.allclose(weight - before[name], mean[name], atol=1e-13)
+
+
+def test_relative_noise_is_as_large_as_the_layer_s_weights() -> None:
+    """Layer by layer and run by run; absolute noise is not."""
+    network = Network.of(NetworkSettings(channels=(8, 8)))
+    weights = {
+        name: torch.stack([scale * w for scale in (1.0, 10.0)])
+        for name, w in network.initial(0, "gaussian").items()
+    }
+    for unit, ratio in (("absolute", 1.0), ("relative", 10.0)):
+        noise = perturbations(network.spaces, weights, "nominal", [3, 3], 0.5, unit)  # type: ignore[arg-type]
+        for name, own in noise.items():
+            assert own.shape == weights[name].shape
+            assert torch.allclose(own[1], ratio * own[0])
+            if unit == "relative":
+                sizes = [x[0].square().mean().sqrt() for x in (own, weights[name].double())]
+                assert float(sizes[0]) == pytest.approx(0.5 * float(sizes[1]), rel=0.4)
