@@ -113,6 +113,25 @@ def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
     assert (tmp_path / "x.json").read_text().startswith('{\n  "a"')
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_nothing_is_left_open_and_the_umask_is_as_before(tmp_path: Path) -> None:
+    """Also of what another process left, and after an error."""
+    path, before = tmp_path / "x.txt", os.umask(0o027)
+    try:
+        write_text(path, "first")
+        held = len(list(Path("/proc/self/fd").iterdir()))
+        (tmp_path / ".x.txt.abcdefgh.txt").write_text("left")
+        write_text(path, "second")
+        with pytest.raises(RuntimeError), atomic(path):
+            raise RuntimeError
+        assert len(list(Path("/proc/self/fd").iterdir())) == held
+        assert list(tmp_path.iterdir()) == [path]
+        assert os.umask(0o027) == 0o027
+        assert path.stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
+
+
 def test_generators_depend_on_seed_and_role() -> None:
     def draw(seed: int, *role: str | int) -> np.ndarray:
         return generator(seed, *role).standard_normal(4)

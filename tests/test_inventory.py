@@ -20,7 +20,15 @@ from equireg import binding
 from equireg.binding import metadata, options, write_document
 from equireg.config import Configuration, ConfigurationError, load
 from equireg.files import sha256
-from equireg.inventory import Inventory, check, redate, take, take_sweep
+from equireg.inventory import (
+    Inventory,
+    begin,
+    check,
+    configuration_text,
+    redate,
+    take,
+    take_sweep,
+)
 from equireg.inventory.blocks import digest_of
 from equireg.plan import Block, blocks
 from equireg.settings import UNREAD, DataSettings, GridSettings
@@ -332,6 +340,18 @@ def test_an_evaluation_that_is_missing_is_made_anew(tmp_path: Path, name: str) -
     folder = finish(tmp_path)
     (folder / "runs/nominal/gamma-1e-2" / name).unlink()
     assert take(CHOSEN, tmp_path).evaluated == {("equivariant", None), ("nominal", 1.0)}
+
+
+def test_a_folder_says_what_it_is(tmp_path: Path) -> None:
+    """Its configuration is written where it is another one, and else left with its date."""
+    begin(CHOSEN, tmp_path)
+    file = tmp_path / CHOSEN.experiment / "configuration.yaml"
+    assert file.read_text() == configuration_text(CHOSEN)
+    os.utime(file, (1, 1))
+    begin(CHOSEN, tmp_path)
+    assert file.stat().st_mtime == 1
+    begin(dataclasses.replace(CHOSEN, mark_critical=True), tmp_path)
+    assert "mark_critical: true" in file.read_text()
 
 
 def test_a_data_set_that_is_not_the_one_that_was_fetched(tmp_path: Path) -> None:

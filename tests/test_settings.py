@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -19,7 +20,15 @@ from equireg.settings import (
     SelectionSettings,
     TrainingSettings,
 )
-from equireg.spelling import parse_knots, parse_seeds, spell_gamma, spell_knots, spell_seeds
+from equireg.spelling import (
+    MOST_SEEDS,
+    build_file,
+    parse_knots,
+    parse_seeds,
+    spell_gamma,
+    spell_knots,
+    spell_seeds,
+)
 from equireg.symmetry.groups import GENERATORS, point_group
 
 
@@ -117,3 +126,16 @@ def test_knots_are_shares_and_factors() -> None:
     for wrong in ("0.1:1", "0:1,0:2", "0:1,1.5:1", "0:-1", "0:1,0.5", "often"):
         with pytest.raises(ValueError, match="accepted: constant, rising"):
             parse_knots(wrong)
+
+
+def test_a_network_s_file_is_before_the_last_colon() -> None:
+    assert build_file("my/nets.py:make") == Path("my/nets.py")
+    assert build_file("C:/nets.py:make") == Path("C:/nets.py")
+    assert build_file(None) is None
+
+
+def test_as_many_seeds_as_are_accepted() -> None:
+    assert len(parse_seeds(f"0-{MOST_SEEDS - 1}")) == MOST_SEEDS
+    for more in (f"0-{MOST_SEEDS}", f"7,100-{MOST_SEEDS + 99}"):
+        with pytest.raises(ValueError, match=f"accepted: at most {MOST_SEEDS} seeds"):
+            parse_seeds(more)
