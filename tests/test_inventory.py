@@ -335,10 +335,15 @@ def test_other_runs_train_anew_where_the_code_is_another(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["seeds-000-001.evaluation.parquet", "ensembles.parquet"])
-def test_an_evaluation_that_is_missing_is_made_anew(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("left", [None, b"PAR1 and no more"])
+def test_an_evaluation_that_is_missing_or_damaged_is_made_anew(
+    tmp_path: Path, name: str, left: bytes | None
+) -> None:
     """That of all its mode and gamma, which one job makes."""
-    folder = finish(tmp_path)
-    (folder / "runs/nominal/gamma-1e-2" / name).unlink()
+    file = finish(tmp_path) / "runs/nominal/gamma-1e-2" / name
+    file.unlink()
+    if left is not None:
+        file.write_bytes(left)
     assert take(CHOSEN, tmp_path).evaluated == {("equivariant", None), ("nominal", 1.0)}
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from equireg.settings import Support
+from equireg.symmetry.compact import frequency, rotations
 from equireg.symmetry.groups import GENERATORS, point_group
 from equireg.symmetry.invariants import DENSE, Dense, Orbitwise, invariants, null_space, orbit_bases
 from equireg.symmetry.representations import (
@@ -277,3 +278,24 @@ def test_spaces_are_equal_by_what_moves_and_how_much() -> None:
     assert not Space(two, field).equals(Space(field))
     assert not Space(two, field).equals(Space(one, field))
     assert not Space(field, field).equals(Space(field))
+
+
+def test_orbits_are_those_of_one_kind_of_block() -> None:
+    """Kernels know E by them: of several kinds they would take the first alone."""
+    c4 = point_group("C4")
+    assert Space(regular(c4), grid(c4, 3)).orbits() is not None
+    assert Space(trivial(c4) + regular(c4), grid(c4, 3)).orbits() is None
+    assert hom(frequency(rotations(2), 1), frequency(rotations(2), 1)).orbits() is None
+
+
+def test_what_was_first_used_for_inference_can_be_trained() -> None:
+    c4 = point_group("C4")
+    several = trivial(c4) + regular(c4) + grid(c4, 3)  # nine kinds of blocks: by an index
+    space = hom(several, several)
+    weight = torch.ones(space.shape)
+    with torch.inference_mode():
+        space.project(weight)
+    weight.requires_grad_()
+    space.project(weight).square().sum().backward()
+    assert weight.grad is not None
+    assert torch.allclose(weight.grad, 2 * space.project(weight).detach(), atol=1e-5)
