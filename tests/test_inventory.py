@@ -28,10 +28,11 @@ from equireg.inventory import (
     redate,
     take,
     take_sweep,
+    wanted,
 )
 from equireg.inventory.blocks import digest_of
 from equireg.plan import Block, blocks
-from equireg.settings import UNREAD, DataSettings, GridSettings
+from equireg.settings import UNREAD, DataSettings, GridSettings, NetworkSettings
 from equireg.tables import write_table
 
 GRID = GridSettings(("equivariant", "nominal"), (1e-2, 1.0), "0-2", seeds_per_job=2)
@@ -345,6 +346,15 @@ def test_an_evaluation_that_is_missing_or_damaged_is_made_anew(
     if left is not None:
         file.write_bytes(left)
     assert take(CHOSEN, tmp_path).evaluated == {("equivariant", None), ("nominal", 1.0)}
+
+
+def test_a_network_of_ones_own_is_code_and_no_setting(tmp_path: Path) -> None:
+    """Another one makes runs outdated, to be made anew, and not other runs, to be refused."""
+    file = tmp_path / "nets.py"
+    file.write_text("def make():\n    return {}\n")
+    chosen = dataclasses.replace(CHOSEN, network=NetworkSettings(build=f"{file}:make"))
+    assert options(network=chosen.network)["source"]
+    assert "source" not in wanted(chosen, blocks(GRID)[0], None)
 
 
 def test_a_folder_says_what_it_is(tmp_path: Path) -> None:
