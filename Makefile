@@ -70,14 +70,15 @@ endif
 
 study: setup ## answer the paper's open question: docs/study.md; into results/study-*/
 	$(ENTER) set -e; run() { snakemake --configfile workflow/presets/$$1.yaml --cores all; }; \
-	choose() { test -f workflow/presets/$$2.yaml || python -m equireg choose --first results/$$1 \
+	choose() { test -f workflow/presets/$$2.yaml && return; run $$1; \
+	python -m equireg choose --first results/$$1 \
 	--experiment $$2 --seeds $$3 --test-images 10000 --images 10000=12000 \
 	--output workflow/presets/$$2.yaml --choices workflow/presets/$$2.json; }; \
 	judge() { python -m equireg verdict --table results/$$1/sweep.parquet \
 	--choices workflow/presets/$$1.json $$2 --output results/$$1/verdict.md \
 	--figure results/$$1/figures/verdict.pdf --figure results/$$1/figures/verdict.png; }; \
-	run study-1; choose study-1 study-2 100-129; run study-2; judge study-2; \
-	run study-confirm-1; choose study-confirm-1 study-confirm-2 100-109; \
+	choose study-1 study-2 100-129; run study-2; judge study-2; \
+	choose study-confirm-1 study-confirm-2 100-109; \
 	run study-confirm-2; judge study-confirm-2 --gate=0.04; run study-escape; \
 	at='$(RELEASED)'; python -m equireg critical --mode augmented --seeds 200-204 --threads 2 \
 	--data results/data/rotated-mnist.safetensors --initial "$$at/initial/seeds-200-209.safetensors" \
