@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,8 @@ from cases import REGULAR, SMALL, images, runs_of, steady
 from equireg.settings import Mode, NetworkSettings, TrainingSettings
 from equireg.training.batches import batches, turned
 from equireg.training.network import Network
-from equireg.training.schedules import piecewise
-from equireg.training.start import perturbations
+from equireg.training.schedules import along, constant, piecewise, risk_scale
+from equireg.training.start import perturbations, start, start_runs
 from equireg.training.step import Reference, Runs, training_step
 
 IN_E = math.inf
@@ -192,3 +193,45 @@ def test_relative_noise_is_as_large_as_the_layer_s_weights() -> None:
             if unit == "relative":
                 sizes = [x[0].square().mean().sqrt() for x in (own, weights[name].double())]
                 assert float(sizes[0]) == pytest.approx(0.5 * float(sizes[1]), rel=0.4)
+
+
+def test_the_risk_is_the_mean_or_divided_by_the_batch_once_more() -> None:
+    assert risk_scale(TrainingSettings(risk_scale="mean", batch_size=8)) == 1
+    assert risk_scale(TrainingSettings(risk_scale="batch", batch_size=8)) == 1 / 8
+
+
+def test_schedules_are_values_of_runs_and_steps() -> None:
+    ramp = piecewise([(0, 0.5), (1, 2.0)])
+    found = along([constant(3.0), ramp], copies=2, first=50, count=2, total=100)
+    expected = torch.tensor([[3.0, 3.0], [1.0, 0.5 * 4**0.51]])
+    assert torch.allclose(found, expected.repeat_interleave(2, 0))
+
+
+@pytest.mark.parametrize(
+    "knots", [[], [(0.1, 1)], [(0, 1), (0, 2)], [(0, 1), (0.5, 1), (0.5, 2)], [(0, 1), (1.5, 1)]]
+)
+def test_knots_that_are_none_are_refused(knots: list[tuple[float, float]]) -> None:
+    with pytest.raises(ValueError, match=r"accepted: \(share, value\), shares ascending from 0"):
+        piecewise(knots)
+    assert piecewise([(0, 0.5)])(np.array([7]), 10).tolist() == [0.5]
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_initial_weights_are_in_e_but_for_rounding(size: float) -> None:
+    """Relative to their norm, whatever that is."""
+    network = Network.of(SMALL)
+    inside = {name: size * w[None] for name, w in network.initial(0, "gaussian").items()}
+    runs = start_runs(network.spaces, inside, "equivariant", [0], 0.0)
+    assert {len(a) for a in runs.equivariant.values()} == {1}
+    name, space = next(iter(network.spaces.items()))
+    outside = torch.ones(inside[name].shape).double()
+    outside[..., 0, 0] = -3.0
+    outside -= space.project(outside)
+    for share, refused in ((1e-6, False), (1e-4, True), (0.5, True)):
+        moved = inside[name].double()
+        moved = moved + share * moved.norm() * outside / outside.norm()
+        if refused:
+            with pytest.raises(ValueError, match=f"the initial weights of {name} are"):
+                start(network.spaces, {**inside, name: moved})
+        else:
+            start(network.spaces, {**inside, name: moved})
