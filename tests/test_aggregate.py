@@ -325,3 +325,11 @@ def test_the_quantiles_have_their_names() -> None:
 def test_no_column_may_hold_what_is_no_number(name: str, value: float, experiment: Path) -> None:
     change(experiment / BLOCK, name, 3, value)
     assert f"{name} of seed " in fails(experiment)
+
+
+@pytest.mark.parametrize("file", ["seeds-002-003.function.parquet", "ensembles.parquet"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_else_is_joined_is_finite(experiment: Path, file: str, value: float) -> None:
+    path = (experiment / BLOCK).with_name(file)
+    change(path, "equivariance_error", 0, value)
+    assert f"{path}: equivariance_error" in fails(experiment)
