@@ -73,8 +73,13 @@ def test_the_penalty_is_decoupled(kind: str) -> None:
     assert torch.allclose(trainer.distances(), before * shrunk, rtol=1e-6)
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_e_gradients_and_moments_are_projected(kind: str) -> None:
+def test_in_e_gradients_and_moments_are_projected(
+    kind: str, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where runs are taken one by one, as those of a module are."""
+    monkeypatch.setattr(Network, "apart", apart)
     trainer = trained(kind, "equivariant", math.inf)
     assert (trainer.distances() == 0).all()
     for name, space in trainer.network.spaces.items():
