@@ -215,10 +215,11 @@ def test_a_lock_that_is_a_link_overwrites_nothing(tmp_path: Path) -> None:
 
 
 THREADS = """
-import sys, time
+import signal, time
 from concurrent.futures import ThreadPoolExecutor
 from equireg.processes import ending_at_once
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 with ending_at_once(), ThreadPoolExecutor(2) as pool:
     pool.submit(time.sleep, 60)
     print("there", flush=True)
