@@ -139,7 +139,7 @@ docs: setup ## build the documentation site from docs/ and the docstrings, into 
 	"look: open site/index.html in a browser" \
 	"next: make help    # the other targets"
 
-mutants: setup ## change the code a little, 240 times, and see which changes no test sees; an hour or two
+mutants: setup ## change the code a little, 303 times, and see which changes no test sees; half an hour and more
 	$(ENTER) OMP_NUM_THREADS=1 python tests/mutants.py && \
 	$(TELL) "made: nothing; each line above with an arrow is a change that no test saw" \
 	"look: docs/reliability.md, which has those that are known" \
