@@ -74,7 +74,7 @@ study: setup ## answer the paper's open question: docs/study.md; into results/st
 	python -m equireg choose --first results/$$1 \
 	--experiment $$2 --seeds $$3 --test-images 10000 --images 10000=12000 \
 	--output workflow/presets/$$2.yaml --choices workflow/presets/$$2.json; }; \
-	judge() { python -m equireg verdict --table results/$$1/sweep.parquet \
+	judge() { python -m equireg verdict --experiment results/$$1 --data results/data --threads 2 \
 	--choices workflow/presets/$$1.json $$2 --output results/$$1/verdict.md \
 	--figure results/$$1/figures/verdict.pdf --figure results/$$1/figures/verdict.png; }; \
 	choose study-1 study-2 100-129; run study-2; judge study-2; \

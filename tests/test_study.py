@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
+from torch import Tensor
 
 from equireg.built import network_of
-from equireg.config import experiments, load
+from equireg.config import Configuration, experiments, load
 from equireg.figures.arms import arms_figure
+from equireg.intervals import median_interval
 from equireg.inventory import file_of
 from equireg.jobs.asymmetry import CONFUSED, PAIR, asymmetry, confusions
 from equireg.jobs.choose import choose
@@ -27,6 +29,7 @@ from equireg.jobs.verdict import judge
 from equireg.plan import blocks
 from equireg.randomness import generator
 from equireg.settings import Mode
+from equireg.study.answers import mistakes, runs_of
 from equireg.study.arms import ARMS, FAMILIES
 from equireg.study.asymmetry import best_gamma, wins
 from equireg.study.asymmetry import compare as compare_nominal
@@ -36,10 +39,11 @@ from equireg.study.escape import TEST, TRAINING, by_epoch
 from equireg.study.escape import compare as compare_released
 from equireg.study.escape import verdict as verdict_released
 from equireg.study.toy import TILT, critical, descend, minima, risk
-from equireg.study.verdicts import Comparison, compare, holm, verdict
+from equireg.study.verdicts import Comparison, compare, holm, interval, verdict
 from equireg.sweeps import combinations, path
 from equireg.tables import trajectory_table, write_table
 from equireg.training.function import reference_forward
+from equireg.training.network import Network
 from equireg.weights import save_weights
 
 SEEDS = range(10)
@@ -67,6 +71,18 @@ def rows_of(arm: str, data: str, rate: float, gamma: float | None, accuracies: A
     return pd.DataFrame({**own, **columns}).astype({"gamma": float})
 
 
+def wrong(errors: Any, images: int = 10_000) -> pd.DataFrame:
+    """Which images are wrong, by seed: always the hardest ones."""
+    counts = np.rint(np.asarray(errors) * images)
+    return pd.DataFrame(np.arange(images) < counts[:, None])
+
+
+def mistakes_of(runs: pd.DataFrame, choices: list[Choice]) -> dict[Choice, pd.DataFrame]:
+    """Of each choice, such that the errors are the table's."""
+    errors = {c: 1 - c.runs(runs)[ARMS[c.arm].column("test")] for c in choices}
+    return {choice: wrong(own).set_index(own.index) for choice, own in errors.items()}
+
+
 def table(gain: float, noise: float = 0.001) -> tuple[pd.DataFrame, list[Choice]]:
     """Augmented runs so much better than those in E, on both data sets; and the choices."""
     parts, choices = [], []
@@ -90,7 +106,7 @@ def table(gain: float, noise: float = 0.001) -> tuple[pd.DataFrame, list[Choice]
 )
 def test_the_verdict(gain: float, noise: float, said: str) -> None:
     runs, choices = table(gain, noise)
-    found = compare(runs, choices, FAMILIES["same hypothesis class"])
+    found = compare(mistakes_of(runs, choices), FAMILIES["same hypothesis class"])
     assert [c.cell for c in found] == [(name, 500) for name in DATA]
     assert verdict(found) == said
     assert found[0].error_in_e == pytest.approx(0.1, abs=2 * noise)
@@ -101,12 +117,13 @@ def test_the_verdict(gain: float, noise: float, said: str) -> None:
 def test_one_data_set_is_not_enough() -> None:
     runs, choices = table(0.02)
     other = [c for c in choices if c.data == DATA[0]]
-    (found,) = compare(runs, other, FAMILIES["same hypothesis class"])
+    (found,) = compare(mistakes_of(runs, other), FAMILIES["same hypothesis class"])
     assert found.gains
     assert verdict([found]) == "undecided"
     assert verdict([]) == "undecided"
     runs, choices = table(0.02)
-    few = compare(runs[runs["seed"] < 9], choices, FAMILIES["same hypothesis class"])
+    some = mistakes_of(runs[runs["seed"] < 9], choices)
+    few = compare(some, FAMILIES["same hypothesis class"])
     assert verdict(few) == "undecided"
     assert verdict([found, replace(found, cell=(DATA[1], 500), arm="rising")]) == "undecided"
 
@@ -117,17 +134,45 @@ def test_runs_are_paired_by_seed() -> None:
     shared = runs["seed"].map(dict(enumerate(np.linspace(-0.05, 0.05, len(SEEDS)))))
     runs["test_accuracy"] += shared
     runs["test_projected_accuracy"] += shared
-    found = compare(runs, choices, FAMILIES["same hypothesis class"])
+    found = compare(mistakes_of(runs, choices), FAMILIES["same hypothesis class"])
     assert [c.gain for c in found] == pytest.approx([0.011] * 2)
     # every one of ten gains is above 0: 2 of 1,024 orders of signs; two comparisons, by Holm
     assert [c.p for c in found] == pytest.approx([2 / 1024] * 2)
     assert [c.adjusted for c in found] == pytest.approx([4 / 1024] * 2)
     with pytest.raises(ValueError, match="has other seeds than in E"):
         compare(
-            runs[(runs["mode"] == "augmented") | (runs["seed"] > 0)], choices, [ARMS["augmented"]]
+            mistakes_of(runs[(runs["mode"] == "augmented") | (runs["seed"] > 0)], choices),
+            [ARMS["augmented"]],
         )
+    fewer = {
+        c: rows.iloc[:, int(c.arm == "in E") :] for c, rows in mistakes_of(runs, choices).items()
+    }
+    with pytest.raises(ValueError, match="augmented on mnist has other test images"):
+        compare(fewer, [ARMS["augmented"]])
     with pytest.raises(ValueError, match="has 20 runs of 10 seeds"):
-        compare(pd.concat([runs, runs]), choices, [ARMS["augmented"]])
+        runs_of(choices[0], pd.concat([runs, runs]))
+
+
+def test_intervals_are_over_seeds_and_images() -> None:
+    same = np.zeros((30, 1000), np.float32)
+    same[:, :50] = (
+        1  # every seed gains the same 50 images: another thousand would have more or less
+    )
+    found = interval(same, "test")
+    spread = 1.645 * np.sqrt(0.05 * 0.95 / 1000)  # of a binomial share
+    assert found.median == pytest.approx(0.05)
+    assert (found.low, found.high) == pytest.approx((0.05 - spread, 0.05 + spread), abs=2e-3)
+    gains = generator(0, "test", "gains").integers(-2, 5, size=30).astype(np.float32)
+    alone = interval(np.repeat(gains[:, None], 20, 1), "test")  # all images alike: seeds alone
+    over_seeds = median_interval(gains, "test", level=0.9)
+    assert (alone.low, alone.high) == pytest.approx((over_seeds.low, over_seeds.high), abs=0.51)
+    assert alone.low < alone.median < alone.high
+    # sure of every seed, and yet no more than chance by a hundred images: no "no"
+    _, choices = table(0.008, 0.0)
+    for images, said in ((100_000, "no"), (500, "undecided")):
+        errors = {"in E": 0.1, "augmented": 0.092}
+        many = {c: wrong([errors[c.arm]] * 10, images) for c in choices}
+        assert verdict(compare(many, [ARMS["augmented"]])) == said
 
 
 def test_holm_never_falls_below_a_smaller_one() -> None:
@@ -189,28 +234,74 @@ def test_the_second_stage_is_a_preset(tmp_path: Path) -> None:
 
 
 def test_the_verdict_is_written_and_drawn(tmp_path: Path) -> None:
-    runs, choices = table(0.02)
-    file, chosen = tmp_path / "sweep.parquet", tmp_path / "choices.json"
-    write_table(file, pa.Table.from_pandas(runs, preserve_index=False), {"source": {"sweep": "x"}})
-    chosen.write_text(pd.Series({"choices": [vars(c) for c in choices]}).to_json())
+    """From weights that are stored; the table is what another implementation makes of them."""
+    folder = tmp_path / "study-2"
+    products = [
+        {
+            "data.name": [data],
+            "data.train_images": [20],
+            "training.learning_rate": [0.01],
+            "training.gamma_schedule": ["constant"],
+            "training.perturbation": [0.01],
+            "grid.modes": [[mode]],
+            "grid.gammas": [[0.0]],
+        }
+        for data in DATA
+        for mode in ("equivariant", "augmented")
+    ]
+    chosen = {"experiment": "study-2", "sweep": products, "grid": {"seeds": 10}}
+    rows = []
+    for one, here, images, labels, network in stored(folder, chosen):
+        (block,) = blocks(one.grid)
+        draws = drawn(network, block.seeds, [one.data.name, block.mode])
+        file = file_of(here, block, "safetensors")
+        file.parent.mkdir(parents=True)
+        save_weights(file, block.seeds, draws, {})
+        inside = {
+            n: space.project(draws[n].double()).float() for n, space in network.spaces.items()
+        }
+        turns = [torch.rot90(images, k, (-2, -1)) for k in range(4)]
+        outputs = {
+            "": reference_forward(network, draws)(images),
+            "_projected": reference_forward(network, inside)(images),
+            "_averaged": sum(reference_forward(network, draws)(x) for x in turns),
+        }
+        rights = {f: (o.argmax(-1) == labels).double().mean(1) for f, o in outputs.items()}
+        arm = "in E" if block.mode == "equivariant" else "augmented"
+        own = rows_of(arm, str(one.data.name), 0.01, block.gamma, np.zeros(10))
+        own = own.assign(**{"data.train_images": 20, "grid.modes": block.mode})
+        rows.append(own.assign(**{f"test{f}_accuracy": r.numpy() for f, r in rights.items()}))
+    runs = pd.concat(rows)
+    write_table(folder / "sweep.parquet", pa.Table.from_pandas(runs, preserve_index=False), {})
+    choices = [
+        Choice(data, 20, arm, 0.01, None if arm == "in E" else 0.0, 0.9)
+        for data in DATA
+        for arm in ("in E", "augmented", "augmented, averaged")
+    ]
+    told = tmp_path / "choices.json"
+    told.write_text(pd.Series({"choices": [vars(c) for c in choices]}).to_json())
     outputs = [tmp_path / name for name in ("verdict.md", "verdict.png")]
-    judge(file, chosen, outputs[0], outputs[1:])
+    judge(folder, told, tmp_path, outputs[0], outputs[1:])
     text = outputs[0].read_text()
-    assert "- **same hypothesis class: yes**" in text
-    assert "- **same symmetry of the function: undecided**" in text
-    line = next(
-        line for line in text.splitlines() if line.startswith("| mnist | 500 | augmented |")
-    )
-    assert line.endswith("| better |")
-    judge(file, chosen, outputs[0], outputs[1:], gate=0.05)
+    assert "- **same hypothesis class: " in text
+    by_arm = compare(mistakes(folder, tmp_path, runs, choices), [ARMS["augmented, averaged"]])
+    for one in by_arm:
+        own = runs[(runs["data.name"] == one.cell[0]) & (runs["mode"] == "augmented")]
+        assert one.error == pytest.approx(1 - own["test_averaged_accuracy"].median())
+    line = next(line for line in text.splitlines() if line.startswith("| mnist | 20 | augmented |"))
+    mine = runs[(runs["data.name"] == "mnist") & (runs["mode"] == "augmented")]
+    assert f"| {100 * (1 - mine['test_projected_accuracy'].median()):.2f} |" in line
+    judge(folder, told, tmp_path, outputs[0], outputs[1:], gate=0.05)
     assert "**No verdict**: networks in E err on 10.00 % on mnist, 10.00 % on fash" in (
         outputs[0].read_text()
     )
-    judge(file, chosen, outputs[0], outputs[1:], gate=0.1 + 1e-9)
+    judge(folder, told, tmp_path, outputs[0], outputs[1:], gate=0.1 + 1e-9)
     before = [output.read_bytes() for output in outputs]
-    judge(file, chosen, outputs[0], outputs[1:])
+    judge(folder, told, tmp_path, outputs[0], outputs[1:])
     assert [output.read_bytes() for output in outputs] == before
-    assert pq.read_schema(file)
+    other = runs.assign(test_accuracy=runs["test_accuracy"] + 0.01)
+    with pytest.raises(ValueError, match="in E on mnist, 20 images, has other errors by its weigh"):
+        mistakes(folder, tmp_path, other, choices)
 
 
 def test_the_figure_shows_every_comparison() -> None:
@@ -361,34 +452,53 @@ def test_the_gamma_is_chosen_on_validation_images() -> None:
         best_gamma(half.assign(validation_accuracy=None))
 
 
-def test_confusions_are_counted_and_all_is_written(tmp_path: Path) -> None:
-    folder = tmp_path / "study-asymmetry"
+def stored(
+    folder: Path, chosen: dict[str, Any]
+) -> Iterator[tuple[Configuration, Path, Tensor, Tensor, Network]]:
+    """Of each experiment of a sweep of small networks: folder, test images, labels, network.
+
+    The configuration is written, and beside its folder the data sets.
+    """
     folder.mkdir()
-    chosen = {
-        "experiment": "study-asymmetry",
-        "sweep": {"data.name": list(PARTS)},
+    small = {
         "data": {"validation": 5},
         "network": {"image_size": 12, "channels": [4, 4]},
         "training": {"batch_size": 5},
-        "grid": {"modes": ["equivariant", "augmented", "nominal"], "gammas": [0], "seeds": 10},
     }
-    (folder / "configuration.yaml").write_text(yaml.safe_dump(chosen))
+    (folder / "configuration.yaml").write_text(yaml.safe_dump({**small, **chosen}))
     random = generator(0, "test", "images")
     labels = torch.arange(60, dtype=torch.uint8) % 10
     pixels = torch.from_numpy(random.integers(256, size=(60, 1, 12, 12), dtype=np.uint8))
     arrays = {"images": pixels, "labels": labels}
     tensors = {f"{s}_{n}": t.clone() for s in ("train", "test") for n, t in arrays.items()}
     configuration = load([folder / "configuration.yaml"])
-    rows = []
     for one, at in zip(experiments(configuration), combinations(configuration.sweep), strict=True):
-        save_file(tensors, tmp_path / f"{one.data.name}.safetensors")
+        save_file(tensors, folder.parent / f"{one.data.name}.safetensors")
         network = network_of(one.network)
-        here = folder / path(at)
+        assert isinstance(network, Network)
+        yield one, folder / path(at), pixels, labels, network
+
+
+def drawn(network: Network, seeds: Sequence[int], role: list[str]) -> dict[str, Tensor]:
+    """Weights of these runs."""
+    random = generator(0, "test", *role)
+    return {
+        name: torch.from_numpy(random.normal(size=(len(seeds), *space.shape))).float()
+        for name, space in network.spaces.items()
+    }
+
+
+def test_confusions_are_counted_and_all_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "study-asymmetry"
+    chosen = {
+        "experiment": "study-asymmetry",
+        "sweep": {"data.name": list(PARTS)},
+        "grid": {"modes": ["equivariant", "augmented", "nominal"], "gammas": [0], "seeds": 10},
+    }
+    rows = []
+    for one, here, pixels, labels, network in stored(folder, chosen):
         for block in blocks(one.grid):
-            draws = {
-                name: torch.from_numpy(random.normal(size=(len(block.seeds), *space.shape))).float()
-                for name, space in network.spaces.items()
-            }
+            draws = drawn(network, block.seeds, [one.data.name, block.mode])
             file = file_of(here, block, "safetensors")
             file.parent.mkdir(parents=True)
             save_weights(file, block.seeds, draws, {})

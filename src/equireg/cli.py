@@ -367,8 +367,10 @@ def choose(
 @app.command()
 def verdict(
     *,
-    table: Annotated[Path, typer.Option(help="Table over the sweep of the second stage.")],
+    experiment: Annotated[Path, typer.Option(help="Folder of the second stage's sweep.")],
     choices: Annotated[Path, typer.Option(help="JSON that choose wrote.")],
+    data: Annotated[Path, typer.Option(help="Folder of the data sets' files.")],
+    threads: Threads = 1,
     gate: Annotated[
         float | None,
         typer.Option(help="Error on validation images that networks in E are to reach."),
@@ -379,7 +381,7 @@ def verdict(
     """Judge the study's second stage by the rule that was fixed before it ran."""
     from equireg.jobs.verdict import judge
 
-    judge(table, choices, output, figure, gate)
+    judge(experiment, choices, data, output, figure, gate, threads)
 
 
 @app.command()

@@ -6,32 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from equireg import binding
 from equireg.binding import with_source, write_document
-from equireg.built import network_of
-from equireg.config import Configuration, experiments, load
-from equireg.dataset import load_dataset
+from equireg.config import Configuration
 from equireg.digest import job_digest
 from equireg.figures.asymmetry import asymmetry_figure
 from equireg.figures.style import check_outputs, save, styled
 from equireg.intervals import median_interval, spell_interval
-from equireg.inventory import file_of
 from equireg.markdown import rows_of
-from equireg.plan import blocks
-from equireg.settings import JobSettings, SelectionSettings, part
+from equireg.study.answers import answers, each_experiment
 from equireg.study.asymmetry import BEST, DATA, arms, compare, share_of, wins
 from equireg.study.verdicts import LEVEL, SIGNIFICANT, Comparison
-from equireg.sweeps import combinations, path
 from equireg.tables import open_parquet
-from equireg.training.function import forward_of
-from equireg.weights import load_weights
 
 PAIR = (6, 9)  # the classes that a half turn takes for each other
 CONFUSED = "confused"
 NEEDED = [DATA, "mode", "gamma", "seed", "test_accuracy", "validation_accuracy"]
-AT_ONCE = 500  # images
 
 
 def asymmetry(experiment: Path, data: Path, output: Path, figures: list[Path]) -> None:
@@ -45,9 +36,8 @@ def asymmetry(experiment: Path, data: Path, output: Path, figures: list[Path]) -
     made = with_source(binding.read(table), "asymmetry", job_digest("asymmetry"))
     with open_parquet(table, NEEDED) as file:
         runs: pd.DataFrame = file.read(columns=NEEDED).to_pandas()
-    configuration = load([experiment / "configuration.yaml"])
-    every = zip(experiments(configuration), combinations(configuration.sweep), strict=True)
-    found = pd.concat(confusions(one, experiment / path(at), data) for one, at in every)
+    every = each_experiment(experiment)
+    found = pd.concat(confusions(one, folder, data) for one, _, folder in every)
     keys = NEEDED[:4]
     # gammas of networks in E are null, which merge takes for equal
     runs = runs.astype({"mode": str}).merge(found, on=keys, how="left", validate="one_to_one")
@@ -63,19 +53,9 @@ def asymmetry(experiment: Path, data: Path, output: Path, figures: list[Path]) -
 
 def confusions(one: Configuration, folder: Path, data: Path) -> pd.DataFrame:
     """Of each run: the share of test images of one class of the pair that are given the other."""
-    selection = part(SelectionSettings, one.data)
-    dataset = load_dataset(data / f"{one.data.name}.safetensors", one.network, selection)
-    here = (dataset.test_labels == PAIR[0]) | (dataset.test_labels == PAIR[1])
-    images, labels = dataset.test_images[here], dataset.test_labels[here].long()
-    others = sum(PAIR) - labels
-    network = network_of(one.network)
     rows = []
-    for block in blocks(one.grid):
-        file = file_of(folder, block, "safetensors")
-        held, _ = load_weights(file, block.seeds, {**network.spaces, **network.buffers})
-        forward = forward_of(network, held, images, JobSettings())
-        predicted = torch.cat([forward(some).argmax(-1) for some in images.split(AT_ONCE)], 1)
-        shares = (predicted == others).double().mean(1)
+    for _, (block, named, labels) in answers(one, folder, data, ["trained"], PAIR):
+        shares = (named == sum(PAIR) - labels).double().mean(1)
         own = {DATA: one.data.name, "mode": block.mode, "gamma": block.gamma}
         rows.append(pd.DataFrame({**own, "seed": block.seeds, CONFUSED: shares.numpy()}))
     return pd.concat(rows).astype({"gamma": float})

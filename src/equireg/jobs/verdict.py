@@ -15,6 +15,7 @@ from equireg.figures.style import check_outputs, save, styled
 from equireg.files import parse_json
 from equireg.markdown import rows_of
 from equireg.study import verdicts
+from equireg.study.answers import mistakes
 from equireg.study.arms import FAMILIES, REFERENCE
 from equireg.study.choosing import Choice
 from equireg.study.verdicts import (
@@ -31,20 +32,28 @@ from equireg.tables import open_parquet
 
 
 def judge(
-    table: Path, choices: Path, output: Path, figures: list[Path], gate: float | None = None
+    experiment: Path,
+    choices: Path,
+    data: Path,
+    output: Path,
+    figures: list[Path],
+    gate: float | None = None,
+    threads: int = 1,
 ) -> None:
     """Write the verdicts on both families, with every comparison, and the figure of them.
 
-    table: over the sweep of the second stage; choices: what ``choose`` wrote; gate: the error on
-    validation images that networks in E are to reach in every cell, or there is no verdict. Raises
-    ValueError where table and choices do not belong together.
+    experiment: folder of the second stage's sweep; choices: what ``choose`` wrote; data: the folder
+    of the data sets; gate: the error on validation images that networks in E are to reach in every
+    cell, or there is no verdict. Raises ValueError where these do not belong together.
     """
     check_outputs(figures)
+    table = experiment / "sweep.parquet"
     made = with_source(binding.read(table), "verdict", job_digest("verdict"))
     chosen = [Choice(**entry) for entry in parse_json(choices.read_bytes())["choices"]]
     with open_parquet(table, ["mode", "gamma", "seed"]) as file:
         runs: pd.DataFrame = file.read().to_pandas().astype({"mode": str})
-    found = {name: compare(runs, chosen, arms) for name, arms in FAMILIES.items()}
+    wrong = mistakes(experiment, data, runs, chosen, threads)
+    found = {name: compare(wrong, arms) for name, arms in FAMILIES.items()}
     inside = [choice for choice in chosen if choice.arm == REFERENCE.name]
     closed = [c for c in inside if gate is not None and 1 - c.accuracy > gate]
     write_document(output, text(found, gate, closed), made)
@@ -75,8 +84,9 @@ def text(
         f"adjusted p below {verdicts.SIGNIFICANT:g}. No: every {100 * LEVEL:g} % interval lies "
         f"below the margin. Undecided: anything else, or fewer than {LEAST_SEEDS} seeds. "
         "Gains are paired by seed; in brackets their "
-        f"{100 * LEVEL:g} % bootstrap intervals over seeds; p by Wilcoxon's signed ranks, adjusted "
-        "by Holm over the family. All in points of error on test images.",
+        f"{100 * LEVEL:g} % bootstrap intervals, seeds and images drawn anew; p by Wilcoxon's "
+        "signed ranks over seeds, adjusted by Holm over the family. All in points of error on test "
+        "images.",
         "",
     ]
     for name, comparisons in found.items():

@@ -2,9 +2,10 @@
 
 A gain is how much lower the test error is than that of the network in E with the same seed: the
 same initial weights, the same training images. Per cell and arm: its median over seeds with the
-90 % bootstrap interval, and the signed-rank test of Wilcoxon, two-sided, whose p-values are
-adjusted by Holm over all cells and arms of a family. The margin of a cell is what counts as a
-gain: 0.2 points of error, or a tenth of the median error in E, whichever is more.
+90 % bootstrap interval, for which seeds and test images are drawn anew, and the signed-rank test of
+Wilcoxon over seeds, two-sided, whose p-values are adjusted by Holm over all cells and arms of a
+family. The margin of a cell is what counts as a gain: 0.2 points of error, or a tenth of the median
+error in E, whichever is more.
 
 - yes: one arm has, in two data sets or more, an adjusted p below 0.05 and a median gain of at least
   the margin;
@@ -14,15 +15,16 @@ gain: 0.2 points of error, or a tenth of the median error in E, whichever is mor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from scipy.stats import wilcoxon
 
-from equireg.intervals import median_interval
-from equireg.study.arms import ARMS, REFERENCE, Arm
+from equireg.intervals import RESAMPLES, Interval, median_interval
+from equireg.randomness import generator
+from equireg.study.arms import REFERENCE, Arm
 from equireg.study.choosing import Choice
 
 POINTS = 0.002  # of error
@@ -31,6 +33,10 @@ SIGNIFICANT = 0.05
 LEVEL = 0.9
 DATA_SETS = 2  # in which an arm has to gain
 LEAST_SEEDS = 10  # of fewer, intervals and ranks say little
+AT_ONCE = 101  # draws of images; bounds the memory
+
+# Of each choice, which test images its runs get wrong: a row per seed, a column per image.
+Mistakes = Mapping[Choice, pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -60,30 +66,55 @@ class Comparison:
         return self.adjusted < SIGNIFICANT and self.gain <= -self.margin
 
 
-def compare(
-    table: pd.DataFrame, choices: Sequence[Choice], arms: Sequence[Arm]
-) -> list[Comparison]:
+def compare(mistakes: Mistakes, arms: Sequence[Arm]) -> list[Comparison]:
     """Every arm of a family against networks in E, in every cell that has both.
 
-    table: over a sweep that trained the choices. Raises ValueError where a choice was not trained,
-    or with other seeds than the networks in E.
+    Raises ValueError where an arm has other seeds or images than the networks in E.
     """
     found = []
-    for place in dict.fromkeys((choice.data, choice.images) for choice in choices):
-        chosen = [choice for choice in choices if (choice.data, choice.images) == place]
-        inside = errors(next(c for c in chosen if c.arm == REFERENCE.name), table)
-        margin = max(POINTS, SHARE * float(inside.median()))
-        for choice in (c for arm in arms for c in chosen if c.arm == arm.name):
-            own = errors(choice, table)
-            found.append(paired(place, choice.arm, own, inside, margin))
+    for place in dict.fromkeys((choice.data, choice.images) for choice in mistakes):
+        here = {c.arm: wrong for c, wrong in mistakes.items() if (c.data, c.images) == place}
+        inside = here[REFERENCE.name]
+        margin = max(POINTS, SHARE * float(inside.mean(axis=1).median()))
+        for name in (arm.name for arm in arms if arm.name in here):
+            own = here[name]
+            one = paired(place, name, own.mean(axis=1), inside.mean(axis=1), margin)
+            if list(own.columns) != list(inside.columns):
+                raise ValueError(f"{name} on {place[0]} has other test images; accepted: the same")
+            differences = inside.to_numpy(np.float32) - own.loc[inside.index].to_numpy(np.float32)
+            of_both = interval(differences, "verdict", name, *map(str, place))
+            found.append(replace(one, low=of_both.low, high=of_both.high))
     adjusted = holm([comparison.p for comparison in found])
     return [replace(c, adjusted=p) for c, p in zip(found, adjusted, strict=True)]
+
+
+def interval(differences: np.ndarray, *role: str) -> Interval:
+    """Of the median over seeds of the mean over images, by a bootstrap that draws both anew.
+
+    differences: (seeds, images). For means, to draw rows and columns each by itself is on the
+    safe side: Owen, The pigeonhole bootstrap (2007).
+    """
+    random = generator(0, "bootstrap", *role)
+    seeds, images = differences.shape
+    medians = []
+    for _ in range(RESAMPLES // AT_ONCE):
+        drawn = random.integers(images, size=(AT_ONCE, images))
+        drawn += images * np.arange(AT_ONCE)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        means = weights.astype(np.float32) @ differences.T / images  # sums of integers: exact
+        rows = random.integers(seeds, size=(AT_ONCE, seeds))
+        medians.append(np.median(np.take_along_axis(means, rows, 1), 1))
+    low, high = np.quantile(np.concatenate(medians), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    middle = float(np.median(differences.mean(1, dtype=float)))
+    return Interval(middle, float(low), float(high))
 
 
 def paired(
     cell: tuple[str, int], arm: str, own: pd.Series, inside: pd.Series, margin: float
 ) -> Comparison:
-    """An arm against networks in E, both by seed; its p-value is not adjusted yet.
+    """Errors of an arm against those in E, both by seed; the p-value is not adjusted yet.
+
+    The interval is over seeds alone.
 
     Raises ValueError for other seeds than those of the networks in E.
     """
@@ -98,17 +129,6 @@ def paired(
     both = float(own.median()), float(inside.median())
     gain = gained.median, gained.low, gained.high
     return Comparison(cell, arm, len(gains), *both, *gain, margin, p, p)
-
-
-def errors(choice: Choice, table: pd.DataFrame) -> pd.Series:
-    """The share of wrong test images by seed."""
-    runs = choice.runs(table)
-    if runs.empty or runs.index.has_duplicates:
-        raise ValueError(
-            f"{choice.arm} on {choice.data}, {choice.images} images, has {len(runs)} runs of "
-            f"{runs.index.nunique()} seeds; accepted: one of each"
-        )
-    return 1 - runs[ARMS[choice.arm].column("test")]
 
 
 def holm(values: Sequence[float]) -> list[float]:
