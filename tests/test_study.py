@@ -261,12 +261,12 @@ def test_the_verdict_is_written_and_drawn(tmp_path: Path) -> None:
             n: space.project(draws[n].double()).float() for n, space in network.spaces.items()
         }
         turns = [torch.rot90(images, k, (-2, -1)) for k in range(4)]
-        outputs = {
+        by_form = {
             "": reference_forward(network, draws)(images),
             "_projected": reference_forward(network, inside)(images),
-            "_averaged": sum(reference_forward(network, draws)(x) for x in turns),
+            "_averaged": torch.stack([reference_forward(network, draws)(x) for x in turns]).mean(0),
         }
-        rights = {f: (o.argmax(-1) == labels).double().mean(1) for f, o in outputs.items()}
+        rights = {f: (o.argmax(-1) == labels).double().mean(1) for f, o in by_form.items()}
         arm = "in E" if block.mode == "equivariant" else "augmented"
         own = rows_of(arm, str(one.data.name), 0.01, block.gamma, np.zeros(10))
         own = own.assign(**{"data.train_images": 20, "grid.modes": block.mode})
@@ -285,9 +285,9 @@ def test_the_verdict_is_written_and_drawn(tmp_path: Path) -> None:
     text = outputs[0].read_text()
     assert "- **same hypothesis class: " in text
     by_arm = compare(mistakes(folder, tmp_path, runs, choices), [ARMS["augmented, averaged"]])
-    for one in by_arm:
-        own = runs[(runs["data.name"] == one.cell[0]) & (runs["mode"] == "augmented")]
-        assert one.error == pytest.approx(1 - own["test_averaged_accuracy"].median())
+    for found in by_arm:
+        own = runs[(runs["data.name"] == found.cell[0]) & (runs["mode"] == "augmented")]
+        assert found.error == pytest.approx(1 - own["test_averaged_accuracy"].median())
     line = next(line for line in text.splitlines() if line.startswith("| mnist | 20 | augmented |"))
     mine = runs[(runs["data.name"] == "mnist") & (runs["mode"] == "augmented")]
     assert f"| {100 * (1 - mine['test_projected_accuracy'].median()):.2f} |" in line
