@@ -109,6 +109,17 @@ def test_a_sum_of_products_with_grids_of_their_own(
         chosen(PARTS, jobs={"stack_gammas": True})
 
 
+@pytest.mark.parametrize("seeds", [1, [7], "0-2", [3, 5]])
+def test_a_written_configuration_has_the_same_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: Any
+) -> None:
+    """Seed 7 alone is not seven seeds."""
+    monkeypatch.chdir(tmp_path)
+    made = load([], {"grid": {"seeds": seeds}})
+    Path("again.yaml").write_text(configuration_text(made))
+    assert load(["again.yaml"]) == made
+
+
 def test_without_a_sweep_nothing_changes() -> None:
     plain = load([])
     assert experiments(plain) == [plain]

@@ -198,6 +198,9 @@ def configuration_text(configuration: Configuration) -> str:
     del values["overwrite"]
     if not configuration.sweep:
         del values["sweep"]
+    seeds = configuration.grid.seeds
+    if seeds.isdigit():  # one alone: as a number it would be read as how many there are
+        values["grid"]["seeds"] = [int(seeds)]
     file = f"results/{configuration.experiment}/configuration.yaml"
     return (
         f"# What made this folder. To go on with it: snakemake --configfile {file} --cores all\n"
