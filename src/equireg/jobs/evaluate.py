@@ -34,6 +34,7 @@ from equireg.tables import (
     write_table,
 )
 from equireg.training.function import Forward, Tally, forward_of, turned_outputs
+from equireg.training.projected import IMAGES, projected
 from equireg.training.step import Trainable
 from equireg.weights import Shaped, load_weights
 
@@ -68,7 +69,7 @@ def evaluate(
     every = [Block.of(file, twins, network, chosen) for file in blocks]
     if len({(block.mode, block.gamma, block.file.parent) for block in every}) > 1:
         raise ValueError(f"block is {', '.join(map(str, blocks))}; accepted: of one mode and gamma")
-    measures = Measures(network, every, jobs)
+    measures = Measures(network, every, dataset.train_images[:IMAGES].to(device), jobs)
     for name, images, labels in parts(dataset, device):
         measures.take(name, images, labels)
     for i, block in enumerate(every):
@@ -155,12 +156,18 @@ def parts(dataset: Dataset, device: str) -> Iterator[tuple[str, Tensor, Tensor]]
 class Measures:
     """Tallies of the blocks' runs, by part of the data set and form; and of ensembles of them.
 
-    Forms: ``trained``; ``projected``, with the weights' part in E alone; ``averaged``, the mean of
-    the outputs over all turns of an image. The last two are invariant.
+    Forms: ``trained``; ``projected``, with the weights' part in E alone, and buffers that training
+    images are gone through for; ``averaged``, the mean of the outputs over all turns of an image.
+    The last two are invariant.
     """
 
-    def __init__(self, network: Trainable, blocks: Sequence[Block], jobs: JobSettings) -> None:
+    def __init__(
+        self, network: Trainable, blocks: Sequence[Block], images: Tensor, jobs: JobSettings
+    ) -> None:
         self.network, self.blocks, self.jobs = network, blocks, jobs
+        names = (*network.spaces, *network.buffers)
+        trained = [{name: block.held[name] for name in names} for block in blocks]
+        self.weights = [(held, projected(network, held, images)) for held in trained]
         self.tallies: list[dict[tuple[str, str], Tally]] = [{} for _ in blocks]
         self.seeds = [seed for block in blocks for seed in block.seeds]
         sizes = {*(n for n in MEMBERS if n < len(self.seeds)), len(self.seeds)}
@@ -168,7 +175,10 @@ class Measures:
 
     def take(self, part: str, images: Tensor, labels: Tensor) -> None:
         """Test all runs on a part of the data set; on ``test`` ensembles, too."""
-        forms = [(self._forward(b, images), self._forward(b, images, True)) for b in self.blocks]
+        forms = [
+            (self._forward(trained, images), self._forward(inside, images))
+            for trained, inside in self.weights
+        ]
         for tallies in self.tallies:
             for form in ("trained", "projected", "averaged"):
                 tallies[part, form] = Tally(self.network)
@@ -176,20 +186,16 @@ class Measures:
             images.split(IMAGES_AT_ONCE), labels.split(IMAGES_AT_ONCE), strict=True
         ):
             members = []
-            for (forward, projected), tallies in zip(forms, self.tallies, strict=True):
+            for (forward, inside), tallies in zip(forms, self.tallies, strict=True):
                 outputs = turned_outputs(self.network, forward, some)
                 tallies[part, "trained"].add(outputs, truth)
                 tallies[part, "averaged"].add(outputs.mean(0, keepdim=True), truth)
-                tallies[part, "projected"].add(projected(some).unsqueeze(0), truth)
+                tallies[part, "projected"].add(inside(some).unsqueeze(0), truth)
                 members.append(outputs)
             if part == "test":
                 self._join(torch.cat(members, 1), truth)
 
-    def _forward(self, block: Block, images: Tensor, project: bool = False) -> Forward:
-        spaces = self.network.spaces
-        held = {name: block.held[name] for name in (*spaces, *self.network.buffers)}
-        if project:
-            held |= {n: space.project(held[n].double()).float() for n, space in spaces.items()}
+    def _forward(self, held: Mapping[str, Tensor], images: Tensor) -> Forward:
         moved = {name: weight.to(images.device) for name, weight in held.items()}
         return forward_of(self.network, moved, images, self.jobs)
 

@@ -20,6 +20,7 @@ from equireg.study.arms import ARMS, Form
 from equireg.study.choosing import Choice
 from equireg.sweeps import Combination, cell, combinations, path
 from equireg.training.function import forward_of, turned_outputs
+from equireg.training.projected import projected
 from equireg.weights import load_weights
 
 AT_ONCE = 500  # images; bounds the memory
@@ -66,12 +67,8 @@ def answers(
         file = file_of(folder, block, "safetensors")
         held, _ = load_weights(file, block.seeds, {**network.spaces, **network.buffers})
         for form in forms:
-            weights = dict(held)
-            if form == "projected":
-                weights |= {
-                    name: space.project(held[name].double()).float()
-                    for name, space in network.spaces.items()
-                }
+            inside = form == "projected"
+            weights = projected(network, held, dataset.train_images) if inside else held
             forward = forward_of(network, weights, images, jobs)
             named = [
                 (

@@ -17,7 +17,7 @@ RATE = "training.learning_rate"
 # The keys that an arm is told by, besides mode and gamma.
 SCHEDULE, PERTURBATION = "training.gamma_schedule", "training.perturbation"
 NEAR, FREE = 0.01, 1.0  # of a layer's initial weights: beside E, and as if there were no symmetry
-RAMP = 1.0  # the gamma of the rising and the falling schedule
+RAMPS = (1.0, 10.0)  # gammas of the rising and the falling schedule
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Arm:
 _EVERY = (
     Arm("in E", "equivariant", "trained"),
     Arm("augmented", "augmented", "projected"),
-    Arm("penalized", "augmented", "projected", (0.01, 0.1, 1.0)),
-    Arm("rising", "augmented", "projected", (RAMP,), "rising"),
-    Arm("falling", "augmented", "projected", (RAMP,), "falling"),
+    Arm("penalized", "augmented", "projected", (0.01, 0.1, 1.0, 10.0)),
+    Arm("rising", "augmented", "projected", RAMPS, "rising"),
+    Arm("falling", "augmented", "projected", RAMPS, "falling"),
     Arm("nominal, averaged", "nominal", "averaged", (0.0, 0.1)),
-    Arm("augmented, averaged", "augmented", "averaged", (0.0, 0.01, 0.1, 1.0)),
+    Arm("augmented, averaged", "augmented", "averaged", (0.0, 0.01, 0.1, 1.0, 10.0)),
     Arm("unconstrained, averaged", "augmented", "averaged", (0.0,), perturbation=FREE),
 )
 ARMS = {arm.name: arm for arm in _EVERY}
