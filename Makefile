@@ -77,7 +77,7 @@ study: setup ## answer the paper's open question: docs/study.md; into results/st
 	judge() { python -m equireg verdict --experiment results/$$1 --data results/data --threads 2 \
 	--choices workflow/presets/$$1.json $$2 --output results/$$1/verdict.md \
 	--figure results/$$1/figures/verdict.pdf --figure results/$$1/figures/verdict.png; }; \
-	choose study-1 study-2 100-129; run study-2; judge study-2; \
+	choose study-1 study-2 100-119; run study-2; judge study-2; \
 	choose study-confirm-1 study-confirm-2 100-109; \
 	run study-confirm-2; judge study-confirm-2 --gate=0.04; run study-escape; \
 	at='$(RELEASED)'; python -m equireg critical --mode augmented --seeds 200-204 --threads 2 \
