@@ -15,6 +15,7 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
+from scipy.stats import wilcoxon
 from torch import Tensor
 
 from equireg.built import network_of
@@ -39,7 +40,7 @@ from equireg.study.escape import TEST, TRAINING, by_epoch
 from equireg.study.escape import compare as compare_released
 from equireg.study.escape import verdict as verdict_released
 from equireg.study.toy import TILT, critical, descend, minima, risk
-from equireg.study.verdicts import Comparison, compare, holm, interval, verdict
+from equireg.study.verdicts import Comparison, compare, holm, interval, paired, verdict
 from equireg.sweeps import combinations, path
 from equireg.tables import trajectory_table, write_table
 from equireg.training.function import reference_forward
@@ -162,10 +163,10 @@ def test_intervals_are_over_seeds_and_images() -> None:
     spread = 1.645 * np.sqrt(0.05 * 0.95 / 1000)  # of a binomial share
     assert found.median == pytest.approx(0.05)
     assert (found.low, found.high) == pytest.approx((0.05 - spread, 0.05 + spread), abs=2e-3)
-    gains = generator(0, "test", "gains").integers(-2, 5, size=30).astype(np.float32)
+    gains = generator(0, "test", "gains").normal(size=101).astype(np.float32)
     alone = interval(np.repeat(gains[:, None], 20, 1), "test")  # all images alike: seeds alone
     over_seeds = median_interval(gains, "test", level=0.9)
-    assert (alone.low, alone.high) == pytest.approx((over_seeds.low, over_seeds.high), abs=0.51)
+    assert (alone.low, alone.high) == pytest.approx((over_seeds.low, over_seeds.high), abs=0.02)
     assert alone.low < alone.median < alone.high
     # sure of every seed, and yet no more than chance by a hundred images: no "no"
     _, choices = table(0.008, 0.0)
@@ -300,8 +301,10 @@ def test_the_verdict_is_written_and_drawn(tmp_path: Path) -> None:
     judge(folder, told, tmp_path, outputs[0], outputs[1:])
     assert [output.read_bytes() for output in outputs] == before
     other = runs.assign(test_accuracy=runs["test_accuracy"] + 0.01)
-    with pytest.raises(ValueError, match="in E on mnist, 20 images, has other errors by its weigh"):
-        mistakes(folder, tmp_path, other, choices)
+    fewer = runs[runs["seed"] < 4]  # a table of before, or of other seeds
+    for table_of_others in (other, fewer):
+        with pytest.raises(ValueError, match="in E on mnist, 20 images, has other seeds or errors"):
+            mistakes(folder, tmp_path, table_of_others, choices)
 
 
 def test_the_figure_shows_every_comparison() -> None:

@@ -34,7 +34,7 @@ from equireg.tables import (
     write_table,
 )
 from equireg.training.function import Forward, Tally, forward_of, turned_outputs
-from equireg.training.projected import IMAGES, projected
+from equireg.training.projected import projected
 from equireg.training.step import Trainable
 from equireg.weights import Shaped, load_weights
 
@@ -69,7 +69,8 @@ def evaluate(
     every = [Block.of(file, twins, network, chosen) for file in blocks]
     if len({(block.mode, block.gamma, block.file.parent) for block in every}) > 1:
         raise ValueError(f"block is {', '.join(map(str, blocks))}; accepted: of one mode and gamma")
-    measures = Measures(network, every, dataset.train_images[:IMAGES].to(device), jobs)
+    images = dataset.train_images.to(device)
+    measures = Measures(network, every, images, selection.train_images, jobs)
     for name, images, labels in parts(dataset, device):
         measures.take(name, images, labels)
     for i, block in enumerate(every):
@@ -156,18 +157,26 @@ def parts(dataset: Dataset, device: str) -> Iterator[tuple[str, Tensor, Tensor]]
 class Measures:
     """Tallies of the blocks' runs, by part of the data set and form; and of ensembles of them.
 
-    Forms: ``trained``; ``projected``, with the weights' part in E alone, and buffers that training
-    images are gone through for; ``averaged``, the mean of the outputs over all turns of an image.
-    The last two are invariant.
+    Forms: ``trained``; ``projected``, with the weights' part in E alone, and statistics of batches
+    that fit them; ``averaged``, the mean of the outputs over all turns of an image. The last two
+    are invariant. images: of training, of which each run has ``count``.
     """
 
     def __init__(
-        self, network: Trainable, blocks: Sequence[Block], images: Tensor, jobs: JobSettings
+        self,
+        network: Trainable,
+        blocks: Sequence[Block],
+        images: Tensor,
+        count: int | None,
+        jobs: JobSettings,
     ) -> None:
         self.network, self.blocks, self.jobs = network, blocks, jobs
         names = (*network.spaces, *network.buffers)
         trained = [{name: block.held[name] for name in names} for block in blocks]
-        self.weights = [(held, projected(network, held, images)) for held in trained]
+        self.weights = [
+            (held, projected(network, held, block.seeds, images, count))
+            for held, block in zip(trained, blocks, strict=True)
+        ]
         self.tallies: list[dict[tuple[str, str], Tally]] = [{} for _ in blocks]
         self.seeds = [seed for block in blocks for seed in block.seeds]
         sizes = {*(n for n in MEMBERS if n < len(self.seeds)), len(self.seeds)}

@@ -123,7 +123,8 @@ def paired(
             f"{arm} on {cell[0]}, {cell[1]} images, has other seeds than {REFERENCE.name}; "
             "accepted: the same, so that runs are paired"
         )
-    gains = (inside - own.loc[inside.index]).to_numpy()
+    # Rounded to much less than an image, so that equal gains have equal ranks.
+    gains = (inside - own.loc[inside.index]).round(9).to_numpy()
     gained = median_interval(gains, "verdict", arm, *map(str, cell), level=LEVEL)
     p = float(wilcoxon(gains).pvalue) if gains.any() else 1.0
     both = float(own.median()), float(inside.median())
