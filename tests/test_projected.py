@@ -21,7 +21,8 @@ from torch import nn
 import equireg
 
 def network():
-    layers = [nn.Conv2d(1, 8, 3, bias=False), equireg.FieldBatchNorm(8, 4, momentum=MOMENTUM), nn.ReLU()]
+    norm = equireg.FieldBatchNorm(8, 4, momentum=MOMENTUM)
+    layers = [nn.Conv2d(1, 8, 3, bias=False), norm, nn.ReLU()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
     return {"module": model, "representations": "regular"}
 """

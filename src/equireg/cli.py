@@ -341,7 +341,7 @@ def choose(
     *,
     first: Annotated[Path, typer.Option(help="Folder of the study's first stage, a sweep.")],
     experiment: Annotated[str, typer.Option(help="Name of the second stage.")],
-    seeds: Annotated[str, typer.Option(help="Seeds of the second stage, such as 100-129.")],
+    seeds: Annotated[str, typer.Option(help="Seeds of the second stage, such as 100-119.")],
     test_images: Annotated[
         int | None, typer.Option(help="Test images of the second stage; none: all.")
     ] = None,

@@ -48,6 +48,7 @@ __all__ = [
     "take",
     "take_sweep",
     "wanted",
+    "written_seeds",
 ]
 
 
@@ -198,14 +199,21 @@ def configuration_text(configuration: Configuration) -> str:
     del values["overwrite"]
     if not configuration.sweep:
         del values["sweep"]
-    seeds = configuration.grid.seeds
-    if seeds.isdigit():  # one alone: as a number it would be read as how many there are
-        values["grid"]["seeds"] = [int(seeds)]
+    values["grid"]["seeds"] = written_seeds(configuration.grid.seeds)
     file = f"results/{configuration.experiment}/configuration.yaml"
     return (
         f"# What made this folder. To go on with it: snakemake --configfile {file} --cores all\n"
         f"{yaml.safe_dump(_plain(values), sort_keys=False, default_flow_style=None, width=100)}"
     )
+
+
+def written_seeds(seeds: str) -> str | list[int]:
+    """Seeds in a configuration: one alone as a list, since a number is how many there are.
+
+    >>> written_seeds("7"), written_seeds("0-9")
+    ([7], '0-9')
+    """
+    return [int(seeds)] if seeds.isdigit() else seeds
 
 
 def _plain(value: Any) -> Any:

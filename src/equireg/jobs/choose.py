@@ -15,6 +15,7 @@ from equireg.binding import REMEDY, with_source
 from equireg.config.reading import read as read_yaml
 from equireg.digest import job_digest
 from equireg.files import write_json, write_text
+from equireg.inventory import written_seeds
 from equireg.markdown import rows_of
 from equireg.runtime import say
 from equireg.spelling import spell_gamma
@@ -67,7 +68,10 @@ def choose(
             name: {k: v for k, v in configuration[name].items() if f"{name}.{k}" not in swept}
             for name in ("network", "initialization", "training")
         },
-        "grid": {"seeds": seeds, "seeds_per_job": configuration["grid"]["seeds_per_job"]},
+        "grid": {
+            "seeds": written_seeds(seeds),
+            "seeds_per_job": configuration["grid"]["seeds_per_job"],
+        },
     }
     body = yaml.safe_dump(preset, sort_keys=False, default_flow_style=None, width=100)
     write_text(output, f"{head(first, choices)}{body}")

@@ -74,10 +74,13 @@ def text(
             f"**No verdict**: networks in E err on {errors} of the validation images; the gate is "
             f"{100 * gate:g} %."
         ]
+    cells = [comparison.cell for comparisons in found.values() for comparison in comparisons]
+    alone = len({data for data, _ in cells}) < DATA_SETS
     lines = [
         "Is there a way to train that gives lower test error than manifest equivariance?",
         "",
         *said,
+        *(["", f"Of fewer than {DATA_SETS} data sets there is no yes."] if alone else []),
         "",
         f"Yes: an arm gains, in {DATA_SETS} data sets or more, at least the margin, which is "
         f"{100 * POINTS:g} points of error or {100 * SHARE:g} % of the error in E, with an "

@@ -11,6 +11,8 @@ error in E, whichever is more.
   the margin;
 - no: every interval of the family lies below the margin in every cell: no arm gains as much;
 - undecided: anything else, and whatever fewer than ten seeds say.
+
+Of one data set alone there is no yes: what gains in it is told by its comparison.
 """
 
 from __future__ import annotations
@@ -74,6 +76,8 @@ def compare(mistakes: Mistakes, arms: Sequence[Arm]) -> list[Comparison]:
     found = []
     for place in dict.fromkeys((choice.data, choice.images) for choice in mistakes):
         here = {c.arm: wrong for c, wrong in mistakes.items() if (c.data, c.images) == place}
+        if REFERENCE.name not in here:
+            continue
         inside = here[REFERENCE.name]
         margin = max(POINTS, SHARE * float(inside.mean(axis=1).median()))
         for name in (arm.name for arm in arms if arm.name in here):
