@@ -322,6 +322,9 @@ def test_the_figure_shows_every_comparison() -> None:
     assert [len(panel.containers) for panel in figure.axes] == [2, 1]
     (medians, *_) = figure.axes[0].lines
     assert medians.get_xdata() == pytest.approx([2.0])
+    far = arms_figure({"a b": [replace(made, gain=-0.2, low=-0.3, high=-0.1)]}).axes[0]
+    assert far.texts[0].get_text().strip() == "\N{MINUS SIGN}20"  # off the scale: its number
+    assert not far.containers
 
 
 def test_a_bad_minimum_on_e_is_left_below_the_critical_gamma_alone() -> None:
