@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 from torch import Tensor
 
+from equireg.answers import mistakes, runs_of
 from equireg.built import network_of
 from equireg.config import Configuration, experiments, load
 from equireg.figures.arms import arms_figure
@@ -29,7 +30,6 @@ from equireg.jobs.verdict import judge
 from equireg.plan import blocks
 from equireg.randomness import generator
 from equireg.settings import Mode
-from equireg.study.answers import mistakes, runs_of
 from equireg.study.arms import ARMS, FAMILIES
 from equireg.study.asymmetry import best_gamma, wins
 from equireg.study.asymmetry import compare as compare_nominal

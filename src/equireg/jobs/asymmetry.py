@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from equireg import binding
+from equireg.answers import answers, each_experiment
 from equireg.binding import with_source, write_document
 from equireg.config import Configuration
 from equireg.digest import job_digest
@@ -15,7 +16,6 @@ from equireg.figures.asymmetry import asymmetry_figure
 from equireg.figures.style import check_outputs, save, styled
 from equireg.intervals import median_interval, spell_interval
 from equireg.markdown import rows_of
-from equireg.study.answers import answers, each_experiment
 from equireg.study.asymmetry import BEST, DATA, arms, compare, share_of, wins
 from equireg.study.verdicts import LEVEL, SIGNIFICANT, Comparison
 from equireg.tables import open_parquet

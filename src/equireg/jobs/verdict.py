@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from equireg import binding
+from equireg.answers import mistakes
 from equireg.binding import with_source, write_document
 from equireg.digest import job_digest
 from equireg.figures.arms import arms_figure
@@ -15,7 +16,6 @@ from equireg.figures.style import check_outputs, save, styled
 from equireg.files import parse_json
 from equireg.markdown import rows_of
 from equireg.study import verdicts
-from equireg.study.answers import mistakes
 from equireg.study.arms import FAMILIES, REFERENCE
 from equireg.study.choosing import Choice
 from equireg.study.verdicts import (
