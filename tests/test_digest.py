@@ -261,8 +261,8 @@ def test_what_trains_is_in_its_digest() -> None:
         for file in (SOURCES / "equireg" / room).glob("*.py")
         if file.name != "__init__.py"
     }
-    # nobody trains with compact groups yet, projected are networks that are tested; a network of the
-    # user's own has modules in its digest
+    # nobody trains with compact groups yet; projected are networks that are tested; a network of
+    # the user's own has modules in its digest
     aside = {f"equireg.{name}" for name in ("symmetry.compact", "symmetry.nonlinearities")}
     aside |= {"equireg.training.modules", "equireg.training.projected"}
     assert every - aside <= set(TRAINING)
