@@ -16,7 +16,7 @@ CELL = ["data.name", "data.train_images"]  # the keys of a sweep that say what i
 RATE = "training.learning_rate"
 # The keys that an arm is told by, besides mode and gamma.
 SCHEDULE, PERTURBATION = "training.gamma_schedule", "training.perturbation"
-NEAR, FREE = 0.01, 1.0  # of a layer's initial weights: beside E, and as if there were no symmetry
+NEAR, FREE = 0.01, 1.0  # noise, in a layer's initial weights in E: beside it, and far from it
 RAMPS = (1.0, 10.0)  # gammas of the rising and the falling schedule
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -28,8 +29,9 @@ def projected(
 
     held: weights and buffers, (runs, *shape), of these seeds. images: of training, of which each
     run has ``count`` of its own (None: all); it goes through 10,000 of these at most, once, in
-    batches of 100, in training mode. Running statistics belong to the weights that they were taken
-    with: beside others they can make of a good network one that guesses. All other buffers stay.
+    batches of up to 100, in training mode. Running statistics belong to the weights that they were
+    taken with: beside others they can make of a good network one that guesses. All other buffers
+    stay.
     """
     found = dict(held)
     for name, space in network.spaces.items():
@@ -48,9 +50,10 @@ def projected(
         for norm in norms.values():
             norm.momentum = None  # the mean over all batches
         with torch.no_grad():
-            for some in _rows(seeds, len(images), count).to(images.device).split(BATCH, 1):
-                if some.shape[1] > 1 or count == 1:  # a rest of one image has no variance
-                    network.forward(taken, scaled(images[some], like), training=True)
+            rows = _rows(seeds, len(images), count).to(images.device)
+            # Batches alike in size, as each counts as much; a rest of one image had no variance.
+            for some in rows.tensor_split(math.ceil(rows.shape[1] / BATCH), 1):
+                network.forward(taken, scaled(images[some], like), training=True)
     finally:
         for name, norm in norms.items():
             norm.momentum = before[name]
